@@ -1,0 +1,69 @@
+"""
+How an upstream fails, in one vocabulary that routing, billing and the client's error all read.
+
+* ProviderError(kind)       an upstream failed; the retry policy reads only ``kind``
+* UnsupportedParameter      the request asks for what this provider cannot do
+"""
+
+from enum import StrEnum
+
+
+class ErrorKind(StrEnum):
+    INVALID_REQUEST = "invalid_request"
+    """The provider refused the request itself: another deployment of the same model would too."""
+    CONTEXT_LENGTH = "context_length"
+    CONTENT_POLICY = "content_policy"
+    TOO_LARGE = "too_large"
+    AUTHENTICATION = "authentication"
+    """Our credential was refused (401, 403): the operator's fault, never the client's."""
+    NOT_FOUND = "not_found"
+    """The provider does not know the model or deployment."""
+    RATE_LIMITED = "rate_limited"
+    QUOTA = "quota"
+    """The provider account has no money or quota left: waiting does not help."""
+    CAPACITY = "capacity"
+    """No capacity at this service tier now (flex refused); nothing was charged."""
+    OVERLOADED = "overloaded"
+    SERVER = "server"
+    TIMEOUT = "timeout"
+    CONNECTION = "connection"
+    """No connection, or one that broke before a status line."""
+    INCOMPLETE = "incomplete"
+    """The answer was cut short."""
+    PROTOCOL = "protocol"
+    """The answer is not what the provider documents."""
+
+
+class ProviderError(Exception):
+    """An upstream failed.
+
+    ``message`` is safe for a client: no credential, account or address of ours. ``retry_after`` is in seconds.
+    ``code`` and ``param`` are OpenAI's, where the provider's own words allow them.
+    """
+
+    def __init__(
+        self,
+        kind: ErrorKind,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+        code: str | None = None,
+        param: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.status = status
+        self.retry_after = retry_after
+        self.code = code
+        self.param = param
+
+
+class UnsupportedParameter(Exception):
+    """The request carries a parameter (``param``, in OpenAI's path notation) that the provider cannot take."""
+
+    def __init__(self, param: str, message: str) -> None:
+        super().__init__(message)
+        self.param = param
+        self.message = message

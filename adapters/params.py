@@ -1,0 +1,56 @@
+"""The fate of each Chat Completions parameter at a provider: a table, not code."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, Literal, TypeAlias
+
+from .errors import UnsupportedParameter
+
+
+class Fate(StrEnum):
+    PASS = "pass"
+    """Sent under the same name with the same meaning."""
+    TRANSLATE = "translate"
+    """Sent in the provider's own words."""
+    EMULATE = "emulate"
+    """The provider has nothing like it; the adapter or the gateway does it."""
+    DROP = "drop"
+    """A hint the answer does not depend on: left out, and named in ``x-sluice-dropped-params``."""
+    REJECT = "reject"
+    """It changes the answer and cannot be had: 400, naming the parameter."""
+
+
+Policy: TypeAlias = Literal["translate", "drop", "reject"]
+"""A model's ``params.unsupported``: the table as it stands; drop instead of reject; reject instead of drop."""
+
+GATEWAY_PARAMS = frozenset({"model", "stream", "stream_options", "store", "metadata", "service_tier"})
+"""Handled before an adapter sees them; an adapter may still send them on."""
+
+PARAMS: tuple[str, ...] = (
+    "messages", "model", "audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs",
+    "max_completion_tokens", "max_tokens", "metadata", "modalities", "moderation", "n", "parallel_tool_calls",
+    "prediction", "presence_penalty", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention",
+    "reasoning_effort", "response_format", "safety_identifier", "seed", "service_tier", "stop", "store", "stream",
+    "stream_options", "temperature", "tool_choice", "tools", "top_logprobs", "top_p", "user", "verbosity",
+    "web_search_options",
+)  # fmt: skip
+"""Every top-level parameter of Create Chat Completion (OpenAPI of 2026-08, plus ``moderation``)."""
+
+
+def unsupported(request: Mapping[str, Any], fates: Mapping[str, Fate], policy: Policy) -> tuple[str, ...]:
+    """The parameters of ``request`` to leave out, or UnsupportedParameter for the first that must not be.
+
+    A parameter that is null counts as absent. One that the table does not know is an extension: the caller's
+    table decides by having a row for it or not, and without a row it is rejected.
+    """
+    dropped = []
+    for name, value in request.items():
+        fate = fates.get(name, Fate.REJECT)
+        if value is None or fate in (Fate.PASS, Fate.TRANSLATE):
+            continue
+        if fate is Fate.EMULATE and policy != "reject":
+            continue
+        if fate is Fate.REJECT and policy != "drop" or fate is not Fate.REJECT and policy == "reject":
+            raise UnsupportedParameter(name, f"Unsupported parameter: '{name}' is not supported with this model.")
+        dropped.append(name)
+    return tuple(dropped)

@@ -1,0 +1,1 @@
+"""The only package that does I/O: listeners, limits, routing, upstreams, records."""

@@ -1,0 +1,116 @@
+"""What is known of one call, stage by stage. Values only; imports no sibling."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from adapters.errors import ErrorKind
+from adapters.interface import Adapter, ChatRequest, Target
+from adapters.usage import NO_USAGE, Usage
+from config.schema import Limits, TierPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A key, user, team or organization, and what it may do."""
+
+    id: str
+    limits: Limits = Limits()
+    tiers: TierPolicy = TierPolicy()
+    models: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who calls. ``owners`` runs from the narrowest (the key) to the widest (the organization)."""
+
+    key_id: str
+    organization: str
+    team: str | None = None
+    user: str | None = None
+    owners: tuple[Owner, ...] = ()
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    allow_pinning: bool = False
+    allow_cheaper: bool = False
+    restricted_params: frozenset[str] = frozenset()
+    may_store: bool = True
+    version: int = 0
+    """Changes when anything above does: what is cached per principal is keyed by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A validated request and what its head said."""
+
+    id: str
+    """``req_`` and 32 hex digits: unguessable, the idempotency token of every settlement."""
+    request: ChatRequest
+    size: int
+    """Bytes of the body as received: the true upper bound of its tokens."""
+    stream: bool = False
+    include_usage: bool = False
+    obfuscation: bool = True
+    client_request_id: str | None = None
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One way to serve a public model, ready to use. ``id`` is unique in a configuration."""
+
+    id: str
+    provider: str
+    adapter: Adapter
+    target: Target
+    config: Any
+    """The ``config.schema.Deployment`` it was made from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One upstream attempt: a row of the ledger."""
+
+    number: int
+    deployment: str
+    provider: str
+    model: str
+    sent_tier: str | None = None
+    served_tier: str | None = None
+    usage: Usage = NO_USAGE
+    estimated: bool = False
+    """Whether the usage was estimated because the provider reported none."""
+    cost: int = 0
+    """In nano-dollars."""
+    status: str = "ok"
+    """``ok``, an ErrorKind's value, ``client_closed`` or ``hedge_lost``."""
+    error: ErrorKind | None = None
+    ttft: float | None = None
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class CallRecord:
+    """Everything that happened to one call: what observers read and the ledger keeps."""
+
+    id: str
+    model: str = ""
+    principal: Principal | None = None
+    status: int = 0
+    """The HTTP status the client got; 0 while it got none."""
+    code: str = "ok"
+    """``ok`` or the code of the error."""
+    stream: bool = False
+    requested_tier: str | None = None
+    effective_tier: str | None = None
+    served_tier: str | None = None
+    attempts: list[Attempt] = field(default_factory=list)
+    usage: Usage = NO_USAGE
+    cost: int = 0
+    started: float = 0.0
+    """Wall clock, seconds since the epoch."""
+    seconds: float = 0.0
+    ttft: float | None = None
+    phases: dict[str, float] = field(default_factory=dict)
+    """Seconds of the gateway's own time by phase."""
