@@ -139,6 +139,8 @@ class Adapter(Protocol):
     """The fate of every Chat Completions parameter: the table that ``prepare`` uses and the documents show."""
     base_url: str
     """The provider's public endpoint; empty when the config must name one."""
+    tiers: Mapping[str, str]
+    """Service tiers that the provider has: OpenAI's word -> the provider's. Empty when it has none."""
 
     def options(self, raw: Mapping[str, Any]) -> Any:
         """Decode the provider's ``options`` once, at load; raises ValueError naming the bad key."""

@@ -50,7 +50,7 @@ def unsupported(request: Mapping[str, Any], fates: Mapping[str, Fate], policy: P
             continue
         if fate is Fate.EMULATE and policy != "reject":
             continue
-        if fate is Fate.REJECT and policy != "drop" or fate is not Fate.REJECT and policy == "reject":
+        if (fate is Fate.REJECT and policy != "drop") or (fate is not Fate.REJECT and policy == "reject"):
             raise UnsupportedParameter(name, f"Unsupported parameter: '{name}' is not supported with this model.")
         dropped.append(name)
     return tuple(dropped)

@@ -85,7 +85,9 @@ class Usage:
 
 
 NO_USAGE = Usage()
-TOKEN_BUCKETS = tuple(f.name for f in fields(Usage) if f.name not in ("accepted_prediction", "rejected_prediction", "calls"))
+TOKEN_BUCKETS = tuple(
+    f.name for f in fields(Usage) if f.name not in ("accepted_prediction", "rejected_prediction", "calls")
+)
 """The names of the disjoint buckets, in a fixed order."""
 
 

@@ -77,7 +77,8 @@ class Owner(Model):
     limits: Limits = Limits()
     tiers: TierPolicy = TierPolicy()
     models: tuple[str, ...] | None = Field(
-        None, description="Public models that may be used, `*` at the end as a wildcard; absent: all that the owner above may."
+        None,
+        description="Public models that may be used, `*` at the end as a wildcard; absent: all that the owner above may.",
     )
     tags: tuple[str, ...] = ()
     metadata: dict[str, str] = {}
@@ -111,7 +112,8 @@ class Key(Owner):
     aliases: dict[str, str] = Field({}, description="Model names of this key's own: what it asks for -> public model.")
     allow_pinning: bool = Field(False, description="Whether `model@provider` may choose the deployment.")
     allow_cheaper: bool = Field(
-        False, description="Whether a request over a limit may run on the model's `cheaper` one instead of being refused."
+        False,
+        description="Whether a request over a limit may run on the model's `cheaper` one instead of being refused.",
     )
     restricted_params: tuple[str, ...] = Field((), description="Parameters this key may not send.")
 
@@ -148,7 +150,8 @@ class Provider(Model):
     max_concurrency: Count = Field(256, description="Requests in flight to this provider from one worker.")
     allow_plain_http: bool = Field(False, description="Whether http:// may be used to an address other than loopback.")
     allow_private: bool = Field(
-        True, description="Whether the address may be private or loopback (in-house servers). Metadata services never are."
+        True,
+        description="Whether the address may be private or loopback (in-house servers). Metadata services never are.",
     )
 
 
@@ -185,7 +188,9 @@ class Deployment(Model):
     capacity: Literal["provisioned", "priority", "default", "flex"] = Field(
         "default", description="The rung of the capacity ladder: provisioned is filled first."
     )
-    limits: LimitValues = Field(LimitValues(), description="The capacity bought from the provider, shared by everybody.")
+    limits: LimitValues = Field(
+        LimitValues(), description="The capacity bought from the provider, shared by everybody."
+    )
     continuation: bool = Field(False, description="Whether a plain-text stream that died may be continued elsewhere.")
     timeouts: TimeoutOverrides = TimeoutOverrides()
 
@@ -302,7 +307,9 @@ class Counters(Model):
         "strict", description="clamp: lower max_tokens to what the remaining money buys instead of refusing."
     )
     clamp_min_tokens: Count = 64
-    thresholds: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field((50, 80, 100), description="Percent of a budget.")
+    thresholds: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field(
+        (50, 80, 100), description="Percent of a budget."
+    )
     webhook: SecretStr | None = Field(None, description="URL that is told when a threshold is passed.")
 
 
@@ -319,7 +326,8 @@ class Pricing(Model):
 
 class Database(Model):
     url: SecretStr = Field(
-        SecretStr("sqlite:///sluice.db"), description="sqlite:///FILE or postgresql://...: keys, ledger, stored completions."
+        SecretStr("sqlite:///sluice.db"),
+        description="sqlite:///FILE or postgresql://...: keys, ledger, stored completions.",
     )
     pool_size: Count = 5
     migrate: bool = Field(True, description="Bring the schema up to date at start.")
@@ -340,7 +348,9 @@ class StoredCompletions(Model):
 
 class Auth(Model):
     pepper: SecretStr | None = Field(None, description="At least 32 characters: secret of the digests of virtual keys.")
-    cache_ttl: Seconds = Field(60, description="How long a key look-up is cached; a revocation takes effect within 1 s.")
+    cache_ttl: Seconds = Field(
+        60, description="How long a key look-up is cached; a revocation takes effect within 1 s."
+    )
     cache_size: Count = 100_000
     jwt: "JWT | None" = None
     failures_per_minute: Count = Field(600, description="Failed authentications per client address before 429.")
@@ -359,7 +369,9 @@ class JWT(Model):
 
 
 class Retries(Model):
-    attempts: Annotated[int, Field(ge=1, le=10)] = Field(3, description="Upstream attempts per request, all deployments together.")
+    attempts: Annotated[int, Field(ge=1, le=10)] = Field(
+        3, description="Upstream attempts per request, all deployments together."
+    )
     per_deployment: Annotated[int, Field(ge=1, le=10)] = Field(2, description="Attempts on one deployment.")
     budget_percent: Annotated[int, Field(ge=0, le=100)] = Field(20, description="Retries per requests, per target.")
     budget_floor: Annotated[float, Field(ge=0)] = Field(3, description="Retries per second always allowed, per target.")
@@ -372,7 +384,9 @@ class Health(Model):
     """Breaker and cool-down of a deployment."""
 
     consecutive_failures: Count = 5
-    success_percent: Annotated[int, Field(ge=0, le=100)] = Field(80, description="Below it, of 20 or more in 10 s, the breaker opens.")
+    success_percent: Annotated[int, Field(ge=0, le=100)] = Field(
+        80, description="Below it, of 20 or more in 10 s, the breaker opens."
+    )
     open_seconds: Seconds = 5
     max_open_seconds: Seconds = 300
     slow_start: Annotated[float, Field(ge=0, le=3600)] = 30
@@ -413,7 +427,9 @@ class Config(Model):
     providers: dict[Name, Provider] = {}
     models: dict[Name, PublicModel] = {}
     aliases: dict[Name, Name] = Field({}, description="Further names of public models; `*` at the end is a wildcard.")
-    model_groups: dict[Name, tuple[Name, ...]] = Field({}, description="Names for sets of models, for `per_model` limits.")
+    model_groups: dict[Name, tuple[Name, ...]] = Field(
+        {}, description="Names for sets of models, for `per_model` limits."
+    )
     organizations: dict[Name, Organization] = {}
     teams: dict[Name, Team] = {}
     users: dict[Name, User] = {}

@@ -1,0 +1,1 @@
+"""Wired by its own commit."""

@@ -1,0 +1,26 @@
+"""Adapters by name, from the entry-point group ``sluice.adapters``: ours and other people's take the same path."""
+
+import difflib
+from functools import lru_cache
+from importlib.metadata import entry_points
+
+from .interface import Adapter
+
+GROUP = "sluice.adapters"
+
+
+@lru_cache
+def load(name: str) -> Adapter:
+    """The adapter of that name, imported only now; raises LookupError naming the nearest one."""
+    for entry_point in entry_points(group=GROUP, name=name):
+        adapter: Adapter = entry_point.load()()
+        return adapter
+    known = names()
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"installed: {', '.join(known)}"
+    raise LookupError(f"no adapter '{name}'; {hint}")
+
+
+def names() -> list[str]:
+    """Every adapter that is installed."""
+    return sorted({e.name for e in entry_points(group=GROUP)})

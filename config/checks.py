@@ -1,0 +1,152 @@
+"""What a schema cannot say: references between options, cycles, secrets that are too weak."""
+
+import difflib
+from collections.abc import Collection, Iterable, Iterator
+
+from .schema import Config, Key
+
+MIN_SECRET = 32
+"""Characters of a secret below which it can be guessed (256 bits in base62 are 43)."""
+
+
+def problems(config: Config) -> list[str]:
+    """One line for each mistake, each naming its path; empty for a good configuration."""
+    checks = (_references, _cycles, _owners, _keys, _secrets, _addresses, _workers)
+    return [line for check in checks for line in check(config)]
+
+
+def _unknown(path: str, what: str, name: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"{path}: no {what} '{name}'" + (f"; did you mean '{near[0]}'?" if near else "")
+
+
+def _references(config: Config) -> Iterator[str]:
+    for name, model in config.models.items():
+        seen: set[str] = set()
+        for i, deployment in enumerate(model.deployments):
+            path = f"models.{name}.deployments[{i}]"
+            if deployment.provider not in config.providers:
+                yield _unknown(f"{path}.provider", "provider", deployment.provider, config.providers)
+            identity = deployment.name or f"{deployment.provider}/{deployment.model}"
+            if identity in seen:
+                yield f"{path}: a second deployment called '{identity}'; give it a `name` of its own"
+            seen.add(identity)
+        for kind, targets in model.fallbacks:
+            for i, target in enumerate(targets):
+                if target not in config.models:
+                    yield _unknown(f"models.{name}.fallbacks.{kind}[{i}]", "model", target, config.models)
+        if model.cheaper is not None and model.cheaper not in config.models:
+            yield _unknown(f"models.{name}.cheaper", "model", model.cheaper, config.models)
+    for alias, target in config.aliases.items():
+        if alias in config.models:
+            yield f"aliases.{alias}: is a model already"
+        if target not in config.models:
+            yield _unknown(f"aliases.{alias}", "model", target, config.models)
+    for group, members in config.model_groups.items():
+        for i, member in enumerate(members):
+            if member not in config.models:
+                yield _unknown(f"model_groups.{group}[{i}]", "model", member, config.models)
+
+
+def _cycles(config: Config) -> Iterator[str]:
+    """Fallback lists may share models, but a chain must not come back to where it began."""
+    edges = {
+        name: [t for _, targets in model.fallbacks for t in targets] + ([model.cheaper] if model.cheaper else [])
+        for name, model in config.models.items()
+    }
+    for start in edges:
+        if cycle := _find_cycle(start, edges):
+            yield f"models.{start}.fallbacks: a cycle: {' -> '.join(cycle)}"
+
+
+def _find_cycle(start: str, edges: dict[str, list[str]]) -> list[str] | None:
+    stack = [(start, [start])]
+    seen = set()
+    while stack:
+        node, path = stack.pop()
+        for following in edges.get(node, []):
+            if following == start:
+                return [*path, start]
+            if following not in seen:
+                seen.add(following)
+                stack.append((following, [*path, following]))
+    return None
+
+
+def _owners(config: Config) -> Iterator[str]:
+    organizations = {*config.organizations, "default"}
+    for name, team in config.teams.items():
+        if team.organization not in organizations:
+            yield _unknown(f"teams.{name}.organization", "organization", team.organization, organizations)
+    for name, user in config.users.items():
+        if user.team is not None and user.team not in config.teams:
+            yield _unknown(f"users.{name}.team", "team", user.team, config.teams)
+    owners: list[tuple[str, Iterable[str]]] = [
+        *((f"keys[{i}] ({k.name})", k.limits.per_model) for i, k in enumerate(config.keys)),
+        *((f"teams.{n}", t.limits.per_model) for n, t in config.teams.items()),
+        *((f"users.{n}", u.limits.per_model) for n, u in config.users.items()),
+        *((f"organizations.{n}", o.limits.per_model) for n, o in config.organizations.items()),
+    ]
+    known = {*config.models, *config.model_groups}
+    for path, models in owners:
+        for model in models:
+            if model not in known:
+                yield _unknown(f"{path}.limits.per_model.{model}", "model or model group", model, known)
+
+
+def _keys(config: Config) -> Iterator[str]:
+    names: set[str] = set()
+    for i, key in enumerate(config.keys):
+        path = f"keys[{i}]"
+        if key.name in names:
+            yield f"{path}.name: a second key called '{key.name}'"
+        names.add(key.name)
+        yield from _key_references(path, key, config)
+    digests = [k.digest for k in config.keys if k.digest]
+    secrets = [k.key.get_secret_value() for k in config.keys if k.key]
+    if len(set(digests)) != len(digests) or len(set(secrets)) != len(secrets):
+        yield "keys: two keys have the same secret"
+
+
+def _key_references(path: str, key: Key, config: Config) -> Iterator[str]:
+    if (key.key is None) == (key.digest is None):
+        yield f"{path}: give either `key` or `digest`"
+    if key.team is not None and key.team not in config.teams:
+        yield _unknown(f"{path}.team", "team", key.team, config.teams)
+    if key.user is not None and key.user not in config.users:
+        yield _unknown(f"{path}.user", "user", key.user, config.users)
+    for alias, target in key.aliases.items():
+        if target not in config.models and target not in config.aliases:
+            yield _unknown(f"{path}.aliases.{alias}", "model", target, config.models)
+
+
+def _secrets(config: Config) -> Iterator[str]:
+    if config.auth.pepper is not None and len(config.auth.pepper.get_secret_value()) < MIN_SECRET:
+        yield f"auth.pepper: shorter than {MIN_SECRET} characters"
+    data_keys = {k.key.get_secret_value() for k in config.keys if k.key}
+    for name, admin in config.admin.keys.items():
+        if len(admin.get_secret_value()) < MIN_SECRET:
+            yield f"admin.keys.{name}: shorter than {MIN_SECRET} characters"
+        if admin.get_secret_value() in data_keys:
+            yield f"admin.keys.{name}: is also a virtual key; they must differ"
+    for i, key in enumerate(config.keys):
+        if key.key is not None and len(key.key.get_secret_value()) < 16:
+            yield f"keys[{i}].key: shorter than 16 characters"
+
+
+def _addresses(config: Config) -> Iterator[str]:
+    for name, provider in config.providers.items():
+        url = provider.base_url or ""
+        host = url.removeprefix("http://").split("/", 1)[0].rsplit("@", 1)[-1]
+        loopback = host.startswith(("127.", "localhost", "[::1]"))
+        if url.startswith("http://") and not loopback and not provider.allow_plain_http:
+            yield f"providers.{name}.base_url: http:// sends the key in the clear; set allow_plain_http if that is wanted"
+        if "@" in url.split("//", 1)[-1].split("/", 1)[0]:
+            yield f"providers.{name}.base_url: must not carry a user or password"
+
+
+def _workers(config: Config) -> Iterator[str]:
+    if config.server.workers > 1 and config.redis is None:
+        yield (
+            "server.workers: more than one worker needs `redis`: a limit that each worker enforces alone is not a limit"
+        )

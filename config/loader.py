@@ -1,0 +1,143 @@
+"""A YAML file with ``${ENV}`` in it becomes a Config, or one error that names every mistake."""
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from .checks import problems
+from .schema import Config
+
+_VARIABLE = re.compile(r"\$(?:\$|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:-[^}]*)?\})")
+
+
+class ConfigError(Exception):
+    """The configuration is wrong. ``problems`` holds one line for each mistake, each naming its path."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Config:
+    """Read, expand and check a file; raises ConfigError with every mistake at once."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError([f"{path}: cannot be read: {exc}"]) from None
+    return parse(text, environ)
+
+
+def parse(text: str, environ: Mapping[str, str] | None = None) -> Config:
+    """Check a document; raises ConfigError with every mistake at once."""
+    try:
+        document = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader that also refuses duplicate keys
+    except yaml.YAMLError as exc:
+        raise ConfigError([f"not YAML: {exc}"]) from None
+    mistakes: list[str] = []
+    expanded = _expand(
+        document if document is not None else {}, os.environ if environ is None else environ, "", mistakes
+    )
+    if not isinstance(expanded, dict):
+        raise ConfigError(["the file must be a mapping of options"])
+    try:
+        config = Config.model_validate(expanded)
+    except ValidationError as exc:
+        raise ConfigError(
+            mistakes + [_describe(e) for e in exc.errors(include_input=False, include_url=False)]
+        ) from None
+    mistakes += problems(config)
+    if mistakes:
+        raise ConfigError(mistakes)
+    return config
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses duplicate keys, which YAML's own loader resolves in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        self.flatten_mapping(node)
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str | int | float | bool | None):
+                raise yaml.constructor.ConstructorError(None, None, "keys must be plain values", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _expand(value: Any, environ: Mapping[str, str], path: str, mistakes: list[str]) -> Any:
+    """Replace ``${NAME}`` and ``${NAME:-default}``, one level deep; ``$$`` is a dollar sign."""
+    if isinstance(value, dict):
+        return {
+            (str(k) if isinstance(k, int | float | bool) else k): _expand(v, environ, _join(path, k), mistakes)
+            for k, v in value.items()
+        }
+    if isinstance(value, list):
+        return [_expand(v, environ, f"{path}[{i}]", mistakes) for i, v in enumerate(value)]
+    if not isinstance(value, str) or "$" not in value:
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        name, default = match["name"], match["default"]
+        if name is None:
+            return "$"
+        if found := environ.get(name):
+            return found
+        if default is None:
+            mistakes.append(
+                f"{path}: the environment variable {name} is not set (write ${{{name}:-}} if it may be empty)"
+            )
+            return ""
+        return default[2:]
+
+    expanded = _VARIABLE.sub(replace, value)
+    # A value that is nothing but an empty variable is an absent option, so that `api_key: ${KEY:-}` means no key.
+    return None if not expanded and _VARIABLE.fullmatch(value) else expanded
+
+
+def _join(path: str, key: object) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def _describe(error: ErrorDetails) -> str:
+    path = ""
+    for part in error["loc"]:
+        path = f"{path}[{part}]" if isinstance(part, int) else _join(path, part)
+    if error["type"] == "extra_forbidden":
+        *parents, name = error["loc"]
+        return f"{path}: no such option{_suggest(str(name), _options_at(parents))}"
+    return f"{path}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def _options_at(path: list[int | str]) -> list[str]:
+    """The options a model at ``path`` of the schema has; empty when the path leads nowhere."""
+    model: type[BaseModel] | None = Config
+    annotation: Any = Config
+    for part in path:
+        field = model.model_fields.get(str(part)) if model is not None else None
+        annotation = field.annotation if field is not None else annotation
+        model = _model_in(annotation)
+    return list(model.model_fields) if model is not None else []
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in get_args(annotation):
+        if (model := _model_in(argument)) is not None:
+            return model
+    return None

@@ -1,0 +1,1 @@
+"""A scripted upstream that speaks several dialects on loopback."""

@@ -1,0 +1,1 @@
+"""Which limits apply, and the reserve/settle engine that enforces them."""

@@ -1,0 +1,1 @@
+"""The SQL side: keys, teams, the usage ledger, stored completions, the audit log."""

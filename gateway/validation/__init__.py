@@ -1,0 +1,1 @@
+"""Request bodies checked by the rules of Create Chat Completion, with the words of OpenAI."""

@@ -1,0 +1,1 @@
+"""Tests: flat, one file per module; real servers on loopback, no mocks of our own code."""
