@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Collection, Iterable, Iterator
 
-from .schema import Config, Key
+from .schema import Config, Key, PublicModel
 
 MIN_SECRET = 32
 """Characters of a secret below which it can be guessed (256 bits in base62 are 43)."""
@@ -22,21 +22,7 @@ def _unknown(path: str, what: str, name: str, known: Collection[str]) -> str:
 
 def _references(config: Config) -> Iterator[str]:
     for name, model in config.models.items():
-        seen: set[str] = set()
-        for i, deployment in enumerate(model.deployments):
-            path = f"models.{name}.deployments[{i}]"
-            if deployment.provider not in config.providers:
-                yield _unknown(f"{path}.provider", "provider", deployment.provider, config.providers)
-            identity = deployment.name or f"{deployment.provider}/{deployment.model}"
-            if identity in seen:
-                yield f"{path}: a second deployment called '{identity}'; give it a `name` of its own"
-            seen.add(identity)
-        for kind, targets in model.fallbacks:
-            for i, target in enumerate(targets):
-                if target not in config.models:
-                    yield _unknown(f"models.{name}.fallbacks.{kind}[{i}]", "model", target, config.models)
-        if model.cheaper is not None and model.cheaper not in config.models:
-            yield _unknown(f"models.{name}.cheaper", "model", model.cheaper, config.models)
+        yield from _model_references(f"models.{name}", model, config)
     for alias, target in config.aliases.items():
         if alias in config.models:
             yield f"aliases.{alias}: is a model already"
@@ -46,6 +32,24 @@ def _references(config: Config) -> Iterator[str]:
         for i, member in enumerate(members):
             if member not in config.models:
                 yield _unknown(f"model_groups.{group}[{i}]", "model", member, config.models)
+
+
+def _model_references(path: str, model: PublicModel, config: Config) -> Iterator[str]:
+    seen: set[str] = set()
+    for i, deployment in enumerate(model.deployments):
+        if deployment.provider not in config.providers:
+            where = f"{path}.deployments[{i}].provider"
+            yield _unknown(where, "provider", deployment.provider, config.providers)
+        identity = deployment.name or f"{deployment.provider}/{deployment.model}"
+        if identity in seen:
+            yield f"{path}.deployments[{i}]: a second deployment called '{identity}'; give it a `name` of its own"
+        seen.add(identity)
+    for kind, targets in model.fallbacks:
+        for i, target in enumerate(targets):
+            if target not in config.models:
+                yield _unknown(f"{path}.fallbacks.{kind}[{i}]", "model", target, config.models)
+    if model.cheaper is not None and model.cheaper not in config.models:
+        yield _unknown(f"{path}.cheaper", "model", model.cheaper, config.models)
 
 
 def _cycles(config: Config) -> Iterator[str]:
