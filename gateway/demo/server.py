@@ -1,0 +1,156 @@
+"""The demo upstream's HTTP side: aiohttp on loopback, and the faults that need a socket."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+import orjson
+from aiohttp import web
+
+from adapters.usage import Usage
+
+from .answer import Dialect, Prompt, answer
+from .anthropic import AnthropicDialect
+from .journal import Journal
+from .openai import OpenAIDialect, embeddings
+from .playback import Exchange
+from .refusals import REFUSALS
+from .scripts import SCRIPTS, Script, script_for
+
+MAX_BODY = 512 * 1024 * 1024
+
+
+async def start(host: str = "127.0.0.1", port: int = 0) -> "DemoUpstream":
+    """Serve; port 0 takes a free one."""
+    upstream = DemoUpstream()
+    await upstream.listen(host, port)
+    return upstream
+
+
+class DemoUpstream:
+    """A running demo upstream."""
+
+    def __init__(self) -> None:
+        self.journal = Journal()
+        self.in_flight = 0
+        """Requests being answered now."""
+        self.scripts: dict[str, Script] = {}
+        """Scripts of models by name, instead of what the name says: change them while it runs."""
+        self.url = ""
+        self._seen: Counter[str] = Counter()
+        app = web.Application(client_max_size=MAX_BODY)
+        app.add_routes(
+            [
+                web.post("/openai/v1/chat/completions", self._speaking(OpenAIDialect())),
+                web.post("/openai/v1/embeddings", self._embeddings),
+                web.get("/openai/v1/models", self._models),
+                web.post("/anthropic/v1/messages", self._speaking(AnthropicDialect())),
+                web.get("/journal", self._read_journal),
+                web.delete("/journal", self._clear_journal),
+                web.get("/stats", self._stats),
+            ]
+        )
+        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
+
+    @property
+    def openai_url(self) -> str:
+        """The base URL for the OpenAI dialect."""
+        return f"{self.url}/openai/v1"
+
+    @property
+    def anthropic_url(self) -> str:
+        """The base URL for the Anthropic dialect."""
+        return f"{self.url}/anthropic"
+
+    @property
+    def connections(self) -> int:
+        """Open connections, idle ones included."""
+        return len(self._runner.server.connections) if self._runner.server else 0
+
+    async def listen(self, host: str, port: int) -> None:
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, host, port, backlog=4096)
+        await site.start()
+        self.url = f"http://{host}:{self._runner.addresses[0][1]}"
+
+    async def close(self) -> None:
+        """Stop listening and drop every connection."""
+        await self._runner.cleanup()
+
+    def _speaking(self, dialect: Dialect) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def handler(request: web.Request) -> web.StreamResponse:
+            self.in_flight += 1
+            try:
+                return await self._answer(request, dialect)
+            finally:
+                self.in_flight -= 1
+
+        return handler
+
+    async def _answer(self, request: web.Request, dialect: Dialect) -> web.StreamResponse:
+        try:
+            body = orjson.loads(await request.read())
+            prompt = dialect.read(body)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return web.json_response(dialect.refusal(REFUSALS["invalid"]), status=400)
+        entry = self.journal.open(dialect.name, prompt.model, _headers(request), body, stream=prompt.stream)
+        script = self.scripts.get(prompt.model) or script_for(prompt.model)
+        self._seen[prompt.model] += 1
+        exchange = Exchange(
+            request, dialect, prompt, script or Script(), entry, _strikes(script, self._seen[prompt.model])
+        )
+        if script is None:
+            return exchange.refuse(REFUSALS["model"])
+        try:
+            await asyncio.sleep(script.delay)
+            if script.refuse_tier and script.refuse_tier == prompt.tier:
+                return exchange.refuse(REFUSALS["capacity"])
+            if exchange.strikes and script.fault:
+                return exchange.refuse(REFUSALS[script.fault])
+            return await exchange.play(answer(prompt, script, entry.number))
+        except (asyncio.CancelledError, ConnectionError):
+            entry.aborted_at = entry.usage.completion_tokens if entry.status else -1
+            entry.complete = False
+            raise
+
+    async def _embeddings(self, request: web.Request) -> web.StreamResponse:
+        try:
+            body = orjson.loads(await request.read())
+            result, tokens = embeddings(body)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return web.json_response(OpenAIDialect().refusal(REFUSALS["invalid"]), status=400)
+        script = script_for(body["model"])
+        entry = self.journal.open("openai", body["model"], _headers(request), body, stream=False)
+        prompt = Prompt(model=body["model"], words=tokens)
+        exchange = Exchange(request, OpenAIDialect(), prompt, script or Script(), entry, strikes=True)
+        if script is None or script.fault:
+            return exchange.refuse(REFUSALS[script.fault if script else "model"])
+        entry.status, entry.usage, entry.reported, entry.complete = 200, Usage(input=tokens), True, True
+        return web.json_response(result, headers=OpenAIDialect().headers(entry.number))
+
+    async def _models(self, _request: web.Request) -> web.Response:
+        names = ["demo", *(f"demo-{name}" for name in SCRIPTS)]
+        data = [{"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "demo"} for name in names]
+        return web.json_response({"object": "list", "data": data})
+
+    async def _read_journal(self, _request: web.Request) -> web.Response:
+        entries = [entry.to_json() for entry in self.journal]
+        return web.json_response({"entries": entries, "totals": self.journal.totals()})
+
+    async def _clear_journal(self, _request: web.Request) -> web.Response:
+        self.journal.clear()
+        return web.Response(status=204)
+
+    async def _stats(self, _request: web.Request) -> web.Response:
+        return web.json_response({"in_flight": self.in_flight, "connections": self.connections})
+
+
+def _headers(request: web.Request) -> dict[str, str]:
+    return {name.lower(): value for name, value in request.headers.items()}
+
+
+def _strikes(script: Script | None, seen: int) -> bool:
+    """Whether a model's request, the so-many-th, meets its script's fault."""
+    if script is None:
+        return False
+    return seen <= script.first if script.first else seen % script.every == 0
