@@ -40,14 +40,14 @@ class Target:
     """Without a trailing slash."""
     model: str
     """The provider's own name for the model."""
-    api_key: str = ""
+    api_key: str = field(default="", repr=False)
     """The credential to send now; for expiring credentials the token of the moment."""
-    options: Any = None
+    options: Any = field(default=None, repr=False)
     """What ``Adapter.options`` made of the provider's ``options`` in the config."""
     unsupported: Policy = "translate"
     max_output: int | None = None
     """The most tokens the model can generate, where known: for providers that demand a bound."""
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Extra headers from the config."""
 
 
@@ -56,8 +56,8 @@ class UpstreamRequest:
     """One HTTP request, complete but for a signature, and what its answer must be read with."""
 
     url: str
-    headers: Mapping[str, str]
-    body: bytes
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
     stream: bool = False
     dropped: tuple[str, ...] = ()
     """Parameters left out because the provider has nothing like them."""
@@ -129,7 +129,7 @@ class CredentialSpec:
     """Which kind of expiring credential or signature the gateway must provide for an adapter's requests."""
 
     kind: Literal["google", "entra", "aws"]
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 class Adapter(Protocol):

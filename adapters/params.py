@@ -36,17 +36,36 @@ PARAMS: tuple[str, ...] = (
 )  # fmt: skip
 """Every top-level parameter of Create Chat Completion (OpenAPI of 2026-08, plus ``moderation``)."""
 
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "n": (1,),
+    "modalities": (["text"],),
+    "stop": ("", []),
+    "store": (False,),
+    "tools": ([],),
+    "functions": ([],),
+    "user": ("",),
+    "verbosity": ("medium",),
+    "service_tier": ("auto",),
+    "parallel_tool_calls": (True,),
+}
+"""Values that ask for nothing: many clients send them always, so no provider refuses them (edge case 85)."""
+
 
 def unsupported(request: Mapping[str, Any], fates: Mapping[str, Fate], policy: Policy) -> tuple[str, ...]:
     """The parameters of ``request`` to leave out, or UnsupportedParameter for the first that must not be.
 
-    A parameter that is null counts as absent. One that the table does not know is an extension: the caller's
+    A parameter that is null or asks for nothing (NEUTRAL) counts as absent. One that the table does not know is an extension: the caller's
     table decides by having a row for it or not, and without a row it is rejected.
     """
     dropped = []
     for name, value in request.items():
         fate = fates.get(name, Fate.REJECT)
-        if value is None or fate in (Fate.PASS, Fate.TRANSLATE):
+        if value is None or fate in (Fate.PASS, Fate.TRANSLATE) or value in NEUTRAL.get(name, ()):
             continue
         if fate is Fate.EMULATE and policy != "reject":
             continue
