@@ -45,6 +45,8 @@ class Target:
     options: Any = field(default=None, repr=False)
     """What ``Adapter.options`` made of the provider's ``options`` in the config."""
     unsupported: Policy = "translate"
+    allow: frozenset[str] = frozenset()
+    """Extensions that the model's ``params.allow`` passes on unchanged."""
     max_output: int | None = None
     """The most tokens the model can generate, where known: for providers that demand a bound."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)

@@ -1,6 +1,6 @@
 """The fate of each Chat Completions parameter at a provider: a table, not code."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from typing import Any, Literal, TypeAlias
 
@@ -56,15 +56,17 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 """Values that ask for nothing: many clients send them always, so no provider refuses them (edge case 85)."""
 
 
-def unsupported(request: Mapping[str, Any], fates: Mapping[str, Fate], policy: Policy) -> tuple[str, ...]:
+def unsupported(
+    request: Mapping[str, Any], fates: Mapping[str, Fate], policy: Policy, allow: Collection[str] = ()
+) -> tuple[str, ...]:
     """The parameters of ``request`` to leave out, or UnsupportedParameter for the first that must not be.
 
-    A parameter that is null or asks for nothing (NEUTRAL) counts as absent. One that the table does not know is an extension: the caller's
-    table decides by having a row for it or not, and without a row it is rejected.
+    A parameter that is null or asks for nothing (NEUTRAL) counts as absent. One that the table does not know is an
+    extension: it is rejected unless ``allow`` (a model's ``params.allow``) names it.
     """
     dropped = []
     for name, value in request.items():
-        fate = fates.get(name, Fate.REJECT)
+        fate = fates.get(name, Fate.PASS if name in allow else Fate.REJECT)
         if value is None or fate in (Fate.PASS, Fate.TRANSLATE) or value in NEUTRAL.get(name, ()):
             continue
         if fate is Fate.EMULATE and policy != "reject":
