@@ -127,6 +127,9 @@ def _key_references(path: str, key: Key, config: Config) -> Iterator[str]:
 def _secrets(config: Config) -> Iterator[str]:
     if config.auth.pepper is not None and len(config.auth.pepper.get_secret_value()) < MIN_SECRET:
         yield f"auth.pepper: shorter than {MIN_SECRET} characters"
+    for i, pepper in enumerate(config.auth.previous_peppers):
+        if len(pepper.get_secret_value()) < MIN_SECRET:
+            yield f"auth.previous_peppers[{i}]: shorter than {MIN_SECRET} characters"
     data_keys = {k.key.get_secret_value() for k in config.keys if k.key}
     for name, admin in config.admin.keys.items():
         if len(admin.get_secret_value()) < MIN_SECRET:

@@ -348,6 +348,9 @@ class StoredCompletions(Model):
 
 class Auth(Model):
     pepper: SecretStr | None = Field(None, description="At least 32 characters: secret of the digests of virtual keys.")
+    previous_peppers: tuple[SecretStr, ...] = Field(
+        (), description="Earlier peppers, kept until every key made with them was rotated."
+    )
     cache_ttl: Seconds = Field(
         60, description="How long a key look-up is cached; a revocation takes effect within 1 s."
     )

@@ -1,10 +1,17 @@
 """The few fixtures that most tests share."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
+from sqlalchemy import text
 
-from .servers import RedisServer
+from config.schema import Database as DatabaseOptions
+from gateway.records.database import Database
+from gateway.records.tables import metadata
+
+from .servers import RedisServer, postgres
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +20,33 @@ def redis_server() -> Iterator[RedisServer]:
     server = RedisServer()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """One PostgreSQL for the session."""
+    with postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of either database; PostgreSQL's may hold tables already."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/records.db"
+    return str(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """An empty, migrated database: each test that takes it runs on SQLite and on PostgreSQL."""
+    database = Database(DatabaseOptions(url=SecretStr(database_url)))
+    await database.upgrade()
+    if not database.is_sqlite:
+        async with database.write() as connection:
+            names = ", ".join(f'"{t}"' for t in metadata.tables if t not in ("audit_head", "ledger_rollup"))
+            await connection.execute(text(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))
+            await connection.execute(text("UPDATE audit_head SET seq = 0, hash = repeat('0', 64)"))
+            await connection.execute(text("UPDATE ledger_rollup SET through = 0"))
+    yield database
+    await database.close()

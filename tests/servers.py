@@ -8,6 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,7 +77,9 @@ class RedisServer:
 @contextlib.contextmanager
 def postgres() -> Iterator[str]:
     """A PostgreSQL of our own; gives a ``postgresql://`` address. The server may not run as root: pgserver sees to that."""
-    import pgserver
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it asks for an XDG_RUNTIME_DIR, which a bare machine lacks
+        import pgserver
 
     folder = Path(tempfile.mkdtemp(prefix="sluice-pg-"))
     os.chmod(folder, 0o755)

@@ -1,0 +1,192 @@
+"""One engine for SQLite and PostgreSQL: transactions that end in time, and the schema's migrations."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config as AlembicConfig
+from sqlalchemy import Connection, Insert, Table, event, exc, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from config.schema import Database as Options
+
+from ..errors import StoreUnavailable
+
+_MIGRATIONS = Path(__file__).with_name("migrations")
+_MIGRATION_LOCK = 0x51_1C_E0
+_OUR_FAULT = (exc.IntegrityError, exc.ProgrammingError, exc.DataError)
+"""What SQL says of the statement, not of the server: passed on as it is."""
+
+
+class DatabaseError(Exception):
+    """The database cannot be used as configured. The message is for the operator and holds no password."""
+
+
+class Database:
+    """Transactions on the records. ``timeout``, in seconds, bounds each of them whole, waiting for locks included.
+
+    A server that is down, slow or full is StoreUnavailable (503); broken constraints are SQLAlchemy's own errors.
+    """
+
+    def __init__(self, options: Options | None = None, *, timeout: float = 10.0) -> None:
+        options = options or Options()
+        self._timeout = timeout
+        self._url = _async_url(options.url.get_secret_value())
+        self.is_sqlite = self._url.get_backend_name() == "sqlite"
+        self._engine = (
+            _sqlite_engine(self._url, options.pool_size, timeout)
+            if self.is_sqlite
+            else _postgres_engine(self._url, options.pool_size, timeout)
+        )
+        self._writers = self._engine.execution_options(sluice_write=True)
+        # SQLite has one writer: queueing here is fair, its own busy handler is a lottery.
+        self._turn: contextlib.AbstractAsyncContextManager[Any] = (
+            asyncio.Lock() if self.is_sqlite else contextlib.nullcontext()
+        )
+
+    @property
+    def dialect(self) -> Any:
+        return self._engine.dialect
+
+    @contextlib.asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """A connection for queries; nothing is committed."""
+        with _translated():
+            async with asyncio.timeout(self._timeout), self._engine.connect() as connection:
+                yield connection
+
+    @contextlib.asynccontextmanager
+    async def write(self, *, timeout: float | None = None) -> AsyncIterator[AsyncConnection]:
+        """A transaction: committed at the end of the block, rolled back by an exception."""
+        with _translated():
+            async with asyncio.timeout(timeout or self._timeout), self._turn, self._writers.begin() as connection:
+                yield connection
+
+    async def lock(self, connection: AsyncConnection, number: int, *, shared: bool = False) -> None:
+        """Hold an advisory lock to the end of the transaction; in SQLite every write transaction excludes the others."""
+        if not self.is_sqlite:
+            name = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
+            await connection.execute(text(f"SELECT {name}(:number)"), {"number": number})
+
+    def insert(self, table: Table) -> Any:
+        """An INSERT that knows ``on_conflict_do_nothing`` and ``on_conflict_do_update`` in either dialect."""
+        statement: Insert = sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+        return statement
+
+    async def upgrade(self) -> None:
+        """Bring the schema up to date. Any number of workers may call it at once: the first does it, the others wait."""
+        async with self.write(timeout=max(60.0, self._timeout)) as connection:
+            await self.lock(connection, _MIGRATION_LOCK)
+            await connection.run_sync(_migrate)
+
+    async def current(self) -> bool:
+        """Whether the schema is the one this version expects."""
+        async with self.read() as connection:
+            return await connection.run_sync(_is_current)
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+
+def _async_url(address: str) -> URL:
+    try:
+        url = make_url(address)
+    except exc.ArgumentError:
+        raise DatabaseError("database.url: not an address; write sqlite:///FILE or postgresql://...") from None
+    backend = url.get_backend_name()
+    if backend in {"postgres", "postgresql"}:
+        return url.set(drivername="postgresql+asyncpg")
+    if backend == "sqlite" and url.database and url.database != ":memory:":
+        return url.set(drivername="sqlite+aiosqlite")
+    raise DatabaseError("database.url: only sqlite:///FILE and postgresql://... are supported")
+
+
+def _sqlite_engine(url: URL, pool_size: int, timeout: float) -> AsyncEngine:
+    path = Path(url.database or "")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # digests and prompts are nobody else's to read
+    except OSError as error:
+        raise DatabaseError(f"database.url: {path} cannot be opened: {error.strerror}") from None
+    engine = create_async_engine(url, pool_size=pool_size, pool_timeout=timeout, connect_args={"timeout": timeout})
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def _(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # transactions begin where SQLAlchemy says, not at the first INSERT
+        cursor = connection.cursor()
+        for pragma in (
+            f"busy_timeout = {int(timeout * 1000)}",
+            "journal_mode = WAL",
+            "synchronous = NORMAL",  # an acknowledged ledger row is in the journal until SQLite has synced it
+            "foreign_keys = ON",
+            "secure_delete = ON",  # a deleted completion is overwritten, not only unlinked
+            "journal_size_limit = 67108864",
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def _(connection: Connection) -> None:
+        # A transaction that reads first and writes later fails when another wrote between: writers lock at once.
+        writes = connection.get_execution_options().get("sluice_write", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _postgres_engine(url: URL, pool_size: int, timeout: float) -> AsyncEngine:
+    try:
+        import asyncpg  # noqa: F401 - only to say clearly that it is missing
+    except ImportError:
+        raise DatabaseError(
+            "database.url: PostgreSQL needs the extra: pip install 'sluice-gateway[postgres]'"
+        ) from None
+    return create_async_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=timeout,
+        pool_pre_ping=True,
+        connect_args={
+            "timeout": min(5.0, timeout),
+            "command_timeout": timeout,
+            "server_settings": {"statement_timeout": str(int(timeout * 1000)), "application_name": "sluice"},
+        },
+    )
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """The border at which what drivers raise becomes ours."""
+    try:
+        yield
+    except _OUR_FAULT:
+        raise
+    except (exc.DBAPIError, exc.TimeoutError, TimeoutError, OSError) as error:
+        raise StoreUnavailable("The records database does not answer.", code="records_unavailable") from error
+
+
+def _config(connection: Connection) -> AlembicConfig:
+    config = AlembicConfig()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def _migrate(connection: Connection) -> None:
+    if not _is_current(connection):
+        command.upgrade(_config(connection), "head")
+
+
+def _is_current(connection: Connection) -> bool:
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    heads = ScriptDirectory.from_config(_config(connection)).get_heads()
+    return set(MigrationContext.configure(connection).get_current_heads()) == set(heads)

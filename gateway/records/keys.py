@@ -1,0 +1,285 @@
+"""Virtual keys: how they look, what is kept of them, and the one query that finds their owner."""
+
+import hashlib
+import hmac
+import re
+import secrets
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from pydantic import Field
+from sqlalchemy import Row, Select, select
+
+from config.schema import Config
+from config.schema import Key as ConfigKey
+from config.schema import Owner as Settings
+
+from ..call import Owner, Principal
+from ..errors import InvalidRequest
+from .database import Database
+from .tables import key_digests, keys, organizations, teams, users
+
+PREFIX = "sk-sl-"
+PATTERN = re.compile(r"sk-sl-[0-9A-Za-z]{49}")
+"""What a scanner of repositories looks for."""
+_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_BODY = 43
+"""Base62 digits of 256 bits."""
+_CHECKSUM = 6
+"""Base62 digits of 32 bits."""
+DEFAULT_ORGANIZATION = "default"
+
+
+def generate() -> str:
+    """A new key: ``sk-sl-``, 256 random bits in base62 and a checksum, so that a typing error needs no look-up."""
+    body = PREFIX + _base62(secrets.randbits(256), _BODY)
+    return body + _base62(zlib.crc32(body.encode()), _CHECKSUM)
+
+
+def is_well_formed(key: str) -> bool:
+    """Whether ``key`` can be one that ``generate`` made."""
+    return PATTERN.fullmatch(key) is not None and key[-_CHECKSUM:] == _base62(
+        zlib.crc32(key[:-_CHECKSUM].encode()), _CHECKSUM
+    )
+
+
+def preview(key: str) -> str:
+    """What may be shown of a key: the end is checksum and gives nothing of the secret away."""
+    return f"{PREFIX}...{key[-4:]}" if key.startswith(PREFIX) else "imported"
+
+
+def sha256_digest(key: str) -> str:
+    """How keys of the config file and of other gateways are kept: they were made without our pepper."""
+    return "sha256:" + hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _base62(number: int, width: int) -> str:
+    digits = []
+    for _ in range(width):
+        number, digit = divmod(number, 62)
+        digits.append(_ALPHABET[digit])
+    return "".join(reversed(digits))
+
+
+class Peppers:
+    """The secrets that digests of virtual keys are made with, the current one first.
+
+    A digest names its pepper by the pepper's own fingerprint, so rotating is: put the new one first and keep the old
+    ones until no key uses them any more.
+    """
+
+    def __init__(self, peppers: Sequence[str]) -> None:
+        encoded = [pepper.encode() for pepper in peppers]
+        self._peppers = [(f"hmac:{hashlib.sha256(b'sluice pepper ' + p).hexdigest()[:8]}:", p) for p in encoded]
+
+    @classmethod
+    def of(cls, config: Config) -> "Peppers":
+        given = (config.auth.pepper, *config.auth.previous_peppers)
+        return cls([pepper.get_secret_value() for pepper in given if pepper is not None])
+
+    def digest(self, key: str) -> str:
+        """The digest under which a new key is kept; InvalidRequest while no pepper is configured."""
+        if not self._peppers:
+            raise InvalidRequest("Virtual keys need the option auth.pepper; it is not set.", code="pepper_missing")
+        return self._digest(*self._peppers[0], key)
+
+    def digests(self, key: str) -> tuple[str, ...]:
+        """Every digest ``key`` may be kept under; empty when it cannot be a key at all, by its own checksum."""
+        if not key.startswith(PREFIX):
+            return (sha256_digest(key),)
+        if not is_well_formed(key):
+            return ()
+        return (*(self._digest(name, pepper, key) for name, pepper in self._peppers), sha256_digest(key))
+
+    @staticmethod
+    def _digest(name: str, pepper: bytes, key: str) -> str:
+        return name + hmac.digest(pepper, key.encode(), "sha256").hex()
+
+
+class KeySettings(Settings):
+    """What a key has beyond an owner's options; the same options as a key of the config file."""
+
+    aliases: dict[str, str] = Field({})
+    allow_pinning: bool = False
+    allow_cheaper: bool = False
+    restricted_params: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """A key as the request path needs it. ``principal`` is complete: nothing is looked up per request."""
+
+    id: str
+    name: str
+    principal: Principal
+    expires: float | None = None
+    blocked: bool = False
+    """Whether the key or any of its owners is blocked."""
+    owners: frozenset[tuple[str, str]] = frozenset()
+    """(kind, id) of everything a change of which makes this record stale."""
+
+    def is_usable(self, now: float) -> bool:
+        return not self.blocked and (self.expires is None or now < self.expires)
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """One owner of a key: ``kind`` is key, user, team or organization."""
+
+    kind: str
+    id: str
+    settings: Settings
+
+
+def principal(key_id: str, scopes: Sequence[Scope], settings: KeySettings, place: "Place") -> Principal:
+    """Put together what a key may do from its owners, narrowest first; equal contents give an equal ``version``."""
+    owners = tuple(Owner(f"{s.kind[0]}:{s.id}", s.settings.limits, s.settings.tiers, s.settings.models) for s in scopes)
+    content = orjson.dumps(
+        [key_id, place.organization, place.team, place.user]
+        + [[s.kind, s.id, s.settings.model_dump(mode="json")] for s in scopes]
+    )
+    return Principal(
+        key_id=key_id,
+        organization=place.organization,
+        team=place.team,
+        user=place.user,
+        owners=owners,
+        tags=tuple(dict.fromkeys(tag for s in scopes for tag in s.settings.tags)),
+        metadata={k: v for s in reversed(scopes) for k, v in s.settings.metadata.items()},
+        aliases=settings.aliases,
+        allow_pinning=settings.allow_pinning,
+        allow_cheaper=settings.allow_cheaper,
+        restricted_params=frozenset(settings.restricted_params),
+        may_store=all(s.settings.store for s in scopes),
+        version=int.from_bytes(hashlib.sha256(content).digest()[:7], "big"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a key belongs."""
+
+    organization: str = DEFAULT_ORGANIZATION
+    team: str | None = None
+    user: str | None = None
+
+
+class KeyStore:
+    """Finds keys by digest. Owners in the config file win over those of the same name in the database."""
+
+    def __init__(self, database: Database, config: Config | None = None) -> None:
+        self._database = database
+        self.configure(config or Config())
+
+    def configure(self, config: Config) -> None:
+        """Take another configuration; caches in front of this store must be cleared."""
+        self._configured: dict[str, Mapping[str, Settings]] = {
+            "user": config.users,
+            "team": config.teams,
+            "organization": config.organizations,
+        }
+
+    async def lookup(self, *digests: str) -> KeyRecord | None:
+        """The key kept under one of ``digests``, expired and blocked ones included; one indexed query."""
+        if not digests:
+            return None
+        async with self._database.read() as connection:
+            rows = (await connection.execute(_lookup(digests))).all()
+        order = {digest: position for position, digest in enumerate(digests)}
+        rows = sorted(rows, key=lambda row: order[row.digest])
+        return self._record(rows[0]) if rows else None
+
+    def _record(self, row: Row[Any]) -> KeyRecord:
+        place = Place(row.organization, row.team, row.user)
+        settings = KeySettings.model_validate_json(row.key_settings)
+        scopes = [Scope("key", row.id, settings)]
+        blocked = row.key_blocked
+        for kind, name in (("user", row.user), ("team", row.team), ("organization", row.organization)):
+            if name is None:
+                continue
+            found = self._configured[kind].get(name)
+            if found is None and (text := getattr(row, f"{kind}_settings")) is not None:
+                found = Settings.model_validate_json(text)
+                blocked = blocked or getattr(row, f"{kind}_blocked")
+            if found is not None:
+                scopes.append(Scope(kind, name, found))
+        ends = [end for end in (row.key_expires, row.digest_expires) if end is not None]
+        return KeyRecord(
+            id=row.id,
+            name=row.name,
+            principal=principal(row.id, scopes, settings, place),
+            expires=min(ends, default=None),
+            blocked=blocked,
+            owners=frozenset(_owners(row.id, place)),
+        )
+
+
+def _owners(key_id: str, place: Place) -> Iterable[tuple[str, str]]:
+    yield "key", key_id
+    yield "organization", place.organization
+    if place.team is not None:
+        yield "team", place.team
+    if place.user is not None:
+        yield "user", place.user
+
+
+def _lookup(digests: Sequence[str]) -> Select[Any]:
+    columns = [
+        *(key_digests.c.digest, key_digests.c.expires.label("digest_expires")),
+        *(keys.c.id, keys.c.name, keys.c.organization, keys.c.team, keys.c.user),
+        keys.c.expires.label("key_expires"),
+    ]
+    for kind, table in (("key", keys), ("user", users), ("team", teams), ("organization", organizations)):
+        columns += [table.c.settings.label(f"{kind}_settings"), table.c.blocked.label(f"{kind}_blocked")]
+    return (
+        select(*columns)
+        .select_from(
+            key_digests.join(keys, key_digests.c.key_id == keys.c.id)
+            .outerjoin(users, users.c.id == keys.c.user)
+            .outerjoin(teams, teams.c.id == keys.c.team)
+            .outerjoin(organizations, organizations.c.id == keys.c.organization)
+        )
+        .where(key_digests.c.digest.in_(digests))
+    )
+
+
+def configured(config: Config) -> dict[str, KeyRecord]:
+    """The config file's own keys by their sha256 digest: they need no database."""
+    return {_config_digest(key): _configured_record(key, config) for key in config.keys}
+
+
+def _config_digest(key: ConfigKey) -> str:
+    return key.digest if key.digest is not None else sha256_digest(key.key.get_secret_value() if key.key else "")
+
+
+def _configured_record(key: ConfigKey, config: Config) -> KeyRecord:
+    user = config.users.get(key.user) if key.user else None
+    team_id = key.team or (user.team if user else None)
+    team = config.teams.get(team_id) if team_id else None
+    place = Place(team.organization if team else DEFAULT_ORGANIZATION, team_id, key.user)
+    settings = KeySettings.model_validate(key.model_dump(include=set(KeySettings.model_fields)))
+    scopes = [Scope("key", key.name, settings)]
+    scopes += [Scope("user", key.user, user)] if user and key.user else []
+    scopes += [Scope("team", team_id, team)] if team and team_id else []
+    organization = config.organizations.get(place.organization)
+    scopes += [Scope("organization", place.organization, organization)] if organization else []
+    return KeyRecord(
+        id=key.name,
+        name=key.name,
+        principal=principal(key.name, scopes, settings, place),
+        expires=instant(key.expires),
+        blocked=key.blocked,
+        owners=frozenset(_owners(key.name, place)),
+    )
+
+
+def instant(text: str | None) -> float | None:
+    """Seconds since the epoch of an ISO 8601 time, taken as UTC when it names no zone; ValueError when it is none."""
+    if text is None:
+        return None
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -1,0 +1,123 @@
+"""The database: migrations, time limits, what a missing server looks like."""
+
+import asyncio
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from pydantic import SecretStr
+from sqlalchemy import text
+
+from config.schema import Database as DatabaseOptions
+from gateway.errors import StoreUnavailable
+from gateway.records.database import Database, DatabaseError
+from gateway.records.tables import metadata
+
+UPGRADE = """
+import asyncio, sys
+from pydantic import SecretStr
+from config.schema import Database as Options
+from gateway.records.database import Database
+async def main():
+    database = Database(Options(url=SecretStr(sys.argv[1])))
+    await database.upgrade()
+    assert await database.current()
+    await database.close()
+asyncio.run(main())
+"""
+
+
+def options(url: str) -> DatabaseOptions:
+    return DatabaseOptions(url=SecretStr(url))
+
+
+async def test_migrations_and_tables_agree(database: Database) -> None:
+    async with database.read() as connection:
+        differences = await connection.run_sync(
+            lambda c: compare_metadata(MigrationContext.configure(c, opts={"compare_type": True}), metadata)
+        )
+    assert differences == []
+
+
+async def test_several_workers_may_migrate_at_once(database_url: str) -> None:
+    """Each in its own process, on an empty database."""
+    first = Database(options(database_url))
+    if not first.is_sqlite:
+        async with first.write() as connection:
+            await connection.execute(text("DROP SCHEMA public CASCADE"))
+            await connection.execute(text("CREATE SCHEMA public"))
+    await first.close()
+    workers = [
+        await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", UPGRADE, database_url),
+            cwd=Path(__file__).parents[1],
+            stderr=asyncio.subprocess.PIPE,
+        )
+        for _ in range(4)
+    ]
+    for worker in workers:
+        _, errors = await worker.communicate()
+        assert worker.returncode == 0, errors.decode()
+
+
+async def test_an_old_schema_is_noticed(tmp_path: Path) -> None:
+    database = Database(options(f"sqlite:///{tmp_path}/empty.db"))
+    assert not await database.current()
+    await database.upgrade()
+    assert await database.current()
+    await database.close()
+
+
+async def test_the_sqlite_file_is_private_and_in_wal_mode(tmp_path: Path) -> None:
+    database = Database(options(f"sqlite:///{tmp_path}/private.db"))
+    await database.upgrade()
+    async with database.read() as connection:
+        assert await connection.scalar(text("PRAGMA journal_mode")) == "wal"
+        assert await connection.scalar(text("PRAGMA synchronous")) == 1
+        assert await connection.scalar(text("PRAGMA foreign_keys")) == 1
+    assert stat.S_IMODE((tmp_path / "private.db").stat().st_mode) == 0o600
+    await database.close()
+
+
+async def test_a_locked_database_answers_in_time(database_url: str) -> None:
+    """A writer that holds its lock too long makes others fail with 503, not wait for ever."""
+    holder, waiter = Database(options(database_url)), Database(options(database_url), timeout=0.3)
+    await holder.upgrade()
+    async with holder.write() as connection:
+        await holder.lock(connection, 1)
+        if not holder.is_sqlite:
+            await connection.execute(text("LOCK TABLE audit_head"))
+        with pytest.raises(StoreUnavailable) as caught:
+            async with waiter.write() as other:
+                await other.execute(text("UPDATE audit_head SET seq = seq"))
+    assert caught.value.code == "records_unavailable"
+    async with waiter.write() as other:
+        await other.execute(text("UPDATE audit_head SET seq = seq"))
+    await holder.close()
+    await waiter.close()
+
+
+async def test_a_failed_block_is_rolled_back(database: Database) -> None:
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the block is what is tested
+        async with database.write() as connection:
+            await connection.execute(text("UPDATE audit_head SET seq = 7"))
+            raise ZeroDivisionError
+    async with database.read() as connection:
+        assert await connection.scalar(text("SELECT seq FROM audit_head")) == 0
+
+
+async def test_a_server_that_is_not_there_is_unavailable() -> None:
+    database = Database(options("postgresql://sluice:SECRET@127.0.0.1:1/x"), timeout=1)
+    with pytest.raises(StoreUnavailable) as caught:
+        await database.upgrade()
+    assert "SECRET" not in str(caught.value.to_openai())
+    await database.close()
+
+
+@pytest.mark.parametrize("url", ["mysql://x/y", "nonsense", "sqlite://", "sqlite:////proc/none/x.db"])
+def test_an_unusable_address_is_named(url: str) -> None:
+    with pytest.raises(DatabaseError, match=r"database\.url"):
+        Database(options(url))
