@@ -1,1 +1,46 @@
-"""Wired by its own commit."""
+"""AWS Bedrock: Converse and ConverseStream, for every model family behind them.
+
+Needs the extra ``bedrock`` (botocore decodes the event stream and signs). The credential is a Bedrock API key
+(``api_key``) or SigV4: see ``options.py``.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import ProviderError
+from ..interface import Answer, ChatRequest, CredentialSpec, StreamTranslator, Target, UpstreamRequest
+from . import errors, options, request, response
+
+
+class Bedrock:
+    params = request.PARAMS
+    base_url = options.TEMPLATE
+    tiers = request.TIERS
+
+    def options(self, raw: Mapping[str, Any]) -> options.Options:
+        """Decode; raises ValueError naming the bad key, or that botocore is missing."""
+        try:
+            import botocore.eventstream  # noqa: F401
+        except ImportError:
+            raise ValueError("the bedrock adapter needs botocore: pip install 'sluice-gateway[bedrock]'") from None
+        return options.read(raw)
+
+    def credential(self, options: Any) -> CredentialSpec | None:
+        spec: CredentialSpec | None = options.credential
+        return spec
+
+    def prepare(self, request_: ChatRequest, target: Target) -> UpstreamRequest:
+        return request.build(request_, target)
+
+    def parse(self, body: bytes, sent: UpstreamRequest) -> Answer:
+        return response.parse(body, sent.notes)
+
+    def stream(self, sent: UpstreamRequest) -> StreamTranslator:
+        from .stream import ConverseStream
+
+        return ConverseStream(sent.notes)
+
+    def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
+        seconds = headers.get("retry-after", "")
+        wait = float(seconds) if seconds.replace(".", "", 1).isdigit() else None
+        return errors.classify(headers.get("x-amzn-errortype", ""), status, errors.message_of(body), wait)

@@ -1,0 +1,85 @@
+"""What the model families behind Converse can do: the differences that decide a 400.
+
+Sources: the Bedrock user guide's feature tables, the model cards of each vendor, and recorded refusals.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal, TypeAlias
+
+Reasoning: TypeAlias = Literal["none", "budget", "adaptive", "nova", "effort", "config"]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    claude: bool = False
+    forced_choice: bool = True
+    """Takes toolChoice ``any`` and ``tool``."""
+    schema: bool = False
+    """Takes outputConfig.textFormat and strict tools."""
+    cache: bool = False
+    """Takes cache points."""
+    reasoning: Reasoning = "none"
+    """budget: thinking with a number of tokens; adaptive: thinking with an effort; nova: reasoningConfig;
+    effort: reasoning_effort; config: reasoning_config."""
+    can_stop_thinking: bool = True
+    extra_high: bool = False
+    """Knows the effort ``xhigh``."""
+    sampling: Literal["both", "one", "none"] = "both"
+    """Of temperature and top_p."""
+
+
+_OTHERS: tuple[tuple[str, Family], ...] = (
+    (r"amazon\.nova-2", Family(cache=True, reasoning="nova")),
+    (r"amazon\.nova", Family(cache=True)),
+    (r"openai\.", Family(schema=True, reasoning="effort")),
+    (r"qwen\.", Family(schema=True, reasoning="config")),
+    (r"deepseek\.v", Family(schema=True, reasoning="config")),
+    (r"mistral\.(magistral|ministral-3|mistral-large-3|voxtral)", Family(schema=True)),
+    (r"(google\.gemma|minimax\.|moonshot|nvidia\.)", Family(schema=True)),
+    (r"(meta\.|cohere\.|ai21\.|deepseek\.r|amazon\.titan)", Family(forced_choice=False)),
+)
+_CLAUDE = re.compile(r"claude-(?:(?P<name>[a-z]+)-)?(?P<major>\d{1,2})(?:-(?P<minor>\d{1,2}))?(?!\d)")
+
+
+@lru_cache(maxsize=1024)
+def family(model: str) -> Family:
+    """The family of a model id, an inference profile's id or an ARN; unknown ones are taken to do the common things."""
+    if "claude" in model:
+        return _claude(model)
+    for pattern, known in _OTHERS:
+        if re.search(pattern, model):
+            return known
+    return Family()
+
+
+def _claude(model: str) -> Family:
+    base = Family(claude=True, cache=True)
+    found = _CLAUDE.search(model)
+    version = (int(found["major"]), int(found["minor"] or 0)) if found else (2, 0)
+    if version < (3, 7):
+        return replace(base, cache=version >= (3, 5))
+    if version < (4, 6):
+        one = version >= (4, 1)
+        return replace(base, reasoning="budget", schema=version >= (4, 5), sampling="one" if one else "both")
+    return replace(
+        base,
+        reasoning="adaptive",
+        schema=True,
+        extra_high=version >= (4, 7),
+        sampling="one" if version < (4, 7) else "none",
+        forced_choice=found is not None and found["name"] not in ("fable", "mythos"),
+        can_stop_thinking=version < (5, 5),
+    )
+
+
+BUDGETS: Mapping[str, int] = {
+    "minimal": 1024, "low": 2048, "medium": 8192, "high": 16_384, "xhigh": 32_768, "max": 32_768,
+}  # fmt: skip
+"""Thinking tokens for an effort, for models that count tokens."""
+SMALLEST_BUDGET = 1024
+THREE_EFFORTS: Mapping[str, str] = {
+    "minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high",
+}  # fmt: skip
