@@ -114,7 +114,9 @@ def _sqlite_engine(url: URL, pool_size: int, timeout: float) -> AsyncEngine:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # digests and prompts are nobody else's to read
     except OSError as error:
         raise DatabaseError(f"database.url: {path} cannot be opened: {error.strerror}") from None
-    engine = create_async_engine(url, pool_size=pool_size, pool_timeout=timeout, connect_args={"timeout": timeout})
+    engine = create_async_engine(
+        url, pool_size=pool_size, pool_timeout=timeout, hide_parameters=True, connect_args={"timeout": timeout}
+    )
 
     @event.listens_for(engine.sync_engine, "connect")
     def _(connection: Any, _record: object) -> None:
@@ -153,6 +155,7 @@ def _postgres_engine(url: URL, pool_size: int, timeout: float) -> AsyncEngine:
         max_overflow=0,
         pool_timeout=timeout,
         pool_pre_ping=True,
+        hide_parameters=True,
         connect_args={
             "timeout": min(5.0, timeout),
             "command_timeout": timeout,

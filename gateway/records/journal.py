@@ -1,0 +1,352 @@
+"""
+A local append-only file per process: what is in it survives the process, and after a group's fdatasync the machine.
+
+* write()   one os.write: from then on a kill -9 loses nothing (the kernel holds it)
+* Ticket    resolves after the group's fdatasync: from then on a power cut loses nothing
+* take()    the oldest records SQL does not have yet; the file itself is the queue, memory holds none
+* done()    SQL has them: noted in the file, and a file that is done with is deleted
+
+A record is magic, length, CRC-32 of both, payload; the magic's first byte is in no UTF-8 text, so that a reader finds the
+next record after a damaged one. Each file is held with flock by its process: a file that can be locked belongs to a dead
+one. One thread does the syncing; at most one sync per ``interval`` seconds, and none waits when the last is longer ago.
+"""
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import struct
+import time
+import zlib
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_HEADER = struct.Struct("<4sII")
+_MAGIC = b"\xffSL\x01"
+_SUFFIX = ".journal"
+_READ = 1 << 20
+"""Bytes taken for SQL at once: some two thousand rows."""
+_CLOSE_SECONDS = 5.0
+
+
+class Ticket:
+    """Await it to know the record durable. Cancelling one waiter leaves the others waiting."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self, future: "asyncio.Future[None]") -> None:
+        self._future = future
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return (yield from asyncio.shield(self._future))
+
+    @property
+    def is_durable(self) -> bool:
+        return self._future.done() and not self._future.cancelled()
+
+
+@dataclass(slots=True, eq=False)
+class Segment:
+    """One file of a journal."""
+
+    path: Path
+    fd: int
+    size: int = 0
+    done: int = 0
+    """Everything before this offset is in SQL."""
+    synced: int = 0
+
+    def is_finished(self) -> bool:
+        """Whether nobody needs the file any more, the syncing thread included."""
+        return self.done >= self.size and self.synced >= self.size
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Records on their way to SQL."""
+
+    segment: Segment
+    payloads: list[bytes]
+    end: int
+
+
+@dataclass(slots=True)
+class Scan:
+    """What a file holds: its records, the bytes lost in its middle and the bytes of a record cut off at its end."""
+
+    records: list[tuple[int, bytes]] = field(default_factory=list)
+    end: int = 0
+    damaged: int = 0
+    torn: int = 0
+
+
+def frame(payload: bytes) -> bytes:
+    length = len(payload)
+    return _HEADER.pack(_MAGIC, length, zlib.crc32(payload, length)) + payload
+
+
+def scan(data: bytes) -> Scan:
+    """Read records, stepping over damage to the next whole one."""
+    found = Scan()
+    position = 0
+    while 0 <= position < len(data):
+        payload = _record_at(data, position)
+        if payload is None:
+            position = data.find(_MAGIC, position + 1)
+            continue
+        found.damaged += position - found.end
+        found.records.append((position, payload))
+        position = found.end = position + _HEADER.size + len(payload)
+    rest = len(data) - found.end
+    if rest and _is_cut_off(data, found.end):
+        found.torn = rest
+    else:
+        found.damaged += rest
+    return found
+
+
+def _record_at(data: bytes, position: int) -> bytes | None:
+    if len(data) - position < _HEADER.size:
+        return None
+    magic, length, checksum = _HEADER.unpack_from(data, position)
+    start = position + _HEADER.size
+    payload = data[start : start + length]
+    whole = magic == _MAGIC and len(payload) == length and zlib.crc32(payload, length) == checksum
+    return payload if whole else None
+
+
+def _is_cut_off(data: bytes, position: int) -> bool:
+    """Whether the bytes from ``position`` on can be the beginning of a record."""
+    if len(data) - position < _HEADER.size:
+        return True
+    magic, length, _ = _HEADER.unpack_from(data, position)
+    return bool(magic == _MAGIC and position + _HEADER.size + length > len(data))
+
+
+class Journal:
+    """The files of this process. All methods but ``take`` are for the event loop's thread."""
+
+    def __init__(self, folder: Path, *, interval: float = 0.005, segment_size: int = 16 << 20) -> None:
+        self._folder = folder
+        self._interval = interval
+        self._segment_size = segment_size
+        self._group_name = f"{os.getpid()}-{time.time_ns():x}-{os.urandom(3).hex()}"
+        self._count = 0
+        self._segments: deque[Segment] = deque()
+        self._spare: Segment | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._group: asyncio.Future[None] | None = None
+        self._syncing = False
+        self._last_sync = 0.0
+        self._waiting_for_sql: list[tuple[Segment, int, asyncio.Future[None]]] = []
+        self.healthy = True
+        """Whether the last write and the last sync succeeded."""
+
+    def open(self) -> None:
+        """Create the folder and the first file; raises OSError."""
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._segments.append(self._create())
+
+    @property
+    def group_name(self) -> str:
+        return self._group_name
+
+    @property
+    def _current(self) -> Segment:
+        return self._segments[-1]
+
+    def is_full(self) -> bool:
+        return self._current.size >= self._segment_size and self._spare is not None
+
+    def rotate(self) -> None:
+        """Go on in the spare file; the old one is deleted when SQL has all of it."""
+        assert self._spare is not None
+        self._segments.append(self._spare)
+        self._spare = None
+
+    def write(self, payload: bytes) -> None:
+        """Hand a record to the kernel; raises OSError, and then nothing was written."""
+        segment, data = self._current, frame(payload)
+        try:
+            written = os.write(segment.fd, data)
+            if written != len(data):
+                os.ftruncate(segment.fd, segment.size)
+                raise OSError(errno.ENOSPC, "the journal's disk is full")
+        except OSError:
+            self.healthy = False
+            raise
+        self.healthy = True
+        segment.size += written
+
+    def ticket(self) -> Ticket:
+        """A ticket for everything written so far."""
+        if self._group is None:
+            self._group = asyncio.get_running_loop().create_future()
+            if not self._syncing:
+                self._schedule()
+        return Ticket(self._group)
+
+    def _schedule(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._syncing = True
+        wait = self._last_sync + self._interval - loop.time()
+        if wait > 0:
+            loop.call_later(wait, self._begin_sync)
+        else:
+            loop.call_soon(self._begin_sync)
+
+    def _begin_sync(self) -> None:
+        group, self._group = self._group, None
+        assert group is not None
+        loop = asyncio.get_running_loop()
+        self._last_sync = loop.time()
+        targets = [(segment, segment.size) for segment in self._segments if segment.synced < segment.size]
+        work = loop.run_in_executor(self._thread, self._sync, targets)
+        work.add_done_callback(lambda finished: self._synced(group, targets, finished))
+
+    def _sync(self, targets: list[tuple[Segment, int]]) -> None:
+        for segment, size in targets:
+            os.fdatasync(segment.fd)
+            segment.synced = size
+        if self._spare is None and self._current.size >= self._segment_size // 2:
+            self._spare = self._create()
+
+    def _synced(
+        self, group: "asyncio.Future[None]", targets: list[tuple[Segment, int]], work: "asyncio.Future[None]"
+    ) -> None:
+        error = None if work.cancelled() else work.exception()
+        if error is None:
+            if not group.done():
+                group.set_result(None)
+        else:
+            # After a failed fdatasync the kernel may have dropped the pages: only SQL can make these records durable.
+            self.healthy = False
+            segment, size = targets[-1] if targets else (self._current, self._current.size)
+            for target, reached in targets:
+                target.synced = reached
+            self._waiting_for_sql.append((segment, size, group))
+        self._syncing = False
+        if self._group is not None:
+            self._schedule()
+
+    def take(self) -> Batch | None:
+        """The oldest records that are not in SQL yet; None when there are none. Raises OSError."""
+        for segment in list(self._segments):
+            size = segment.size
+            if segment.done < size:
+                found = scan(os.pread(segment.fd, min(size - segment.done, _READ), segment.done))
+                end = segment.done + found.end
+                # Nothing readable to the end of a whole read: the medium is damaged, and what is behind it still counts.
+                return Batch(
+                    segment, [p for _, p in found.records], end if found.end else min(size, segment.done + _READ)
+                )
+        return None
+
+    def done(self, batch: Batch) -> None:
+        """SQL has committed ``batch``."""
+        batch.segment.done = batch.end
+        reached = [w for w in self._waiting_for_sql if w[0].done >= w[1]]
+        self._waiting_for_sql = [w for w in self._waiting_for_sql if w not in reached]
+        for _, _, future in reached:
+            if not future.done():
+                future.set_result(None)
+        while len(self._segments) > 1 and self._segments[0].is_finished():
+            _discard(self._segments.popleft())
+
+    async def close(self) -> None:
+        """Sync what is left; files whose records are all in SQL are deleted."""
+        if self._syncing:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await self.ticket()
+        self._thread.shutdown()
+        if self._spare is not None:
+            _discard(self._spare)
+        for segment in self._segments:
+            if segment.done >= segment.size:
+                _discard(segment)
+            else:
+                os.close(segment.fd)
+        self._segments.clear()
+
+    def _create(self) -> Segment:
+        """A new empty file, locked before it has the name under which others look for it."""
+        path = self._folder / f"{self._group_name}-{self._count:06}{_SUFFIX}"
+        self._count += 1
+        new = path.with_suffix(".new")
+        fd = os.open(new, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        new.rename(path)
+        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        os.fsync(folder)
+        os.close(folder)
+        return Segment(path, fd)
+
+
+def _discard(segment: Segment) -> None:
+    segment.path.unlink(missing_ok=True)
+    os.close(segment.fd)
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """The files of one dead process, locked by us."""
+
+    segments: list[Segment]
+    scans: list[Scan]
+
+    @property
+    def damaged(self) -> int:
+        return sum(s.damaged for s in self.scans)
+
+    def payloads(self) -> Iterator[tuple[str, int, bytes]]:
+        """(file name, offset, payload), oldest first."""
+        for segment, found in zip(self.segments, self.scans, strict=True):
+            for offset, payload in found.records:
+                yield segment.path.name, offset, payload
+
+    def release(self, *, recovered: bool) -> None:
+        """Let go: recovered files are deleted, damaged ones kept under another name for a person to look at."""
+        for segment, found in zip(self.segments, self.scans, strict=True):
+            if recovered and found.damaged:
+                segment.path.rename(segment.path.with_suffix(".damaged"))
+            elif recovered:
+                segment.path.unlink(missing_ok=True)
+            os.close(segment.fd)
+
+
+def orphans(folder: Path, own: str) -> Iterator[Orphan]:
+    """Journals of dead processes, one process at a time; those of living ones cannot be locked. Raises OSError."""
+    groups: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob(f"*{_SUFFIX}")):
+        groups.setdefault(path.stem.rpartition("-")[0], []).append(path)
+    groups.pop(own, None)
+    for paths in groups.values():
+        if (segments := _lock(paths)) is not None:
+            yield Orphan(segments, [scan(os.pread(s.fd, s.size, 0)) for s in segments])
+
+
+def _lock(paths: list[Path]) -> list[Segment] | None:
+    segments: list[Segment] = []
+    for path in paths:
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            for segment in segments:
+                os.close(segment.fd)
+            return None
+        if os.fstat(fd).st_nlink:  # else another process recovered it between our look and our lock
+            segments.append(Segment(path, fd, os.fstat(fd).st_size))
+        else:
+            os.close(fd)
+    return segments or None

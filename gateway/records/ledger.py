@@ -1,0 +1,303 @@
+"""
+The usage ledger: one row per upstream attempt, durable before the client has the last byte, exactly once.
+
+    open()    -> journal: this request runs, so much is reserved for it
+    append()  -> journal: these are its attempts; the ticket resolves when they are durable
+    (behind)  journal -> SQL in batches, INSERT ... ON CONFLICT DO NOTHING by (request id, attempt)
+    recover() journals of dead processes -> SQL; a request that was open there becomes a row with status ``unfinished``
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import orjson
+from sqlalchemy import exc, select, text
+
+from config.schema import Ledger as Options
+
+from ..call import CallRecord, Principal
+from ..errors import StoreUnavailable
+from .database import Database, DatabaseError
+from .journal import Batch, Journal, Orphan, Ticket, orphans
+from .rows import Row, cleaned, encode, identity, rows_of, unfinished_row
+from .tables import LEDGER_COLUMNS, ledger
+
+log = logging.getLogger(__name__)
+
+LEDGER_LOCK = 0x51_1C_E1
+"""Held shared by who inserts rows, and alone by who must know that no lower row id is still to come."""
+_SQL_SECONDS = 1.0
+_RECOVER_SECONDS = 2.0
+_FAILURES_BEFORE_SORTING = 3
+_OPEN, _CLOSED, _IN_SQL = "o", "c", "s"
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What journals of dead processes held."""
+
+    rows: int = 0
+    unfinished: int = 0
+    damaged: int = 0
+    """Bytes that no record could be read from; such files are kept with the ending ``.damaged``."""
+
+
+class Ledger:
+    """One per process. ``open`` and ``append`` never wait: both are one write to a local file."""
+
+    def __init__(
+        self,
+        database: Database,
+        options: Options | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+        sql_interval: float = _SQL_SECONDS,
+        segment_size: int = 16 << 20,
+    ) -> None:
+        options = options or Options()
+        self._database = database
+        self._clock = clock
+        self._folder = Path(options.journal)
+        self._journal = Journal(self._folder, interval=options.flush_interval, segment_size=segment_size)
+        self._sql_interval = sql_interval
+        self._open: dict[str, bytes] = {}
+        self._direct: list[tuple[list[Row], asyncio.Future[None]]] = []
+        self._flushing = asyncio.Lock()
+        self._recovering = asyncio.Lock()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._failures = 0
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether rows can be made durable locally; when not, what costs money should be refused."""
+        return self._journal.healthy
+
+    @property
+    def unfinished(self) -> int:
+        """Requests opened and not appended yet."""
+        return len(self._open)
+
+    async def start(self) -> None:
+        """Take over what dead processes left, then write behind. A database that is down delays, and stops nothing."""
+        try:
+            self._journal.open()
+        except OSError as error:
+            raise DatabaseError(f"ledger.journal: {self._folder} cannot be written: {error.strerror}") from None
+        with contextlib.suppress(StoreUnavailable):
+            await self.recover()
+        self._tasks = [
+            asyncio.create_task(self._repeat(self.flush, self._sql_interval)),
+            asyncio.create_task(self._repeat(self.recover, _RECOVER_SECONDS)),
+        ]
+
+    async def close(self) -> None:
+        """Write what is left. What SQL does not take now, the next process finds in the journal."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(StoreUnavailable):
+            await self.flush()
+        await self._journal.close()
+
+    def open(
+        self,
+        call_id: str,
+        principal: Principal,
+        model: str,
+        *,
+        reserved: int = 0,
+        started: float | None = None,
+        stream: bool = False,
+        requested_tier: str | None = None,
+        effective_tier: str | None = None,
+    ) -> None:
+        """Note that a request runs, with ``reserved`` nano-dollars: charged to it should this process die.
+
+        Raises StoreUnavailable when the journal cannot be written: a request that costs money must not start then.
+        """
+        row = unfinished_row(
+            call_id, principal, model, reserved=reserved, started=self._clock() if started is None else started,
+            stream=stream, requested_tier=requested_tier, effective_tier=effective_tier,
+        )  # fmt: skip
+        payload = encode([_OPEN, call_id, row])
+        try:
+            self._write(payload)
+        except OSError as error:
+            raise StoreUnavailable("The usage ledger cannot be written.", code="ledger_unavailable") from error
+        self._open[call_id] = payload
+
+    def append(self, record: CallRecord) -> Ticket:
+        """Keep the attempts of a call, which also closes what ``open`` noted; a second time changes nothing.
+
+        The ticket resolves when the rows are durable. When the journal fails, the rows go straight to SQL.
+        """
+        rows = rows_of(record)
+        try:
+            self._write(encode([_CLOSED, record.id, rows]))
+        except OSError as error:
+            log.warning("the journal cannot be written: %s", error.strerror)
+            future = asyncio.get_running_loop().create_future()
+            self._direct.append((rows, future))
+            return Ticket(future)
+        finally:
+            self._open.pop(record.id, None)
+        return self._journal.ticket()
+
+    def _write(self, payload: bytes) -> None:
+        if self._journal.is_full():
+            self._journal.rotate()
+            for held in self._open.values():  # the file they were noted in is deleted before they end
+                self._journal.write(held)
+        self._journal.write(payload)
+
+    async def flush(self) -> None:
+        """Bring everything appended so far into SQL; raises StoreUnavailable."""
+        async with self._flushing:
+            await self._flush_direct()
+            while (batch := await asyncio.to_thread(self._journal.take)) is not None:
+                records = [orjson.loads(payload) for payload in batch.payloads]
+                rows = [row for kind, *rest in records if kind == _CLOSED for row in rest[1]]
+                if rows:
+                    await self._insert(rows)
+                self._done(batch, noted=bool(rows))
+
+    def _done(self, batch: Batch, *, noted: bool) -> None:
+        self._journal.done(batch)
+        if noted:
+            with contextlib.suppress(OSError):  # without the note a recovery inserts the rows again, to no effect
+                self._journal.write(encode([_IN_SQL, batch.segment.path.name, batch.end]))
+
+    async def _flush_direct(self) -> None:
+        waiting = list(self._direct)
+        if waiting:
+            await self._insert([row for rows, _ in waiting for row in rows])
+            del self._direct[: len(waiting)]
+            for _, future in waiting:
+                if not future.done():
+                    future.set_result(None)
+
+    async def _insert(self, rows: list[Row]) -> None:
+        values = [cleaned(row) for row in rows]
+        try:
+            await self._insert_all(values)
+        except StoreUnavailable:
+            self._failures += 1
+            if self._failures < _FAILURES_BEFORE_SORTING or not await self._answers():
+                raise
+            await self._insert_each(values)
+        except exc.DBAPIError:
+            await self._insert_each(values)
+        self._failures = 0
+
+    async def _insert_all(self, values: list[tuple[Any, ...]]) -> None:
+        async with self._database.write() as connection:
+            await self._database.lock(connection, LEDGER_LOCK, shared=True)
+            await connection.exec_driver_sql(self._statement, values)
+
+    async def _insert_each(self, values: list[tuple[Any, ...]]) -> None:
+        """Sort out the row that the database will not have: one bad row must not hold up all that follow."""
+        for value in values:
+            try:
+                await self._insert_all([value])
+            except (StoreUnavailable, exc.DBAPIError):
+                if not await self._answers():
+                    raise StoreUnavailable from None
+                path = self._folder / f"rejected-{self._journal.group_name}.jsonl"
+                await asyncio.to_thread(_add_line, path, encode(list(value)))
+                log.warning("the database refuses the ledger row of %s; it was put into %s", value[0], path.name)
+
+    async def _answers(self) -> bool:
+        try:
+            async with self._database.read() as connection:
+                await connection.execute(text("SELECT 1"))
+        except StoreUnavailable:
+            return False
+        return True
+
+    @cached_property
+    def _statement(self) -> str:
+        """The INSERT as the driver takes it: compiled once, its rows go past SQLAlchemy."""
+        statement = self._database.insert(ledger).on_conflict_do_nothing(index_elements=["request_id", "attempt"])
+        return str(statement.compile(dialect=self._database.dialect, column_keys=list(LEDGER_COLUMNS)))
+
+    async def recover(self) -> Recovered:
+        """Bring journals of dead processes into SQL; any number of processes may do so at once."""
+        total = Recovered()
+        async with self._recovering:
+            found = iter(orphans(self._folder, self._journal.group_name))
+            while (orphan := await asyncio.to_thread(next, found, None)) is not None:
+                recovered = False
+                try:
+                    part = await self._recover(orphan)
+                    recovered = True
+                finally:
+                    orphan.release(recovered=recovered)
+                total = Recovered(
+                    total.rows + part.rows, total.unfinished + part.unfinished, total.damaged + part.damaged
+                )
+                log.warning(
+                    "took over the journal of a dead process: %d rows, %d requests unfinished, %d bytes damaged",
+                    *(part.rows, part.unfinished, part.damaged),
+                )
+        return total
+
+    async def _recover(self, orphan: Orphan) -> Recovered:
+        rows, unfinished = await asyncio.to_thread(_left_by, orphan)
+        for some in _chunks(rows, 1000):
+            await self._insert(some)
+        # A request whose end went straight to SQL, because the journal failed, is not unfinished.
+        missing = [row for some in _chunks(unfinished, 500) for row in await self._without_rows(some)]
+        for some in _chunks(missing, 1000):
+            await self._insert(some)
+        return Recovered(len(rows), len(missing), orphan.damaged)
+
+    async def _without_rows(self, rows: list[Row]) -> list[Row]:
+        ids = [identity(row)[0] for row in rows]
+        async with self._database.read() as connection:
+            found = await connection.scalars(select(ledger.c.request_id).where(ledger.c.request_id.in_(ids)))
+            present = set(found.all())
+        return [row for row in rows if identity(row)[0] not in present]
+
+    async def _repeat(self, work: Callable[[], Any], seconds: float) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await work()
+            except StoreUnavailable as error:
+                log.warning("the ledger's rows wait in the journal: %s", error.message)
+            except Exception:
+                log.exception("the ledger's rows wait in the journal")
+
+
+def _left_by(orphan: Orphan) -> tuple[list[Row], list[Row]]:
+    """The rows of a dead process that SQL may lack, and those of the requests it left open."""
+    done: dict[str, int] = {}
+    closed: list[tuple[str, int, list[Row]]] = []
+    running: dict[str, Row] = {}
+    for name, offset, payload in orphan.payloads():
+        kind, key, value = orjson.loads(payload)
+        if kind == _IN_SQL:
+            done[key] = value
+        elif kind == _OPEN:
+            running[key] = value
+        else:
+            running.pop(key, None)
+            closed.append((name, offset, value))
+    rows = [row for name, offset, some in closed if offset >= done.get(name, 0) for row in some]
+    return rows, list(running.values())
+
+
+def _chunks(rows: list[Row], size: int) -> Iterable[list[Row]]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def _add_line(path: Path, line: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(line + b"\n")

@@ -1,0 +1,112 @@
+"""A call becomes rows of the ledger: lists of values in the order of ``LEDGER_COLUMNS``."""
+
+from typing import Any, TypeAlias
+
+import orjson
+
+from adapters.usage import NO_USAGE, TOKEN_BUCKETS
+
+from ..call import Attempt, CallRecord, Principal
+from .tables import LEDGER_COLUMNS, LEDGER_FLAGS, LEDGER_NUMBERS, LEDGER_TEXTS
+
+Row: TypeAlias = list[Any]
+
+UNFINISHED = "unfinished"
+"""The status of a request whose process died under it."""
+_DAY = 86_400
+_MAX_TEXT = 200
+_MAX_TAGS = 500
+"""Bytes. All dimensions of the daily roll-up together must fit a PostgreSQL index entry (2,704 bytes)."""
+_MAX_INT = 2**63 - 1
+_TAGS = LEDGER_TEXTS.index("tags")
+_FIRST_FLAG = len(LEDGER_TEXTS) + len(LEDGER_NUMBERS)
+_REQUEST_ID, _ATTEMPT = LEDGER_COLUMNS.index("request_id"), LEDGER_COLUMNS.index("attempt")
+_NOBODY = Principal(key_id="", organization="")
+
+
+def rows_of(record: CallRecord) -> list[Row]:
+    """One row per attempt; the last one is ``final`` and stands for the request when requests are counted."""
+    principal = record.principal or _NOBODY
+    tags = orjson.dumps(principal.tags).decode() if principal.tags else "[]"
+    last = len(record.attempts) - 1
+    return [_row(record, principal, tags, attempt, i == last) for i, attempt in enumerate(record.attempts)]
+
+
+def _row(record: CallRecord, principal: Principal, tags: str, attempt: Attempt, final: bool) -> Row:
+    usage = attempt.usage
+    return [
+        *(record.id, principal.organization, principal.team or "", principal.user or "", principal.key_id, tags),
+        *(record.model[:_MAX_TEXT], attempt.deployment, attempt.provider, attempt.model),
+        *(record.requested_tier or "", record.effective_tier or "", attempt.sent_tier or "", attempt.served_tier or ""),
+        *(attempt.status, attempt.error or "", record.code),
+        *(attempt.number, int(record.started) // _DAY, int(record.started * 1e6), int(attempt.seconds * 1e6)),
+        *(record.status, attempt.cost),
+        *[getattr(usage, bucket) for bucket in TOKEN_BUCKETS],
+        *(attempt.estimated, record.stream, final),
+        None if attempt.ttft is None else int(attempt.ttft * 1e6),
+        orjson.dumps(usage.calls).decode() if usage.calls else None,
+    ]
+
+
+def unfinished_row(
+    call_id: str,
+    principal: Principal,
+    model: str,
+    *,
+    reserved: int,
+    started: float,
+    stream: bool = False,
+    requested_tier: str | None = None,
+    effective_tier: str | None = None,
+) -> Row:
+    """The row of a request that never ended: attempt 0, charged what was reserved for it, marked as estimated."""
+    record = CallRecord(
+        id=call_id, model=model, principal=principal, code=UNFINISHED, stream=stream, started=started,
+        requested_tier=requested_tier, effective_tier=effective_tier,
+    )  # fmt: skip
+    record.attempts.append(Attempt(0, "", "", "", usage=NO_USAGE, estimated=True, cost=reserved, status=UNFINISHED))
+    return rows_of(record)[0]
+
+
+def identity(row: Row) -> tuple[str, int]:
+    """(request id, attempt): what makes a row unique."""
+    return row[_REQUEST_ID], row[_ATTEMPT]
+
+
+def encode(value: Any) -> bytes:
+    """JSON of a journal record; foreign texts and numbers that JSON cannot carry are made to fit."""
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return orjson.dumps(_fitting(value))
+
+
+def _fitting(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, int) and not isinstance(value, bool):
+        return min(max(value, -_MAX_INT), _MAX_INT)
+    return [_fitting(item) for item in value] if isinstance(value, list) else value
+
+
+def cleaned(row: Row) -> tuple[Any, ...]:
+    """A row as SQL can hold it: no NUL in texts, texts and numbers within their columns."""
+    texts = [_text(value) for value in row[: len(LEDGER_TEXTS)]]
+    if len(row[_TAGS]) > _MAX_TEXT:
+        texts[_TAGS] = _fewer_tags(row[_TAGS])
+    numbers = [value if -_MAX_INT <= value <= _MAX_INT else _MAX_INT for value in row[len(LEDGER_TEXTS) : _FIRST_FLAG]]
+    flags_end = _FIRST_FLAG + len(LEDGER_FLAGS)
+    return (*texts, *numbers, *row[_FIRST_FLAG:flags_end], *row[flags_end:])
+
+
+def _text(value: str) -> str:
+    if value.isascii() and len(value) <= _MAX_TEXT and "\x00" not in value:
+        return value
+    return value.replace("\x00", "\ufffd").encode()[:_MAX_TEXT].decode("utf-8", "ignore")
+
+
+def _fewer_tags(text: str) -> str:
+    tags = orjson.loads(text)
+    while len(shortened := orjson.dumps(tags)) > _MAX_TAGS:
+        tags.pop()
+    return shortened.decode()
