@@ -1,0 +1,30 @@
+"""What a request takes of its limits, in the six units that limits are counted in."""
+
+from typing import NamedTuple, TypeAlias
+
+REQUESTS, TOKENS, INPUT, OUTPUT, COST, SLOTS = range(6)
+"""Positions in a Vector."""
+
+Vector: TypeAlias = tuple[int, int, int, int, int, int]
+NOTHING: Vector = (0, 0, 0, 0, 0, 0)
+
+LARGEST = 2**53 - 1
+"""Counters are Lua numbers in Redis: whole numbers are exact up to here, $9.007 million in nano-dollars."""
+
+
+class Amounts(NamedTuple):
+    """What a request may take (when reserved) or took (when settled)."""
+
+    requests: int = 1
+    input_tokens: int = 0
+    """Prompt tokens, cached ones included."""
+    output_tokens: int = 0
+    cost: int = 0
+    """In nano-dollars."""
+    cached_tokens: int = 0
+    """The part of ``input_tokens`` that a prompt cache served: it does not count towards ``itpm``."""
+
+    def vector(self) -> Vector:
+        """In the units of the engine; a request holds one slot for as long as it is reserved."""
+        requests, prompt, completion, cost, cached = self
+        return requests, prompt + completion, prompt - cached, completion, cost, 1

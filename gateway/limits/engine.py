@@ -1,0 +1,129 @@
+"""The one primitive that limits, budgets and capacities are made of: reserve, then settle.
+
+An engine takes a vector of amounts from every limit of a set or from none, remembers it under the request's id,
+and later replaces what was taken by what was used. Both engines (``memory`` and ``redis``) decide alike.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple, Protocol, TypeAlias
+
+from .amounts import Amounts, Vector
+from .rules import BUCKET, WINDOW, Limit, LimitSet
+from .windows import end
+
+Spent: TypeAlias = Callable[[str, int, int], Awaitable[Amounts]]
+"""``(scope, start, end) -> Amounts``: what the ledger knows was used by a scope between two times (milliseconds).
+
+Asked when a counter is seen for the first time or was lost; ``end`` is exclusive.
+"""
+
+
+class State(NamedTuple):
+    """Where one limit stands."""
+
+    limit: Limit
+    used: int
+    reserved: int
+    remaining: int
+    """Never negative, though a limit may be in debt."""
+    reset: int | None
+    """Milliseconds until all of it is there again; None when waiting does not help."""
+
+
+class Level(NamedTuple):
+    """A counter as an engine keeps it."""
+
+    value: int
+    """A bucket's level times its period; what a window has spent; slots in use."""
+    reserved: int = 0
+    window: int = 0
+
+
+class Granted:
+    """The amounts are reserved."""
+
+    __slots__ = ()
+
+    def states(self) -> Sequence[State]:
+        """Where the limits stood after it, in the order of the set."""
+        raise NotImplementedError
+
+
+class Refused:
+    """A limit has not enough left; nothing was taken from any."""
+
+    __slots__ = ("_states", "limit", "need", "position", "wait")
+
+    def __init__(
+        self, limits: LimitSet, position: int, need: int, wait: int | None, states: Callable[[], Sequence[State]]
+    ) -> None:
+        self.limit = limits.limits[position]
+        self.position = position
+        self.need = need
+        """What the request would have taken of it."""
+        self.wait = wait
+        """Milliseconds until it could fit, 0 if unknown; None if it never can."""
+        self._states = states
+
+    def states(self) -> Sequence[State]:
+        """Where the limits stood, in the order of the set."""
+        return self._states()
+
+
+class StoreDown(Exception):
+    """The counters cannot be reached, or not be trusted yet."""
+
+
+class Orphan(NamedTuple):
+    """A reservation whose worker died: its money stays charged until somebody knows better."""
+
+    rid: str
+    limits: LimitSet
+    charged: Vector
+    at: int
+    """When it was reserved, milliseconds since 1970 by the clock of Redis."""
+
+
+class Engine(Protocol):
+    """Reserve and settle. One per worker."""
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None:
+        """Settle what is queued and let go; raises nothing."""
+        ...
+
+    async def reserve(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused:
+        """Take ``need`` of every limit or of none; the same ``rid`` again changes nothing. Raises StoreDown."""
+        ...
+
+    async def adjust(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused:
+        """Make the reservation ``need`` instead; refused, it stays as it was. Raises StoreDown."""
+        ...
+
+    def settle(self, rid: str, actual: Vector) -> None:
+        """Replace what was reserved by what was used, which may be more. Never waits and never raises."""
+        ...
+
+    def checkpoint(self, rid: str, used: Vector) -> None:
+        """Tell what was used so far: what is charged should this worker die. Never waits and never raises."""
+        ...
+
+    async def states(self, limits: LimitSet) -> Sequence[State]:
+        """Where limits stand now. Raises StoreDown."""
+        ...
+
+
+def state(limit: Limit, level: Level, now: int) -> State:
+    """What a counter's level means."""
+    value, reserved, number = level
+    if limit.kind == BUCKET:
+        left = max(value // limit.period, 0)
+        missing = limit.cap * limit.period - value
+        reset = -(-missing // limit.rate) if limit.rate else None
+        return State(limit, limit.cap - left, 0, min(left, limit.cap), max(reset, 0) if reset is not None else None)
+    if limit.kind == WINDOW:
+        over = end(limit.period, number)
+        remaining = max(limit.cap - value - reserved, 0)
+        return State(limit, value, reserved, remaining, None if over is None else max(over - now, 0))
+    return State(limit, value, 0, max(limit.cap - value, 0), 0)

@@ -1,0 +1,188 @@
+"""What the pipeline sees of limits: reserve, then settle."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from config.schema import Config, LimitValues, Outage
+
+from ..call import Owner, Principal
+from ..errors import StoreUnavailable
+from .amounts import Amounts
+from .engine import Engine, Granted, Refused, Spent, State, StoreDown
+from .headers import ratelimit_headers, refusal
+from .memory import MemoryEngine
+from .rules import LimitSet, Rules
+from .thresholds import Threshold, Thresholds
+
+log = logging.getLogger(__name__)
+
+
+class Reservation:
+    """What one request holds of its limits until it is settled, exactly once."""
+
+    __slots__ = ("_engine", "_grant", "_limits", "amounts", "rid", "settled")
+
+    def __init__(
+        self, rid: str, amounts: Amounts, engine: Engine | None, limits: LimitSet | None, grant: Granted | None
+    ) -> None:
+        self.rid = rid
+        self.amounts = amounts
+        """What is reserved."""
+        self.settled = False
+        self._engine = engine
+        self._limits = limits
+        self._grant = grant
+
+    def settle(self, actual: Amounts) -> None:
+        """Replace what was reserved by what was used, which may be more.
+
+        Plain and synchronous, so that it works while a task is being cancelled; only the first call counts.
+        Never raises.
+        """
+        if self.settled:
+            return
+        self.settled = True
+        if self._engine is None or self._limits is None:
+            return
+        try:
+            self._engine.settle(self.rid, actual.vector())
+        except Exception:
+            log.exception("settling %s failed", self.rid)
+
+    def checkpoint(self, used: Amounts) -> None:
+        """Tell what was used so far: what is charged should this worker die. Never raises; cheap."""
+        if self.settled or self._engine is None:
+            return
+        try:
+            self._engine.checkpoint(self.rid, used.vector())
+        except Exception:
+            log.exception("checkpoint of %s failed", self.rid)
+
+    async def adjust(self, amounts: Amounts) -> None:
+        """Reserve ``amounts`` instead, before moving to a dearer model. Raises like ``Limiter.reserve``."""
+        if self._engine is not None and self._limits is not None and not self.settled:
+            try:
+                outcome = await self._engine.adjust(self.rid, self._limits, amounts.vector())
+            except StoreDown as e:
+                raise StoreUnavailable("Budgets cannot be enforced at the moment.") from e
+            if isinstance(outcome, Refused):
+                raise refusal(outcome)
+            self._grant = outcome
+        self.amounts = amounts
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """``x-ratelimit-*`` of the answer; empty when no limit applies."""
+        return ratelimit_headers(self.states)
+
+    @property
+    def states(self) -> Sequence[State]:
+        """Where each limit stood when this was reserved."""
+        return () if self._grant is None else self._grant.states()
+
+    @property
+    def remaining(self) -> Mapping[tuple[str, str], int]:
+        """(scope, counter) -> what is left."""
+        return {(s.limit.scope, s.limit.field): s.remaining for s in self.states}
+
+
+class Limiter:
+    """Enforces the limits of a configuration. One per worker."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        rules: Rules,
+        *,
+        outage: Outage | None = None,
+        capacities: Mapping[str, LimitValues] | None = None,
+        thresholds: Sequence[int] = (),
+    ) -> None:
+        self.engine = engine
+        self.on_threshold: list[Callable[[Threshold], None]] = []
+        """Called once per worker when a budget's threshold is passed."""
+        self._rules = rules
+        self._outage = outage or Outage()
+        self._capacities = {name: rules.capacity(name, values) for name, values in (capacities or {}).items()}
+        self._thresholds = Thresholds(thresholds)
+
+    @classmethod
+    def from_config(cls, config: Config, *, spent: Spent | None = None) -> "Limiter":
+        """The limiter of a configuration; ``spent`` asks the ledger for counters that are not known yet."""
+        return cls(
+            MemoryEngine(spent),
+            Rules(config.model_groups),
+            outage=config.counters.on_outage,
+            capacities=deployment_limits(config),
+            thresholds=config.counters.thresholds,
+        )
+
+    def configure(self, config: Config) -> None:
+        """Enforce another configuration from now on; what is counted and reserved stays."""
+        self._rules = Rules(config.model_groups)
+        self._outage = config.counters.on_outage
+        limits = deployment_limits(config)
+        self._capacities = {name: self._rules.capacity(name, values) for name, values in limits.items()}
+        self._thresholds = Thresholds(config.counters.thresholds)
+
+    async def start(self) -> None:
+        """Connect, load scripts, begin heartbeats. Raises StoreDown when the counters are unfit for use."""
+        await self.engine.start()
+
+    async def close(self) -> None:
+        """Settle what is queued; raises nothing."""
+        await self.engine.close()
+
+    async def reserve(self, rid: str, principal: Principal, model: str, tier: str, amounts: Amounts) -> Reservation:
+        """Take ``amounts`` from every limit that applies, or from none.
+
+        ``rid`` names the request, and is the token that makes retries harmless. Raises LimitExceeded,
+        BudgetExceeded or StoreUnavailable.
+        """
+        return await self._reserve(rid, self._rules.resolve(principal, model, tier), amounts)
+
+    async def reserve_capacity(self, rid: str, deployment: str, amounts: Amounts) -> Reservation:
+        """Take from the capacity bought for a deployment; ``rid`` must differ per attempt. Raises LimitExceeded."""
+        return await self._reserve(rid, self._capacities.get(deployment), amounts)
+
+    async def _reserve(self, rid: str, limits: LimitSet | None, amounts: Amounts) -> Reservation:
+        if limits is None:
+            return Reservation(rid, amounts, None, None, None)
+        try:
+            outcome = await self.engine.reserve(rid, limits, amounts.vector())
+        except StoreDown as e:
+            raise StoreUnavailable("Budgets and limits cannot be enforced at the moment.") from e
+        if isinstance(outcome, Refused):
+            raise refusal(outcome)
+        if limits.budgets and self.on_threshold:
+            for passed in self._thresholds.passed(limits, outcome.states()):
+                self._tell(passed)
+        return Reservation(rid, amounts, self.engine, limits, outcome)
+
+    def _tell(self, passed: Threshold) -> None:
+        for callback in self.on_threshold:
+            try:
+                callback(passed)
+            except Exception:
+                log.exception("a threshold callback failed")
+
+    def applies(self, principal: Principal, model: str, tier: str) -> LimitSet | None:
+        """The limits of a request, or None: for the decision whether a price or a bound is needed at all."""
+        return self._rules.resolve(principal, model, tier)
+
+    async def usage(self, owner: Owner, organization: str) -> Sequence[State]:
+        """Where every limit of an owner stands, those per model and per tier included. Raises StoreUnavailable."""
+        limits = self._rules.all_of(owner, organization)
+        if limits is None:
+            return ()
+        try:
+            return await self.engine.states(limits)
+        except StoreDown as e:
+            raise StoreUnavailable("The counters cannot be read at the moment.") from e
+
+
+def deployment_limits(config: Config) -> dict[str, LimitValues]:
+    """Deployment -> the capacity bought for it."""
+    return {
+        d.name or f"{d.provider}/{d.model}": d.limits for model in config.models.values() for d in model.deployments
+    }

@@ -1,0 +1,274 @@
+"""The engine of a single worker: plain dicts, no locks. Nothing awaits between looking and taking.
+
+Decides exactly as ``reserve.lua`` does; a property test holds the two together.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from .amounts import Vector
+from .engine import Granted, Level, Refused, Spent, State, StoreDown, state
+from .rules import BUCKET, WINDOW, Limit, LimitSet
+from .windows import DAY, MONTH, TOTAL, WEEK, end, start, window
+
+Cell: TypeAlias = list[int]
+"""A bucket is [level x period, time]; a window [number, spent, reserved]; slots [in use]."""
+Counter: TypeAlias = tuple[int, Cell, int, int, int, int]
+"""A limit and its cell: (kind, cell, unit, cap, rate, period); a bucket's cap is scaled by its period."""
+Bound: TypeAlias = Sequence[Counter]
+"""The counters of a set, in its order."""
+
+SWEEP_SECONDS = 60.0
+
+
+def wall_clock() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def monotonic_clock() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
+class MemoryEngine:
+    """Limits of one worker. The wall clock only chooses windows; buckets refill by the monotonic one."""
+
+    def __init__(
+        self,
+        spent: Spent | None = None,
+        *,
+        wall: Callable[[], int] = wall_clock,
+        monotonic: Callable[[], int] = monotonic_clock,
+    ) -> None:
+        self._spent = spent
+        self._wall = wall
+        self._monotonic = monotonic
+        self._cells: dict[tuple[str, str, str], tuple[Cell, Limit]] = {}
+        self._bound: dict[LimitSet, Bound] = {}
+        self._held: dict[str, tuple[LimitSet, Vector, list[int]]] = {}
+        self._day = -1
+        self._windows = [0, 0, 0, 0, 0]
+        """The current window of each period."""
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    async def start(self) -> None:
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
+
+    async def close(self) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+
+    async def reserve(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused:
+        bound = self._bound.get(limits) or await self._bind(limits)
+        if rid in self._held:
+            return InMemory(self, limits)
+        now, current = self._monotonic(), self._current()
+        for position, counter in enumerate(bound):
+            if lacks(counter, need[counter[2]], now, current):
+                return self._refuse(limits, position, counter, need)
+        self._held[rid] = (limits, need, deduct(bound, need))
+        return InMemory(self, limits)
+
+    async def adjust(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused:
+        if rid not in self._held:
+            return await self.reserve(rid, limits, need)
+        limits, before, windows = self._held[rid]
+        bound = self._bound.get(limits) or self._cells_of(limits)
+        now, current = self._monotonic(), self._current()
+        numbers = iter(windows)
+        live = []
+        for position, counter in enumerate(bound):
+            kind, cell, unit, *_ = counter
+            if kind == WINDOW and next(numbers) != max(cell[0], current[counter[5]]):
+                continue  # that day is over: what it had reserved stays booked to it
+            live.append(counter)
+            more = need[unit] - before[unit]
+            if lacks(counter, more, now, current) and more > 0:
+                return self._refuse(limits, position, counter, need)
+        put_back(live, before, need)
+        self._held[rid] = (limits, need, windows)
+        return InMemory(self, limits)
+
+    def _refuse(self, limits: LimitSet, position: int, counter: Counter, need: Vector) -> Refused:
+        kind, cell, unit, cap, rate, period = counter
+        amount = need[unit]
+        wait: int | None = 0
+        if amount * (period if kind == BUCKET else 1) > cap:
+            wait = None
+        elif kind == BUCKET:
+            wait = -(-(amount * period - cell[0]) // rate)
+        elif kind == WINDOW:
+            over = end(period, cell[0])
+            wait = None if over is None else max(over - self._wall(), 0)
+        return Refused(limits, position, amount, wait, InMemory(self, limits).states)
+
+    def settle(self, rid: str, actual: Vector) -> None:
+        held = self._held.pop(rid, None)
+        if held is None:
+            return
+        limits, need, windows = held
+        now = self._monotonic()
+        numbers = iter(windows)
+        for kind, cell, unit, cap, rate, period in self._bound.get(limits) or self._cells_of(limits):
+            if kind == BUCKET:
+                if now != cell[1]:
+                    refill(cell, now, cap, rate)
+                level = cell[0] + (need[unit] - actual[unit]) * period
+                cell[0] = min(cap, level)
+            elif kind == WINDOW:
+                if cell[0] == next(numbers):  # else that day is over, and its counter with it
+                    cell[1] += actual[unit]
+                    cell[2] -= need[unit]
+            else:
+                cell[0] = max(cell[0] - need[unit], 0)
+
+    def checkpoint(self, rid: str, used: Vector) -> None:
+        """Counters in memory die with their worker: there is nobody to tell."""
+
+    async def states(self, limits: LimitSet) -> Sequence[State]:
+        if limits not in self._bound:
+            await self._bind(limits)
+        return self.states_now(limits)
+
+    def states_now(self, limits: LimitSet) -> Sequence[State]:
+        """Where limits stand, brought up to now without changing anything."""
+        now, wall, current = self._monotonic(), self._wall(), self._current()
+        found = []
+        for limit, (kind, cell, _, cap, rate, period) in zip(limits.limits, self._cells_of(limits), strict=True):
+            if kind == BUCKET:
+                level = Level(min(cap, cell[0] + max(now - cell[1], 0) * rate))
+            elif kind == WINDOW:
+                number = max(cell[0], current[period])
+                level = Level(cell[1], cell[2], number) if number == cell[0] else Level(0, 0, number)
+            else:
+                level = Level(cell[0])
+            found.append(state(limit, level, wall))
+        return found
+
+    def _current(self) -> list[int]:
+        wall = self._wall()
+        day = wall // 86_400_000
+        if day != self._day:
+            self._day = day
+            self._windows = [0, *(window(period, wall) for period in (DAY, WEEK, MONTH, TOTAL))]
+        return self._windows
+
+    async def _bind(self, limits: LimitSet) -> Bound:
+        """Find or make the cells of a set; a window seen for the first time begins with what the ledger knows."""
+        if self._spent is not None:
+            for limit in limits.limits:
+                if limit.kind == WINDOW and (limits.shard, limit.scope, limit.field) not in self._cells:
+                    await self._seed(limits.shard, limit, self._spent)
+        bound = self._cells_of(limits)
+        self._bound[limits] = bound
+        return bound
+
+    async def _seed(self, shard: str, limit: Limit, spent: Spent) -> None:
+        number = self._current()[limit.period]
+        over = end(limit.period, number)
+        try:
+            known = await spent(limit.scope, start(limit.period, number), over if over is not None else self._wall())
+        except Exception as e:
+            raise StoreDown("what was spent so far is not known") from e
+        key = (shard, limit.scope, limit.field)
+        self._cells.setdefault(key, ([number, known.vector()[limit.unit], 0], limit))
+
+    def _cells_of(self, limits: LimitSet) -> Bound:
+        bound = []
+        for limit in limits.limits:
+            scope, field, kind, cap, rate, period, unit = limit
+            key = (limits.shard, scope, field)
+            scaled = cap * period if kind == BUCKET else cap
+            known = self._cells.get(key)
+            cell = self._fresh(limit) if known is None else known[0]
+            if known is None or known[1] != limit:
+                self._cells[key] = (cell, limit)
+                if kind == BUCKET and cell[0] > scaled:
+                    cell[0] = scaled  # the limit was lowered
+            bound.append((kind, cell, unit, scaled, rate, period))
+        return tuple(bound)
+
+    def _fresh(self, limit: Limit) -> Cell:
+        if limit.kind == BUCKET:
+            return [limit.cap * limit.period, self._monotonic()]
+        if limit.kind == WINDOW:
+            return [self._current()[limit.period], 0, 0]
+        return [0]
+
+    def _sweep(self) -> None:
+        """Forget what looks as if it had never been used, so that memory stays bounded."""
+        now, current = self._monotonic(), self._current()
+        idle = []
+        for key, (cell, limit) in self._cells.items():
+            if limit.kind == BUCKET:
+                unused = cell[0] + (now - cell[1]) * limit.rate >= limit.cap * limit.period
+            elif limit.kind == WINDOW:
+                unused = cell[2] == 0 and (cell[0] < current[limit.period] or cell[1] == 0)
+            else:
+                unused = cell[0] == 0
+            if unused:
+                idle.append(key)
+        for key in idle:
+            del self._cells[key]
+        self._bound.clear()
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
+
+
+def refill(cell: Cell, now: int, cap: int, rate: int) -> None:
+    """Bring a bucket up to now; a clock that was set back regains nothing."""
+    level = cell[0] + (now - cell[1]) * rate
+    if now > cell[1]:
+        cell[0] = min(cap, level)
+    cell[1] = now
+
+
+def lacks(counter: Counter, amount: int, now: int, current: Sequence[int]) -> bool:
+    """Bring a counter up to now and tell whether it has less than ``amount`` left."""
+    kind, cell, _, cap, rate, period = counter
+    if kind == BUCKET:
+        if now != cell[1]:
+            refill(cell, now, cap, rate)
+        return amount * period > cell[0]
+    if kind == WINDOW:
+        if cell[0] < current[period]:
+            cell[:] = (current[period], 0, 0)
+        return cell[1] + cell[2] + amount > cap
+    return cell[0] + amount > cap
+
+
+def put_back(bound: Bound, before: Vector, need: Vector) -> None:
+    """Hold ``need`` instead of ``before``."""
+    for kind, cell, unit, cap, _, period in bound:
+        less = before[unit] - need[unit]
+        if kind == BUCKET:
+            cell[0] = min(cap, cell[0] + less * period)
+        elif kind == WINDOW:
+            cell[2] -= less
+
+
+def deduct(bound: Bound, need: Vector) -> list[int]:
+    """Take what fits; gives the windows taken from."""
+    windows = []
+    for kind, cell, unit, _, _, period in bound:
+        if kind == BUCKET:
+            cell[0] -= need[unit] * period
+        elif kind == WINDOW:
+            cell[2] += need[unit]
+            windows.append(cell[0])
+        else:
+            cell[0] += need[unit]
+    return windows
+
+
+class InMemory(Granted):
+    """A grant whose states are read when somebody asks."""
+
+    __slots__ = ("_engine", "_limits")
+
+    def __init__(self, engine: MemoryEngine, limits: LimitSet) -> None:
+        self._engine = engine
+        self._limits = limits
+
+    def states(self) -> Sequence[State]:
+        return self._engine.states_now(self._limits)
