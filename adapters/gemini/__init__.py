@@ -1,1 +1,102 @@
-"""Wired by its own commit."""
+"""Google Gemini by API key (AI Studio): ``generateContent``, ``streamGenerateContent``, ``batchEmbedContents``."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+from urllib.parse import quote
+
+from ..errors import ProviderError
+from ..interface import JSON, Answer, ChatRequest, CredentialSpec, StreamTranslator, Target, UpstreamRequest
+from ..jsonio import dumps
+from ..params import Fate
+from . import embeddings, errors, options, request, response
+from .signatures import Memory
+from .stream import Translator
+from .usage import TIERS
+
+__all__ = ["Gemini"]
+
+
+class Gemini:
+    """The adapter of AI Studio, and what Vertex AI has in common with it."""
+
+    params: Mapping[str, Fate] = request.FATES
+    base_url = "https://generativelanguage.googleapis.com/v1beta"
+    tiers: Mapping[str, str] = TIERS
+    searches_with_functions: ClassVar[bool] = True
+    """Whether web search and functions may be asked for together, where the model can."""
+
+    def __init__(self) -> None:
+        self._memory = Memory()
+
+    def options(self, raw: Mapping[str, Any]) -> options.Options:
+        options.known(raw, ("safety_settings",))
+        return options.Options(options.safety(raw))
+
+    def credential(self, options: Any) -> CredentialSpec | None:  # noqa: ARG002 - the key is static
+        return None
+
+    def prepare(self, request: ChatRequest, target: Target) -> UpstreamRequest:
+        built = self._build(request, target)
+        stream = bool(request.get("stream"))
+        operation = "streamGenerateContent?alt=sse" if stream else "generateContent"
+        return UpstreamRequest(
+            url=f"{self._model(target)}:{operation}",
+            headers={**self._headers(target), **self._tier_headers(request), **target.headers},
+            body=dumps({**built.body, **self._tier(request)}),
+            stream=stream,
+            dropped=built.dropped,
+            notes=built.notes,
+        )
+
+    def parse(self, body: bytes, sent: UpstreamRequest) -> Answer:
+        return response.parse(body, sent.notes, self._memory)
+
+    def stream(self, sent: UpstreamRequest) -> StreamTranslator:
+        return Translator(sent.notes, self._memory)
+
+    def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
+        return errors.error(status, headers, body)
+
+    def prepare_embeddings(self, request: Mapping[str, Any], target: Target) -> UpstreamRequest:
+        size = {"outputDimensionality": request["dimensions"]} if request.get("dimensions") else {}
+        name = self._name(target)
+        each: list[JSON] = [
+            {"model": name, "content": embeddings.content(text), **size} for text in embeddings.texts(request)
+        ]
+        return self._embedding(f"{self._model(target)}:batchEmbedContents", {"requests": each}, target)
+
+    def parse_embeddings(self, body: bytes, sent: UpstreamRequest) -> Answer:
+        return embeddings.parse(body, sent.notes.get("model", ""))
+
+    def _embedding(self, url: str, body: JSON, target: Target) -> UpstreamRequest:
+        headers = {**self._headers(target), **target.headers}
+        return UpstreamRequest(url, headers, dumps(body), notes={"model": target.model})
+
+    def _build(self, asked: ChatRequest, target: Target) -> request.Built:
+        return request.build(
+            asked,
+            target,
+            self._memory,
+            files=target.base_url,
+            safety=target.options.safety if target.options is not None else (),
+            both=self.searches_with_functions,
+        )
+
+    def _name(self, target: Target) -> str:
+        """``models/NAME``; a name with a folder, ``tunedModels/mine`` say, stays."""
+        return target.model if "/" in target.model else f"models/{target.model}"
+
+    def _model(self, target: Target) -> str:
+        """The address of the model, without an operation."""
+        return f"{target.base_url}/{quote(self._name(target), safe='/-._~@')}"
+
+    def _headers(self, target: Target) -> dict[str, str]:
+        return {"content-type": "application/json", "x-goog-api-key": target.api_key}
+
+    def _tier(self, asked: ChatRequest) -> JSON:
+        """The body's part of the service tier; ``auto`` and ``default`` are what is served unasked."""
+        tier = asked.get("service_tier") or "default"
+        return {"serviceTier": self.tiers[tier]} if tier in self.tiers and tier != "default" else {}
+
+    def _tier_headers(self, asked: ChatRequest) -> dict[str, str]:  # noqa: ARG002 - AI Studio takes it in the body
+        return {}
