@@ -18,6 +18,11 @@ _MAX_TEXT = 200
 _MAX_TAGS = 500
 """Bytes. All dimensions of the daily roll-up together must fit a PostgreSQL index entry (2,704 bytes)."""
 _MAX_INT = 2**63 - 1
+_MAX_COST = 9 * 10**15
+"""Nano-dollars, as far as budgets go."""
+_MAX_TOKENS = 10**12
+"""A count beyond it is nonsense from a provider, and thousands of such rows must still sum within 64 bits."""
+_CEILINGS = tuple({"cost": _MAX_COST, "started": _MAX_INT}.get(name, _MAX_TOKENS) for name in LEDGER_NUMBERS)
 _TAGS = LEDGER_TEXTS.index("tags")
 _FIRST_FLAG = len(LEDGER_TEXTS) + len(LEDGER_NUMBERS)
 _REQUEST_ID, _ATTEMPT = LEDGER_COLUMNS.index("request_id"), LEDGER_COLUMNS.index("attempt")
@@ -94,7 +99,9 @@ def cleaned(row: Row) -> tuple[Any, ...]:
     texts = [_text(value) for value in row[: len(LEDGER_TEXTS)]]
     if len(row[_TAGS]) > _MAX_TEXT:
         texts[_TAGS] = _fewer_tags(row[_TAGS])
-    numbers = [value if -_MAX_INT <= value <= _MAX_INT else _MAX_INT for value in row[len(LEDGER_TEXTS) : _FIRST_FLAG]]
+    numbers = [
+        min(max(value, 0), top) for value, top in zip(row[len(LEDGER_TEXTS) : _FIRST_FLAG], _CEILINGS, strict=True)
+    ]
     flags_end = _FIRST_FLAG + len(LEDGER_FLAGS)
     return (*texts, *numbers, *row[_FIRST_FLAG:flags_end], *row[flags_end:])
 

@@ -1,0 +1,200 @@
+"""Sums of the ledger: whatever is rolled up, retired or late, every row counts once."""
+
+import asyncio
+import csv
+import io
+import random
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from sqlalchemy import text
+
+from adapters.usage import Usage
+from config.schema import Ledger as LedgerOptions
+from gateway.call import Attempt, CallRecord, Principal
+from gateway.errors import InvalidRequest
+from gateway.records.database import Database
+from gateway.records.ledger import Ledger
+from gateway.records.rows import rows_of
+from gateway.records.usage import Filter, UsageStore
+
+DAY = 86_400
+NOW = 20_000 * DAY + 43_200.0
+PEOPLE = [
+    Principal("key_1", "acme", "blue", "ann", tags=("batch", "eu")),
+    Principal("key_2", "acme", "red", None, tags=("eu",)),
+    Principal("key_3", "other", None, None),
+]
+
+
+def call(number: int, principal: Principal, started: float, cost: int, **attempt: Any) -> CallRecord:
+    made = Attempt(1, "p/m", "p", "m", "default", "default", Usage(input=10, output=3), cost=cost, **attempt)
+    return CallRecord(f"req_{number}", "fast", principal, 200, attempts=[made], started=started)
+
+
+class Book:
+    """A database, and beside it the plain list that its answers are compared with."""
+
+    def __init__(self, database: Database, folder: Path) -> None:
+        self.ledger = Ledger(database, LedgerOptions(journal=str(folder)))
+        self.usage = UsageStore(database, clock=lambda: NOW)
+        self.calls: list[CallRecord] = []
+
+    async def add(self, *calls: CallRecord) -> None:
+        self.calls += calls
+        await self.ledger._insert([row for c in calls for row in rows_of(c)])
+
+    def spent(self, attribute: str, value: str, since: float = 0, until: float = 1e12) -> int:
+        return sum(
+            c.attempts[0].cost
+            for c in self.calls
+            if getattr(c.principal, attribute) == value and since <= c.started < until
+        )
+
+    async def check(self) -> None:
+        for kind, attribute, value in (
+            *(("key", "key_id", f"key_{n}") for n in (1, 2, 3)),
+            *(("team", "team", "blue"), ("user", "user", "ann"), ("organization", "organization", "acme")),
+        ):
+            for since in (0, 19_990 * DAY, 20_000 * DAY, NOW + DAY):
+                assert await self.usage.spent(kind, value, since) == self.spent(attribute, value, since)  # type: ignore[arg-type]
+            assert await self.usage.spent(kind, value) == self.spent(attribute, value)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def book(database: Database, tmp_path: Path) -> Book:
+    return Book(database, tmp_path / "journal")
+
+
+def some(numbers: range, seed: int = 1) -> list[CallRecord]:
+    dice = random.Random(seed)
+    return [
+        call(n, dice.choice(PEOPLE), NOW - dice.randrange(30 * DAY), dice.randrange(1_000_000_000)) for n in numbers
+    ]
+
+
+async def test_sums_do_not_depend_on_the_roll_up(book: Book) -> None:
+    await book.add(*some(range(300)))
+    await book.check()
+    assert await book.usage.roll_up(limit=100) == 100
+    await book.check()
+    while await book.usage.roll_up():
+        pass
+    await book.check()
+    await book.add(*some(range(300, 400), seed=2))  # behind the roll-up, into days long rolled up
+    await book.check()
+    await book.usage.roll_up()
+    await book.check()
+    assert await book.usage.roll_up() == 0
+
+
+async def test_retention_changes_no_sum_of_whole_days(book: Book, database: Database) -> None:
+    await book.add(*some(range(300)))
+    assert await book.usage.retire(10) == 0  # nothing is deleted that is not rolled up
+    await book.usage.roll_up()
+    deleted = 0
+    while more := await book.usage.retire(10, limit=50):
+        deleted += more
+    assert deleted == sum(c.started < (20_000 - 10) * DAY for c in book.calls)
+    async with database.read() as connection:
+        assert await connection.scalar(text("SELECT count(*) FROM ledger")) == 300 - deleted
+    await book.check()
+
+
+async def test_roll_ups_and_inserts_at_once_count_everything_once(book: Book) -> None:
+    calls = some(range(600))
+
+    async def insert(part: list[CallRecord]) -> None:
+        for start in range(0, len(part), 20):
+            await book.add(*part[start : start + 20])
+
+    async def roll() -> None:
+        for _ in range(15):
+            await book.usage.roll_up(limit=37)
+            await book.usage.spent("organization", "acme")
+
+    await asyncio.gather(*(insert(calls[n::3]) for n in range(3)), roll(), roll())
+    await book.check()
+    while await book.usage.roll_up():
+        pass
+    await book.check()
+
+
+@pytest.mark.parametrize("rolled", [False, True])
+async def test_parts_of_days(book: Book, rolled: bool) -> None:
+    await book.add(*some(range(200)))
+    if rolled:
+        await book.usage.roll_up()
+    hour = 3600.0
+    for since, until in (
+        (NOW - 5 * DAY + hour, NOW - hour),
+        (NOW - hour * 5, NOW - hour),
+        (NOW - 5 * DAY, NOW - 5 * DAY + hour),
+        (19_990 * DAY, 19_995 * DAY),
+        (19_990 * DAY, 19_995 * DAY + 0.5),
+    ):
+        (total,) = await book.usage.report((), Filter(since, until, organization="acme"))
+        assert total["cost"] == book.spent("organization", "acme", since, until)
+
+
+async def test_reports_by_anything(book: Book) -> None:
+    await book.add(
+        call(1, PEOPLE[0], NOW, 5),
+        call(2, PEOPLE[1], NOW, 7, estimated=True),
+        call(3, PEOPLE[0], NOW - DAY, 11, status="timeout"),
+        call(4, PEOPLE[2], NOW, 13),
+    )
+    for _ in range(2):
+        by_tag = await book.usage.report(["tag"])
+        assert [(r["tag"], r["cost"], r["requests"]) for r in by_tag] == [("batch", 16, 2), ("eu", 23, 3)]
+        by_day = await book.usage.report(["day", "team"], Filter(organization="acme"))
+        assert [(r["day"], r["team"], r["cost"]) for r in by_day] == [
+            ("2024-10-03", "blue", 11), ("2024-10-04", "blue", 5), ("2024-10-04", "red", 7),
+        ]  # fmt: skip
+        (total,) = await book.usage.report()
+        assert (total["requests"], total["attempts"], total["errors"], total["estimates"]) == (4, 4, 1, 1)
+        assert (total["input"], total["output"], total["tokens"]) == (40, 12, 52)
+        (tagged,) = await book.usage.report([], Filter(tag="batch", tier="default", model="fast"))
+        assert tagged["cost"] == 16
+        assert await book.usage.report(["key"], Filter(tag="%")) == []
+        assert await book.usage.report(["key"], Filter(user="nobody")) == []
+        await book.usage.roll_up()
+    with pytest.raises(InvalidRequest, match="request_id"):
+        await book.usage.report(["request_id"])
+
+
+async def test_exports_hold_every_row(book: Book) -> None:
+    calls = some(range(2300))
+    calls[7].model = "=cmd()"
+    await book.add(*calls)
+    exported = orjson.loads(b"".join([part async for part in book.usage.export("json")]))
+    assert [row["request_id"] for row in exported] == [c.id for c in calls]
+    assert exported[0]["cost"] == calls[0].attempts[0].cost
+    parts = [part async for part in book.usage.export("csv", Filter(team="blue"))]
+    lines = list(csv.DictReader(io.StringIO(b"".join(parts).decode())))
+    assert [line["request_id"] for line in lines] == [c.id for c in calls if c.principal and c.principal.team == "blue"]
+    everything = b"".join([part async for part in book.usage.export("csv")]).decode()
+    assert "'=cmd()" in everything
+    assert ",=cmd()" not in everything
+    nothing = b"".join([part async for part in book.usage.export("json", Filter(key="none"))])
+    assert orjson.loads(nothing) == []
+
+
+async def test_spent_needs_no_scan(book: Book, database: Database) -> None:
+    """The plan names an index for each part, so that tens of millions of rows do not matter."""
+    from sqlalchemy import func, select
+
+    from gateway.records.usage import _parts
+
+    parts = _parts(Filter(since=19_990 * DAY, key="key_1"), ("cost",), ())
+    query = select(func.sum(parts.c.cost)).compile(dialect=database.dialect, compile_kwargs={"literal_binds": True})
+    prefix = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
+    async with database.read() as connection:
+        if not database.is_sqlite:
+            await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        plan = "\n".join(str(row) for row in (await connection.exec_driver_sql(prefix + str(query))).all())
+    assert "SCAN ledger\n" not in plan
+    assert "Seq Scan on ledger " not in plan
+    assert "key_day" in plan
