@@ -26,7 +26,7 @@ def test_C_200_roles(role: str) -> None:
     validate_chat(said(role, "", **({"name": "f"} if role == "function" else {})))
 
 
-def test_C_200_unknown_roles() -> None:
+def test_C_200_368_unknown_roles() -> None:
     assert refusal(chat({"role": "bot", "content": ""})) == Refusal(
         "invalid_value", "messages[0].role",
         "Invalid value: 'bot'. Supported values are: 'system', 'assistant', 'user', 'function', 'tool', and 'developer'.",

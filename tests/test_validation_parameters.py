@@ -21,7 +21,7 @@ def test_every_parameter_of_the_contract_has_a_row_and_an_example() -> None:
     assert set().union(*RICH.values()) | {"max_tokens", "function_call"} >= set(PARAMS) - {"store"}
 
 
-def test_C_100_an_unknown_parameter_is_refused_by_name() -> None:
+def test_C_100_366_an_unknown_parameter_is_refused_by_name() -> None:
     assert refusal(chat(top_k=3)) == Refusal("unknown_parameter", "top_k", "Unknown parameter: 'top_k'.")
     assert refusal(chat(Temperature=0.5)).param == "Temperature"
     assert refusal(chat(top_k=None)).code == "unknown_parameter"
@@ -51,7 +51,7 @@ def test_C_101_null_is_absent(name: str) -> None:
     ("service_tier", 1, "a string, but got an integer"),
     ("response_format", "json", "an object, but got a string"),
 ])  # fmt: skip
-def test_C_102_nothing_is_coerced(name: str, value: object, expected: str) -> None:
+def test_C_102_367_nothing_is_coerced(name: str, value: object, expected: str) -> None:
     message = f"Invalid type for '{name}': expected {expected} instead."
     assert refusal(chat(**{name: value})) == Refusal("invalid_type", name, message)
 
@@ -71,7 +71,7 @@ def test_C_102_types_are_named_with_their_article(value: object) -> None:
     (chat(web_search_options={"user_location": {"type": "approximate", "approximate": {"city": 1}}}),
      "web_search_options.user_location.approximate.city"),
 ])  # fmt: skip
-def test_C_103_param_is_the_path_of_the_field(request_: dict[str, Any], param: str) -> None:
+def test_C_103_403_param_is_the_path_of_the_field(request_: dict[str, Any], param: str) -> None:
     assert refusal(request_).param == param
 
 
@@ -79,7 +79,7 @@ def test_C_103_param_is_the_path_of_the_field(request_: dict[str, Any], param: s
     ({}, "model"), ({"messages": [USER]}, "model"), ({"model": "m"}, "messages"),
     ({"model": None, "messages": [USER]}, "model"), ({"model": "m", "messages": None}, "messages"),
 ])  # fmt: skip
-def test_C_104_model_and_messages_are_required(request_: dict[str, Any], name: str) -> None:
+def test_C_104_365_model_and_messages_are_required(request_: dict[str, Any], name: str) -> None:
     expected = Refusal("missing_required_parameter", name, f"Missing required parameter: '{name}'.")
     assert refusal(request_) == expected
 
@@ -91,7 +91,7 @@ def test_C_105_messages_are_at_least_one() -> None:
     )  # fmt: skip
 
 
-def test_C_106_model_is_a_string() -> None:
+def test_the_model_is_a_string() -> None:
     assert refusal({"model": ["m"], "messages": [USER]}).param == "model"
 
 
@@ -124,7 +124,7 @@ def check_range(name: str) -> None:
         )  # fmt: skip
 
 
-def test_C_110_temperature() -> None:
+def test_C_110_369_temperature() -> None:
     check_range("temperature")
     validate_chat(chat(temperature=1.999))
     assert refusal(chat(temperature=2.0001)).code == "decimal_above_max_value"
@@ -142,7 +142,7 @@ def test_C_113_presence_penalty() -> None:
     check_range("presence_penalty")
 
 
-def test_C_114_n() -> None:
+def test_C_114_369_n() -> None:
     check_range("n")
 
 
@@ -168,7 +168,7 @@ def test_C_124_seed() -> None:
     assert refusal(chat(seed=2.0**64)).code == "integer_above_max_value"  # what JSON parsing leaves of 2**64
 
 
-def test_C_117_both_token_limits_exclude_each_other() -> None:
+def test_C_117_375_both_token_limits_exclude_each_other() -> None:
     assert refusal(chat(max_tokens=1, max_completion_tokens=1)) == Refusal(
         "invalid_parameter_combination", "max_tokens",
         "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported.",
@@ -181,7 +181,7 @@ def test_C_119_stop(stop: object) -> None:
     validate_chat(chat(stop=stop))
 
 
-def test_C_119_stop_is_bounded() -> None:
+def test_C_119_370_stop_is_bounded() -> None:
     assert refusal(chat(stop=["a"] * 5))[:2] == ("array_above_max_length", "stop")
     assert refusal(chat(stop=[]))[:2] == ("empty_array", "stop")
     assert refusal(chat(stop=["a", 1]))[:2] == ("invalid_type", "stop[1]")
@@ -421,7 +421,7 @@ def test_C_178_a_responses_body_is_told_what_is_missing() -> None:
 
 
 @pytest.mark.parametrize("tier", [*SERVICE_TIERS, None])
-def test_C_460_service_tiers(tier: str | None) -> None:
+def test_C_172_460_service_tiers(tier: str | None) -> None:
     validate_chat(chat(service_tier=tier))
     assert refusal(chat(service_tier="turbo"))[:2] == ("invalid_value", "service_tier")
 

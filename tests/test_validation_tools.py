@@ -57,7 +57,7 @@ def test_C_142_parameters_are_an_object(parameters: object) -> None:
     validate_chat(chat(tools=[function(), function(name="g", parameters={})]))
 
 
-def test_C_143_strict_parameters_are_in_the_subset() -> None:
+def test_C_143_372_strict_parameters_are_in_the_subset() -> None:
     found = refusal(chat(tools=[function(strict=True, parameters={"type": "object", "properties": {}})]))
     assert found == Refusal(
         "invalid_function_parameters", "tools[0].function.parameters",
@@ -223,7 +223,7 @@ REFUSED_SCHEMAS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("schema", "words"), REFUSED_SCHEMAS)
-def test_C_159_schemas_outside_the_subset(schema: dict[str, Any], words: str) -> None:
+def test_C_159_373_schemas_outside_the_subset(schema: dict[str, Any], words: str) -> None:
     wanted = {"name": "s", "strict": True, "schema": schema}
     found = refusal(chat(response_format={"type": "json_schema", "json_schema": wanted}))
     assert found[:2] == (None, "response_format")
