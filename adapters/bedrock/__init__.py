@@ -41,6 +41,4 @@ class Bedrock:
         return ConverseStream(sent.notes)
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
-        seconds = headers.get("retry-after", "")
-        wait = float(seconds) if seconds.replace(".", "", 1).isdigit() else None
-        return errors.classify(headers.get("x-amzn-errortype", ""), status, errors.message_of(body), wait)
+        return errors.http_error(status, headers, body)
