@@ -1,0 +1,90 @@
+"""A value that expires, renewed ahead of time by one task at a time."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from adapters.errors import ErrorKind, ProviderError
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+AHEAD = 300.0
+"""Seconds before its end from which a value is renewed; a fifth of its life where that is shorter."""
+LAST_MOMENT = 5.0
+"""Seconds before its end from which a value is not used any more: requests take time."""
+PAUSE = 10.0
+"""Seconds between attempts to renew a value that is still good."""
+RETRY = 1.0
+"""Seconds for which a failure answers the requests that have no value at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Issued(Generic[T]):
+    value: T = field(repr=False)
+    expires: float = float("inf")
+    """Seconds since the epoch."""
+
+
+class Refreshed(Generic[T]):
+    """``get`` gives the value and renews it when its end is near: the old one serves as long as it is good."""
+
+    def __init__(self, issue: Callable[[], Awaitable[Issued[T]]], clock: Callable[[], float], timeout: float) -> None:
+        self._issue, self._clock, self._timeout = issue, clock, timeout
+        self._held: Issued[T] | None = None
+        self._renew_at = 0.0
+        self._task: asyncio.Task[Issued[T]] | None = None
+        self._failed: ProviderError | None = None
+
+    async def get(self) -> T:
+        """Raises ProviderError(AUTHENTICATION) when there is no good value and none can be had."""
+        now = self._clock()
+        held = self._held
+        good = held is not None and now < held.expires - LAST_MOMENT
+        if self._task is None and now >= self._renew_at:
+            self._task = asyncio.create_task(self._renew())
+        if held is not None and good:
+            return held.value
+        if self._task is None:  # an attempt has just failed
+            raise self._failed or _no_credential()
+        # shielded: a request that is cancelled must not take the renewal of all others with it
+        return (await asyncio.shield(self._task)).value
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _renew(self) -> Issued[T]:
+        try:
+            async with asyncio.timeout(self._timeout):
+                issued = await self._issue()
+        except (ProviderError, OSError, TimeoutError, ValueError) as exc:
+            now = self._clock()
+            good = self._held is not None and now < self._held.expires - LAST_MOMENT
+            self._renew_at = now + (PAUSE if good else RETRY)
+            self._failed = _no_credential()
+            reason = exc.message if isinstance(exc, ProviderError) else type(exc).__name__
+            logger.warning("renewing a credential failed: %s", reason)
+            raise self._failed from None
+        else:
+            now = self._clock()
+            self._held, self._failed = issued, None
+            self._renew_at = issued.expires - min(AHEAD, max(issued.expires - now, 0) / 5)
+            return issued
+        finally:
+            if self._task is not None:
+                self._task.add_done_callback(_retrieve)
+            self._task = None
+
+
+def _no_credential() -> ProviderError:
+    return ProviderError(ErrorKind.AUTHENTICATION, "The gateway could not get its credential for the provider.")
+
+
+def _retrieve(task: "asyncio.Task[Issued[T]]") -> None:
+    """Nobody may be waiting for a renewal that failed."""
+    if not task.cancelled():
+        task.exception()
