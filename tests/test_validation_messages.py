@@ -136,7 +136,7 @@ def test_C_206_answers_in_any_order() -> None:
 def test_C_207_names(role: str) -> None:
     for name in ("ann", "a.b-c_d", "Ünal"):
         validate_chat(said(role, "x", name=name))
-    for name in ("a b", "a<b", "a|b", "a\\b", "a/b", "a>b", "", "a\n"):
+    for name in ("a b", "a<b", "a|b", "a\\b", "a/b", "a>b", "", "a\n", "a\u2028b"):
         found = refusal(said(role, "x", name=name))
         assert found[:2] == ("invalid_value", "messages[0].name")
         assert r"^[^\s<|\\/>]+$" in found.message

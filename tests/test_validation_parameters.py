@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from adapters.params import PARAMS
-from gateway.validation import describe_type, validate_chat
+from gateway.validation import describe_type, parse_json, validate_chat
 from gateway.validation.parameters import PARAMETERS, SERVICE_TIERS
 
 from .chat_requests import ASKED, CUSTOM, FUNCTION, IMAGE, RICH, STRICT_SCHEMA, USER, Refusal, chat, refusal
@@ -165,7 +165,13 @@ def test_C_122_top_logprobs_need_logprobs(others: dict[str, Any]) -> None:
 
 def test_C_124_seed() -> None:
     check_range("seed")
-    assert refusal(chat(seed=2.0**64)).code == "integer_above_max_value"  # what JSON parsing leaves of 2**64
+    for digits, code in (
+        ("9223372036854775808", "above_max"),
+        ("18446744073709551616", "above_max"),
+        ("-9223372036854775809", "below_min"),
+    ):
+        request = parse_json(b'{"model":"m","messages":[{"role":"user","content":""}],"seed":%s}' % digits.encode())
+        assert refusal(request)[:2] == (f"integer_{code}_value", "seed")
 
 
 def test_C_117_375_both_token_limits_exclude_each_other() -> None:

@@ -100,12 +100,12 @@ def test_the_quick_look_at_a_text_part_agrees_with_the_thorough_one(part: dict[s
 
 @pytest.mark.parametrize("name", CASES)
 def test_checking_costs_little_beside_parsing(name: str) -> None:
-    """Figures in benchmarks/validation.py: 0.2 to 2 times what orjson needs to parse the same body, 4 for a tiny one."""
+    """Measured by benchmarks/validation.py: 0.2 to 2 times what orjson needs to parse the same body, and 2 us at least."""
     request = CASES[name]
     body = orjson.dumps(request)
     for _ in range(3):  # a busy machine may need a second look
         parsing, checking = microseconds(lambda: orjson.loads(body)), microseconds(lambda: validate_chat(request))
-        if checking < 6 * parsing:
+        if checking < 6 * parsing + 5:
             return
     pytest.fail(f"checking takes {checking:.0f} us, parsing {parsing:.0f} us")
 

@@ -30,13 +30,13 @@ INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 def integer(low: int = INT64_MIN, high: int = INT64_MAX) -> Check:
     def check(value: Any) -> None:
-        if type(value) is float and abs(value) >= 2**63:
-            pass  # what orjson makes of an integer beyond 64 bits: it is out of range, not of the wrong type
-        elif type(value) is not int:
+        # A float as large as this is what orjson makes of an integer beyond 64 bits: out of range, not of another type.
+        beyond = type(value) is float and abs(value) >= 2**63
+        if type(value) is not int and not beyond:
             raise invalid_type("an integer", value)
-        if value < low:
+        if value < low or (beyond and value < 0):
             raise below_minimum("integer", low, value)
-        if value > high:
+        if value > high or beyond:
             raise above_maximum("integer", high, value)
 
     return check
@@ -80,7 +80,7 @@ def bounded_string(most: int) -> Check:
 
 def matching(pattern: str) -> Check:
     """A string that matches ``pattern`` as a whole."""
-    matches = re.compile(pattern.removeprefix("^").removesuffix("$"), re.ASCII).fullmatch
+    matches = re.compile(pattern.removeprefix("^").removesuffix("$")).fullmatch
 
     def check(value: Any) -> None:
         string(value)

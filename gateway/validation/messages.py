@@ -1,14 +1,14 @@
 """The messages of a conversation: roles, what each may hold, and that tool calls and answers pair up."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..errors import InvalidRequest
 from .checks import Check, array, bad_role, record, string, tagged, within
 from .content import content, participant_name
 from .violation import Violation, clip, empty_array, invalid_type, invalid_value, missing, string_too_long
 
-Message = Mapping[str, Any]
+Message: TypeAlias = Mapping[str, Any]
 
 function_call = record({"name": string, "arguments": string}, required=("name", "arguments"))
 _tool_calls = array(
@@ -67,10 +67,9 @@ def _speaker(*kinds: str) -> Check:
     return check
 
 
-_assistant_content = content("text", "refusal")
 _assistant_fields = record(
     {
-        "content": _assistant_content,
+        "content": content("text", "refusal"),
         "name": participant_name,
         "refusal": string,
         "audio": record({"id": string}, required=("id",)),
