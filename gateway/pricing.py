@@ -1,0 +1,307 @@
+"""Usage x price x tier -> nano-dollars. The same arithmetic bills a request and bounds it beforehand.
+
+Prices are whole pico-dollars per token ($1 per million tokens is 1,000,000), so that sums are exact; a request's cost
+is rounded up once, to nano-dollars.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+from adapters.usage import TOKEN_BUCKETS, Usage
+from config import schema
+
+PICO_PER_NANO = 1000
+PICO_PER_DOLLAR = 10**12
+
+Rates: TypeAlias = tuple[int, ...]
+"""Pico-dollars per token, in the order of TOKEN_BUCKETS."""
+
+ABSENT: Mapping[str, str] = {
+    "cache_read": "input",
+    "cache_write": "input",
+    "cache_write_1h": "cache_write",
+    "audio_input": "input",
+    "reasoning": "output",
+    "audio_output": "output",
+}
+"""A bucket without a price of its own -> the one whose price it has."""
+
+_INPUT = tuple(TOKEN_BUCKETS.index(b) for b in ("input", "cache_read", "cache_write", "cache_write_1h"))
+_AUDIO_INPUT = TOKEN_BUCKETS.index("audio_input")
+_OUTPUT = tuple(TOKEN_BUCKETS.index(b) for b in ("output", "reasoning"))
+_AUDIO_OUTPUT = TOKEN_BUCKETS.index("audio_output")
+
+
+@dataclass(frozen=True, slots=True)
+class TierPrice:
+    """What one service tier costs."""
+
+    rates: Rates
+    above: tuple[tuple[int, Rates], ...] = ()
+    """Long-context steps, ascending: a prompt of more than so many tokens reprices the whole request."""
+
+    def at(self, prompt_tokens: int) -> Rates:
+        rates = self.rates
+        for threshold, dearer in self.above:
+            if prompt_tokens > threshold:
+                rates = dearer
+        return rates
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a model costs at a provider, and how much it can read and write where that is known."""
+
+    default: TierPrice
+    tiers: Mapping[str, TierPrice] = field(default_factory=dict)
+    per_call: Mapping[str, int] = field(default_factory=dict)
+    """Pico-dollars per call of a server-side tool."""
+    max_input: int | None = None
+    """Tokens of the context window."""
+    max_output: int | None = None
+
+    def of(self, tier: str | None) -> TierPrice:
+        """The price of a tier; one without a price of its own costs what the default does."""
+        return self.tiers.get(tier or "default", self.default)
+
+
+class Bounds(NamedTuple):
+    """The most that a request can use."""
+
+    input_tokens: int
+    output_tokens: int
+    audio_input: bool = False
+    """Whether prompt tokens may be audio, which has its own price."""
+    audio_output: bool = False
+    calls: Mapping[str, int] = {}
+
+
+def cost(usage: Usage, price: Price, tier: str | None = None) -> int:
+    """The nano-dollars of what was used, at the tier that served it."""
+    rates = price.of(tier).at(usage.prompt_tokens)
+    tokens = [getattr(usage, bucket) for bucket in TOKEN_BUCKETS]
+    return _nano(tokens, rates, usage.calls or {}, price)
+
+
+def worst_case(bounds: Bounds, price: Price, tiers: Iterable[str] = ("default",)) -> int:
+    """The most nano-dollars a request may cost, whichever of ``tiers`` serves it and whatever a cache does."""
+    return max(
+        _nano(_dearest(bounds, rates), rates, bounds.calls, price)
+        for tier in {*tiers, "default"}
+        for rates in _reachable(price.of(tier), bounds.input_tokens)
+    )
+
+
+def _nano(tokens: Iterable[int], rates: Rates, calls: Mapping[str, int], price: Price) -> int:
+    pico = sum(number * rate for number, rate in zip(tokens, rates, strict=True))
+    pico += sum(number * price.per_call.get(tool, 0) for tool, number in calls.items())
+    return -(-pico // PICO_PER_NANO)
+
+
+def _reachable(price: TierPrice, prompt_tokens: int) -> Iterator[Rates]:
+    yield price.rates
+    for threshold, rates in price.above:
+        if prompt_tokens > threshold:
+            yield rates
+
+
+def _dearest(bounds: Bounds, rates: Rates) -> list[int]:
+    """All prompt tokens in the bucket where they cost most, and all completion tokens likewise."""
+    tokens = [0] * len(TOKEN_BUCKETS)
+    prompt = (*_INPUT, _AUDIO_INPUT) if bounds.audio_input else _INPUT
+    completion = (*_OUTPUT, _AUDIO_OUTPUT) if bounds.audio_output else _OUTPUT
+    tokens[max(prompt, key=rates.__getitem__)] = bounds.input_tokens
+    tokens[max(completion, key=rates.__getitem__)] = bounds.output_tokens
+    return tokens
+
+
+def affordable_output(money: int, bounds: Bounds, price: Price, tiers: Iterable[str] = ("default",)) -> int:
+    """The most completion tokens that ``money`` (nano-dollars) pays for under ``bounds``; 0 when not even one."""
+    tiers = tuple(tiers)
+    low, high = 0, bounds.output_tokens
+    if worst_case(bounds._replace(output_tokens=0), price, tiers) > money:
+        return 0
+    while low < high:
+        middle = (low + high + 1) // 2
+        if worst_case(bounds._replace(output_tokens=middle), price, tiers) <= money:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _rates(prices: Mapping[str, int]) -> Rates:
+    full = {"input": prices["input"], "output": prices.get("output", 0)}
+    for bucket, other in ABSENT.items():
+        full[bucket] = prices.get(bucket, full[other])
+    return tuple(full[bucket] for bucket in TOKEN_BUCKETS)
+
+
+def _tokens_only(prices: Mapping[str, Any]) -> dict[str, int]:
+    return {name: value for name, value in prices.items() if isinstance(value, int)}
+
+
+def _steps(base: Mapping[str, int], above: Mapping[str, Mapping[str, Any]]) -> tuple[tuple[int, Rates], ...]:
+    steps = ((int(threshold), _rates({**base, **_tokens_only(prices)})) for threshold, prices in above.items())
+    return tuple(sorted(steps))
+
+
+def from_row(row: Mapping[str, Any]) -> Price:
+    """A row of the price list."""
+    prices = row["prices"]
+    base = _tokens_only(prices)
+    default = TierPrice(_rates(base), _steps(base, prices.get("above", {})))
+    tiers = {}
+    for name, tier in prices.get("tiers", {}).items():
+        own = {**base, **_tokens_only(tier)}
+        above = _steps(own, tier.get("above", {}))
+        if not above:
+            # The vendor has no long context at this tier: should it be served all the same, it is not sold below cost.
+            above = tuple((t, tuple(map(max, _rates(own), rates))) for t, rates in default.above)
+        tiers[name] = TierPrice(_rates(own), above)
+    search = row.get("web_search_per_call_pico")
+    return Price(
+        default,
+        tiers,
+        {"web_search": max(search.values())} if search else {},
+        row.get("max_input"),
+        row.get("max_output"),
+    )
+
+
+def from_config(price: schema.Price) -> Price:
+    """A price of one's own: dollars per million tokens -> pico-dollars per token."""
+    given = {b: getattr(price, b) for b in TOKEN_BUCKETS}
+    rates = _rates({name: int(value.scaleb(6)) for name, value in given.items() if value is not None})
+    return Price(
+        TierPrice(rates),
+        {tier: TierPrice(tuple(math.ceil(rate * factor) for rate in rates)) for tier, factor in price.tiers.items()},
+        {tool: int(value.scaleb(12)) for tool, value in price.per_call.items()},
+    )
+
+
+_PROVIDERS = {"vertex-anthropic": "vertex", "gemini-openai": "gemini"}
+"""Adapters that are called otherwise in the price list."""
+_PREFIXES = {"vertex": "vertex_ai/"}
+"""What the list puts before some of a provider's models."""
+
+_LESS_PRECISE = (
+    re.compile(r"^(ft:[^:]+):.*$"),  # ft:gpt-4o-2024-08-06:acme::id
+    re.compile(r"^models/(.+)$"),
+    re.compile(r"^(.+)-latest$"),
+    re.compile(r"^(.+?)(?:[-@](?:\d{4}-\d{2}-\d{2}|\d{8}|\d{4}|default))(?:-v\d+(?::\d+)?)?$"),  # a dated snapshot
+    re.compile(r"^arn:aws[^:]*:bedrock:[^/]+/(.+)$"),
+    re.compile(r"^(?:us|eu|apac|global|jp|au|us-gov)\.(.+)$"),  # a cross-region inference profile
+)
+"""What a provider's model name may have around the name that has the price; tried until one is known."""
+
+
+class PriceList:
+    """Prices and limits of the models that are known, by provider."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        self.source: str = data.get("source", "")
+        self.date: str = data.get("date", "")
+        self._providers: Mapping[str, Mapping[str, Any]] = data["providers"]
+
+    @classmethod
+    def load(cls, path: str | Path | None = None) -> "PriceList":
+        """Read a list, or the one that is shipped. Raises OSError or ValueError."""
+        source = Path(path) if path is not None else files("config") / "prices.json"
+        data = json.loads(source.read_text("utf-8"))
+        if not isinstance(data, dict) or not isinstance(data.get("providers"), dict):
+            raise ValueError(f"{source}: not a price list: no 'providers'")  # noqa: TRY004 - of the file, not a type
+        return cls(data)
+
+    def find(self, adapter: str, model: str) -> Price | None:
+        """The price of a provider's model, dated snapshots and regional profiles included; None if unknown."""
+        provider = _PROVIDERS.get(adapter, adapter)
+        rows = self._providers.get(provider, {})
+        for name in less_and_less_precise(model):
+            row = rows.get(name) or rows.get(_PREFIXES.get(provider, "") + name)
+            if row is not None:
+                return from_row(row)
+        return None
+
+
+def less_and_less_precise(model: str) -> Iterator[str]:
+    """The names under which a model's price may be listed, the most precise first."""
+    seen = [model]
+    for name in seen:
+        yield name
+        for pattern in _LESS_PRECISE:
+            match = pattern.match(name)
+            if match and match[1] not in seen:
+                seen.append(match[1])
+
+
+class Prices:
+    """The price of each deployment under one configuration."""
+
+    def __init__(self, config: schema.Pricing, known: PriceList | None = None) -> None:
+        self._config = config
+        self.known = known or PriceList.load(config.prices)
+        self._default = from_config(config.default) if config.default is not None else None
+
+    def of(self, adapter: str, deployment: schema.Deployment, unpriced: str | None = None) -> Price | None:
+        """Its own price, else the price list's, else (policy ``default``) the default one; None: has no price.
+
+        ``unpriced`` is the public model's policy, where it has one.
+        """
+        provider, model = adapter, deployment.model
+        if deployment.priced_as is not None:
+            provider, _, model = deployment.priced_as.partition("/")
+        listed = self.known.find(provider, model)
+        price = listed
+        if deployment.price is not None:
+            price = from_config(deployment.price)
+        elif price is None and (unpriced or self._config.unpriced) == "default":
+            price = self._default
+        if price is None:
+            return None
+        return replace(
+            price,
+            max_input=deployment.max_input or (listed.max_input if listed else None),
+            max_output=deployment.max_output or (listed.max_output if listed else None),
+        )
+
+
+class Change(NamedTuple):
+    """One difference between two price lists; None where a model is not in one of them."""
+
+    provider: str
+    model: str
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
+    """What changes when one price list takes the place of another, ordered by provider and model."""
+    found = []
+    for provider in sorted({*before["providers"], *after["providers"]}):
+        old, new = before["providers"].get(provider, {}), after["providers"].get(provider, {})
+        found += [
+            Change(provider, model, old.get(model), new.get(model))
+            for model in sorted({*old, *new})
+            if old.get(model) != new.get(model)
+        ]
+    return found
+
+
+def check(data: Mapping[str, Any]) -> None:
+    """Raise ValueError, naming the row, if a price list cannot be used."""
+    for provider, rows in data["providers"].items():
+        for model, row in rows.items():
+            try:
+                price = from_row(row)
+            except (KeyError, TypeError, ValueError, AttributeError) as e:
+                raise ValueError(f"{provider}/{model}: {e!r}") from e
+            tiers = (price.default, *price.tiers.values())
+            if any(rate < 0 for tier in tiers for rates in (tier.rates, *(r for _, r in tier.above)) for rate in rates):
+                raise ValueError(f"{provider}/{model}: a price below 0")
