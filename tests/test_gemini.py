@@ -475,6 +475,30 @@ def test_C_152_one_call_at_a_time_where_the_client_wants_that():
     assert len(said(answer(*parts), tools=[CLOCK], parallel_tool_calls=False)["message"]["tool_calls"]) == 1
 
 
+def test_C_143_strict_tools_are_validated_where_the_model_can():
+    strict = {"type": "function", "function": {**WEATHER["function"], "strict": True}}
+    assert build(tools=[strict])["toolConfig"] == {"functionCallingConfig": {"mode": "VALIDATED"}}
+    assert "toolConfig" not in build(tools=[strict, WEATHER])
+    assert "toolConfig" not in build(tools=[strict], model=OLD)
+
+
+def test_a_tool_that_takes_any_arguments_says_so():
+    tool = {
+        "type": "function",
+        "function": {"name": "f", "parameters": {"type": "object", "additionalProperties": True}},
+    }
+    declared = build(tools=[tool])["tools"][0]["functionDeclarations"][0]
+    assert declared["parametersJsonSchema"] == {"type": "object", "additionalProperties": True}
+
+
+def test_hints_of_a_search_are_dropped_and_named():
+    request = {"model": "x", "messages": [user("hi")], "web_search_options": {"search_context_size": "low"}}
+    assert Gemini().prepare(request, target()).dropped == ("web_search_options.search_context_size",)
+    with pytest.raises(UnsupportedParameter) as caught:
+        Gemini().prepare(request, target(unsupported="reject"))
+    assert caught.value.param == "web_search_options.search_context_size"
+
+
 def test_web_search_alone_and_together_with_functions():
     assert build(web_search_options={})["tools"] == [{"googleSearch": {}}]
     body = build(web_search_options={}, tools=[CLOCK])

@@ -25,6 +25,9 @@ class Gemini:
     searches_with_functions: ClassVar[bool] = True
     """Whether web search and functions may be asked for together, where the model can."""
 
+    has_files: ClassVar[bool] = True
+    """Whether Google keeps uploaded files for the provider (``files/NAME``)."""
+
     def __init__(self) -> None:
         self._memory = Memory()
 
@@ -77,7 +80,7 @@ class Gemini:
             asked,
             target,
             self._memory,
-            files=target.base_url,
+            files=target.base_url if self.has_files else "",
             safety=target.options.safety if target.options is not None else (),
             both=self.searches_with_functions,
         )

@@ -168,7 +168,7 @@ class Conversation:
             plain = media.of_base64(data, f"{at}.file.file_data")
             return _inline(media.Media(kind or media.sniff(plain) or "application/pdf", plain))
         name = file.get("file_id") or ""
-        if name.startswith("files/"):  # Google's own file service
+        if name.startswith("files/") and self._files:  # Google's own file service
             return {"fileData": {"fileUri": f"{self._files}/{name}", **({"mimeType": kind} if kind else {})}}
         if "://" in name:
             return self._url(name, f"{at}.file.file_id", kind or "application/pdf")
@@ -183,7 +183,7 @@ class Conversation:
         except ValueError:
             raise UnsupportedParameter(at, f"Invalid '{at}': expected a URL.") from None
         video = address.hostname in _VIDEO_HOSTS
-        own = url.startswith(("gs://", f"{self._files}/files/"))
+        own = url.startswith("gs://") or (self._files and url.startswith(f"{self._files}/files/"))
         if not (video or own or (self._gates.fetches and address.scheme in ("http", "https"))):
             raise UnsupportedParameter(at, f"Invalid '{at}': this model's provider does not fetch it; send a data URL.")
         kind = "video/mp4" if video else mimetypes.guess_type(address.path)[0] or default

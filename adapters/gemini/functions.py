@@ -11,6 +11,8 @@ from . import schema
 from .models import Gates
 
 _FIRST = re.compile(r"[A-Za-z_]")
+_WORDLESS = frozenset({"type", "title", "description", "$schema", "required"})
+"""Words of a schema that make room for no argument."""
 _MODES = {"auto": "AUTO", "none": "NONE", "required": "ANY", "named": "ANY"}
 
 
@@ -37,7 +39,7 @@ def declarations(tools: Tools, gates: Gates) -> list[JSON]:
         declared: JSON = {"name": wire_name(tool.name)}
         if tool.description:
             declared["description"] = tool.description
-        if tool.parameters.get("properties") or "$ref" in tool.parameters:  # without arguments: none at all
+        if _takes_arguments(tool.parameters):  # a schema of nothing is refused by some models
             param = f"tools[{index}].function.parameters"
             if gates.json_schema:
                 declared["parametersJsonSchema"] = schema.raw(tool.parameters, param)
@@ -47,10 +49,18 @@ def declarations(tools: Tools, gates: Gates) -> list[JSON]:
     return out
 
 
-def config(tools: Tools) -> JSON | None:
-    """The ``functionCallingConfig``; None for the default. ``allowed_tools`` has already filtered the tools."""
+def _takes_arguments(parameters: Mapping[str, Any]) -> bool:
+    return any(value for key, value in parameters.items() if key not in _WORDLESS)
+
+
+def config(tools: Tools, gates: Gates) -> JSON | None:
+    """The ``functionCallingConfig``; None for the default. ``allowed_tools`` has already filtered the tools.
+
+    VALIDATED is the default with arguments bound to their schema: what ``strict`` asks for.
+    """
     if tools.choice == "auto":
-        return None
+        strict = gates.json_schema and all(tool.strict for tool in tools.tools)
+        return {"mode": "VALIDATED"} if strict else None
     chosen: JSON = {"mode": _MODES[tools.choice]}
     if tools.choice == "named":
         chosen["allowedFunctionNames"] = [wire_name(tools.named)]

@@ -62,11 +62,11 @@ def build(
 ) -> Built:
     """Translate; raises UnsupportedParameter for what cannot be told.
 
-    ``files`` is the address of Google's own file service. ``both`` tells whether web search and functions may be
+    ``files`` is the address of Google's own file service, where there is one. ``both`` tells whether web search and functions may be
     asked for together (where the model can).
     """
     asked = {name: value for name, value in request.items() if value is not None and value not in ({}, [])}
-    dropped = list(_left_out(asked, target))
+    dropped = _left_out(asked, target)
     model = gates(target.model)
     tools = openai_tools.read(asked)
     system, contents = Conversation(model, memory, files).read(list(request["messages"]))
@@ -87,13 +87,16 @@ def build(
     return Built(body, tuple(dropped), told)
 
 
-def _left_out(asked: Mapping[str, Any], target: Target) -> tuple[str, ...]:
+def _left_out(asked: Mapping[str, Any], target: Target) -> list[str]:
     own = {name: value for name, value in asked.items() if name not in GATEWAY_PARAMS}
-    dropped = unsupported(own, FATES, target.unsupported, target.allow)
+    dropped = list(unsupported(own, FATES, target.unsupported, target.allow))
     if "audio" in asked.get("modalities", ()):
-        refused: list[str] = []
-        _refuse("modalities", "Unsupported value: 'modalities' does not support 'audio' here.", target, refused)
-        dropped += tuple(refused)
+        _refuse("modalities", "Unsupported value: 'modalities' does not support 'audio' here.", target, dropped)
+    for hint, value in (asked.get("web_search_options") or {}).items():
+        if value is not None and target.unsupported == "reject":
+            _refuse(f"web_search_options.{hint}", f"Unsupported parameter: '{hint}' is not supported.", target, dropped)
+        elif value is not None:
+            dropped.append(f"web_search_options.{hint}")
     return dropped
 
 
@@ -110,7 +113,7 @@ def _tools(request: ChatRequest, tools: openai_tools.Tools, model: Gates, *, bot
     listed: list[JSON] = []
     if declared := functions.declarations(tools, model):
         listed.append({"functionDeclarations": declared})
-        if choice := functions.config(tools):
+        if choice := functions.config(tools, model):
             config["functionCallingConfig"] = choice
     if request.get("web_search_options") is not None:  # an empty object asks for it too
         if declared and not (both and model.generation_3):

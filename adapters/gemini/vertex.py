@@ -29,6 +29,7 @@ class VertexGemini(Gemini):
     base_url = f"https://aiplatform.googleapis.com/{_VERSION}"
     """Of the global location; those of the regions follow from it."""
     searches_with_functions: ClassVar[bool] = False
+    has_files: ClassVar[bool] = False
 
     def options(self, raw: Mapping[str, Any]) -> VertexOptions:
         options.known(raw, ("project", "location", "express", "credentials_file", "safety_settings"))
