@@ -85,6 +85,15 @@ class Database:
             await self.lock(connection, _MIGRATION_LOCK)
             await connection.run_sync(_migrate)
 
+    async def compact(self) -> None:
+        """Empty SQLite's write-ahead log, which keeps deleted content until its pages are reused."""
+        if self.is_sqlite:
+            with _translated():
+                async with asyncio.timeout(self._timeout), self._turn, self._engine.connect() as connection:
+                    raw = await connection.get_raw_connection()  # SQLAlchemy would begin a transaction, which blocks it
+                    driver: Any = raw.driver_connection
+                    await (await driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")).close()
+
     async def current(self) -> bool:
         """Whether the schema is the one this version expects."""
         async with self.read() as connection:

@@ -1,0 +1,223 @@
+"""
+Stored completions: kept when a request says so, listed by keyset, gone when deleted or expired.
+
+They belong to the team of the key that made them, so that its keys see the same ones; a key without a team sees its own.
+Somebody else's answers exactly like one that does not exist. A page continues behind (created, seq) of the last item
+seen, so that it neither repeats nor skips an item while others are written and deleted; a deleted item leaves a tombstone
+without content for a day, by which a cursor that names it still finds its place.
+"""
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import orjson
+from sqlalchemy import ColumnElement, Row, and_, delete, exists, insert, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from config.schema import StoredCompletions as Options
+
+from ..call import Principal
+from .database import Database
+from .sealing import sealer
+from .stored_shapes import (
+    JSON,
+    Page,
+    checked_metadata,
+    deleted,
+    input_messages,
+    listing,
+    not_found,
+    stored_object,
+    unknown_after,
+)
+from .tables import stored_completions as table
+from .tables import stored_metadata
+
+_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
+_TOMBSTONE_SECONDS = 86_400.0
+_DAY = 86_400.0
+
+
+def owner_of(principal: Principal) -> str:
+    """Whose completions a caller makes and sees: the team's, or the key's own."""
+    if principal.team is not None:
+        return f"t:{principal.organization}/{principal.team}"
+    return f"k:{principal.organization}/{principal.key_id}"
+
+
+class StoredCompletions:
+    """Objects in and out are those of the API. All methods raise StoreUnavailable while the database is down."""
+
+    def __init__(
+        self, database: Database, options: Options | None = None, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        options = options or Options()
+        self._database = database
+        self._sealer = sealer(options)
+        self._lifetime = options.ttl_days * _DAY
+        self._clock = clock
+        self._erased = False
+
+    async def create(
+        self,
+        owner: str,
+        request: Mapping[str, Any],
+        completion: Mapping[str, Any],
+        *,
+        request_id: str | None = None,
+    ) -> None:
+        """Keep a finished completion and the messages it answers; one already kept under its id stays as it is."""
+        body = stored_object(request, completion, request_id)
+        messages = input_messages(body["id"], request["messages"])
+        context = f"{owner} {body['id']}"
+        values = {
+            "owner": owner,
+            "id": body["id"],
+            "created": body["created"],
+            "model": _sql_text(body["model"]),
+            "expires": self._clock() + self._lifetime,
+            "removed": False,
+            "body": self._sealer.seal(orjson.dumps(body), context),
+            "messages": self._sealer.seal(orjson.dumps(messages), context),
+        }
+        new = self._database.insert(table).values(values).on_conflict_do_nothing(index_elements=["owner", "id"])
+        async with self._database.write() as connection:
+            seq = await connection.scalar(new.returning(table.c.seq))
+            if seq is not None:
+                await self._index(connection, owner, seq, body["metadata"])
+
+    async def get(self, owner: str, completion_id: str) -> JSON:
+        """One completion; raises ResourceNotFound (C-071), as do ``update``, ``delete`` and ``messages``."""
+        async with self._database.read() as connection:
+            row = await self._row(connection, owner, completion_id)
+        return self._opened(owner, row)
+
+    async def update(self, owner: str, completion_id: str, metadata: Any) -> JSON:
+        """Replace the metadata; the whole object as it is then."""
+        values = checked_metadata(metadata)
+        async with self._database.write() as connection:
+            row = await self._row(connection, owner, completion_id, lock=True)
+            body = {**self._opened(owner, row), "metadata": values}
+            sealed = self._sealer.seal(orjson.dumps(body), f"{owner} {completion_id}")
+            await connection.execute(update(table).where(table.c.seq == row.seq).values(body=sealed))
+            await connection.execute(delete(stored_metadata).where(stored_metadata.c.seq == row.seq))
+            await self._index(connection, owner, row.seq, values)
+        return body
+
+    async def delete(self, owner: str, completion_id: str) -> JSON:
+        """Erase the content at once; the tombstone goes a day later."""
+        async with self._database.write() as connection:
+            row = await self._row(connection, owner, completion_id, lock=True)
+            await self._erase(connection, table.c.seq == row.seq)
+        return deleted(completion_id)
+
+    async def list(self, owner: str, page: Page) -> JSON:
+        """A page of completions; ``has_more`` is exact. Raises InvalidRequest for an ``after`` that never was there."""
+        async with self._database.read() as connection:
+            wanted = [self._visible(owner), *self._matching(owner, page)]
+            if page.after is not None:
+                wanted.append(await self._behind(connection, owner, page))
+            order = [c.asc() if page.order == "asc" else c.desc() for c in (table.c.created, table.c.seq)]
+            query = select(table.c.id, table.c.body).where(*wanted).order_by(*order).limit(page.limit + 1)
+            rows = (await connection.execute(query)).all()
+        return listing([self._opened(owner, row) for row in rows[: page.limit]], len(rows) > page.limit)
+
+    async def messages(self, owner: str, completion_id: str, page: Page) -> JSON:
+        """A page of the messages that were sent."""
+        async with self._database.read() as connection:
+            row = await self._row(connection, owner, completion_id)
+        items: Sequence[JSON] = orjson.loads(self._sealer.unseal(row.messages, f"{owner} {completion_id}"))
+        items = items if page.order == "asc" else items[::-1]
+        if page.after is not None:
+            position = next((i for i, item in enumerate(items) if item["id"] == page.after), None)
+            if position is None:
+                raise unknown_after()
+            items = items[position + 1 :]
+        return listing(items[: page.limit], len(items) > page.limit)
+
+    async def sweep(self, *, limit: int = 1000) -> int:
+        """Erase up to ``limit`` expired completions and drop old tombstones; how many were touched.
+
+        In SQLite what was deleted is then gone from the write-ahead log too; in PostgreSQL autovacuum does that.
+        """
+        now = self._clock()
+        expired = select(table.c.seq).where(table.c.expires <= now, table.c.removed.is_(False)).limit(limit)
+        old = (
+            select(table.c.seq)
+            .where(table.c.expires <= now - _TOMBSTONE_SECONDS, table.c.removed.is_(True))
+            .limit(limit)
+        )
+        async with self._database.write(timeout=60) as connection:
+            erased = await self._erase(connection, table.c.seq.in_(expired.scalar_subquery()), expires=False)
+            dropped = await connection.execute(delete(table).where(table.c.seq.in_(old.scalar_subquery())))
+        if self._erased:
+            self._erased = False
+            await self._database.compact()
+        return erased + int(dropped.rowcount)
+
+    async def _row(
+        self, connection: AsyncConnection, owner: str, completion_id: str, *, lock: bool = False
+    ) -> Row[Any]:
+        if not _ID.fullmatch(completion_id):
+            raise not_found(completion_id)
+        query = select(table).where(self._visible(owner), table.c.id == completion_id)
+        row = (await connection.execute(query.with_for_update() if lock else query)).first()
+        if row is None:
+            raise not_found(completion_id)
+        return row
+
+    def _opened(self, owner: str, row: Any) -> JSON:
+        body: JSON = orjson.loads(self._sealer.unseal(row.body, f"{owner} {row.id}"))
+        return body
+
+    def _visible(self, owner: str) -> ColumnElement[bool]:
+        return and_(table.c.owner == owner, table.c.removed.is_(False), table.c.expires > self._clock())
+
+    def _matching(self, owner: str, page: Page) -> Sequence[ColumnElement[bool]]:
+        model = [] if page.model is None else [table.c.model == _sql_text(page.model)]
+        pairs = [
+            exists().where(
+                stored_metadata.c.seq == table.c.seq,
+                stored_metadata.c.digest.in_(self._sealer.digests(_pair(owner, name, value))),
+            )
+            for name, value in page.metadata.items()
+        ]
+        return [*model, *pairs]
+
+    async def _behind(self, connection: AsyncConnection, owner: str, page: Page) -> ColumnElement[bool]:
+        if page.after is None or not _ID.fullmatch(page.after):
+            raise unknown_after()
+        query = select(table.c.created, table.c.seq).where(table.c.owner == owner, table.c.id == page.after)
+        seen = (await connection.execute(query)).first()
+        if seen is None:
+            raise unknown_after()
+        here, there = tuple_(table.c.created, table.c.seq), tuple_(*seen)
+        return here > there if page.order == "asc" else here < there
+
+    async def _index(self, connection: AsyncConnection, owner: str, seq: int, metadata: Mapping[str, str]) -> None:
+        if metadata:
+            digests = [self._sealer.digests(_pair(owner, name, value))[0] for name, value in metadata.items()]
+            await connection.execute(insert(stored_metadata), [{"seq": seq, "digest": digest} for digest in digests])
+
+    async def _erase(self, connection: AsyncConnection, which: ColumnElement[bool], *, expires: bool = True) -> int:
+        rows = (await connection.scalars(select(table.c.seq).where(which))).all()
+        if not rows:
+            return 0
+        values: dict[str, Any] = {"removed": True, "body": None, "messages": None, "model": ""}
+        if expires:
+            values["expires"] = self._clock()
+        await connection.execute(delete(stored_metadata).where(stored_metadata.c.seq.in_(rows)))
+        await connection.execute(update(table).where(table.c.seq.in_(rows)).values(values))
+        self._erased = True
+        return len(rows)
+
+
+def _pair(owner: str, name: str, value: str) -> str:
+    return orjson.dumps([part.encode("utf-8", "replace").decode() for part in (owner, name, value)]).decode()
+
+
+def _sql_text(value: str) -> str:
+    """PostgreSQL takes neither NUL nor lone surrogates."""
+    return value.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
