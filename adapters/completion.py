@@ -6,14 +6,11 @@ from typing import Any
 from .errors import ErrorKind, ProviderError
 from .interface import JSON, Answer
 from .jsonio import dumps
-from .toolcalls import new_id
+from .toolcalls import CALL_KEYS, is_custom, new_id
 
+OPENAI_FINISH_REASONS = ("stop", "length", "tool_calls", "function_call", "content_filter")
 FINISH_REASONS: Mapping[str, str] = {
-    "stop": "stop",
-    "length": "length",
-    "tool_calls": "tool_calls",
-    "function_call": "function_call",
-    "content_filter": "content_filter",
+    **{reason: reason for reason in OPENAI_FINISH_REASONS},
     # foreign words, in lower case
     "max_tokens": "length",
     "max_output_tokens": "length",
@@ -139,8 +136,8 @@ def _message(given: Mapping[str, Any], *, functions: bool) -> JSON:
         calls = []
     if calls:
         message["tool_calls"] = calls
-    if isinstance(called, dict):
-        message["function_call"] = {"name": called.get("name") or "", "arguments": _arguments(called.get("arguments"))}
+    if isinstance(called, dict) and called.get("name"):
+        message["function_call"] = {"name": called["name"], "arguments": _arguments(called.get("arguments"))}
     if isinstance(audio, dict):
         message["audio"] = audio
     extras = {key: value for key, value in given.items() if key not in _HANDLED and value is not None}
@@ -158,7 +155,7 @@ def lawful_calls(calls: Iterable[Any]) -> list[JSON]:
     for call in calls:
         if not isinstance(call, dict):
             continue
-        kind, key = ("custom", "input") if isinstance(call.get("custom"), dict) else ("function", "arguments")
+        kind, key = ("custom", "input") if is_custom(call) else ("function", "arguments")
         body = call.get(kind)
         if not isinstance(body, dict) or not body.get("name"):
             raise ProviderError(ErrorKind.PROTOCOL, "The upstream sent a tool call without a name.")
@@ -167,7 +164,7 @@ def lawful_calls(calls: Iterable[Any]) -> list[JSON]:
             identity = new_id()
         seen.add(identity)
         text = body.get(key) if kind == "custom" else _arguments(body.get(key))
-        extras = {k: v for k, v in call.items() if k not in ("index", "id", "type", kind) and v is not None}
+        extras = {k: v for k, v in call.items() if k not in CALL_KEYS and v is not None}
         lawful.append({"id": identity, "type": kind, kind: {"name": body["name"], key: text or ""}} | extras)
     return lawful
 

@@ -24,7 +24,7 @@ Policy: TypeAlias = Literal["translate", "drop", "reject"]
 """A model's ``params.unsupported``: the table as it stands; drop instead of reject; reject instead of drop."""
 
 GATEWAY_PARAMS = frozenset({"model", "stream", "stream_options", "store", "metadata", "service_tier"})
-"""Handled before an adapter sees them; an adapter may still send them on."""
+"""Handled by the gateway whatever the provider has; an adapter may still send them on."""
 
 PARAMS: tuple[str, ...] = (
     "messages", "model", "audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs",
@@ -66,6 +66,8 @@ def unsupported(
     """
     dropped = []
     for name, value in request.items():
+        if name in GATEWAY_PARAMS:
+            continue
         fate = fates.get(name, Fate.PASS if name in allow else Fate.REJECT)
         if value is None or fate in (Fate.PASS, Fate.TRANSLATE) or value in NEUTRAL.get(name, ()):
             continue

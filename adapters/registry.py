@@ -1,10 +1,12 @@
-"""Adapters by name, from the entry-point group ``sluice.adapters``: ours and other people's take the same path."""
+"""Adapters by name: the rows of ``compatible``, then the entry-point group ``sluice.adapters``."""
 
 import difflib
 from functools import lru_cache
 from importlib.metadata import entry_points
 
+from .compatible import ROWS
 from .interface import Adapter
+from .openai import OpenAI
 
 GROUP = "sluice.adapters"
 
@@ -12,6 +14,8 @@ GROUP = "sluice.adapters"
 @lru_cache
 def load(name: str) -> Adapter:
     """The adapter of that name, imported only now; raises LookupError naming the nearest one."""
+    if name in ROWS:
+        return OpenAI(ROWS[name])
     for entry_point in entry_points(group=GROUP, name=name):
         adapter: Adapter = entry_point.load()()
         return adapter
@@ -23,4 +27,4 @@ def load(name: str) -> Adapter:
 
 def names() -> list[str]:
     """Every adapter that is installed."""
-    return sorted({e.name for e in entry_points(group=GROUP)})
+    return sorted({e.name for e in entry_points(group=GROUP)} | ROWS.keys())

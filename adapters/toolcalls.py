@@ -9,12 +9,19 @@ import orjson
 from .errors import ErrorKind, ProviderError
 from .jsonio import dumps
 
-_KNOWN = frozenset({"index", "id", "type", "function", "custom"})
+CALL_KEYS = frozenset({"index", "id", "type", "function", "custom"})
+"""What a tool call, or a fragment of one, is made of; the rest are extensions."""
 
 
 def new_id() -> str:
     """An id like OpenAI's own: ``call_`` and 24 letters and digits (checklist C-210)."""
     return "call_" + secrets.token_hex(12)
+
+
+def is_custom(call: Mapping[str, Any]) -> bool:
+    """Whether a call, or a fragment of one, is of a custom tool; some providers send both kinds, one of them empty."""
+    kind = call.get("type")
+    return kind == "custom" or (kind != "function" and isinstance(call.get("custom"), dict))
 
 
 class _Call:
@@ -77,8 +84,8 @@ class ToolCalls:
         return out
 
     def _fragment(self, fragment: Mapping[str, Any], out: list[dict[str, Any]]) -> None:
-        custom = fragment.get("custom")
-        body = custom if isinstance(custom, dict) else fragment.get("function")
+        custom = is_custom(fragment)
+        body = fragment.get("custom" if custom else "function")
         if not isinstance(body, dict):
             body = {}
         name = body.get("name")
@@ -86,9 +93,9 @@ class ToolCalls:
         call = self._find(fragment, name)
         if not call.name and name:
             call.name = name
-            call.custom = isinstance(custom, dict)
+            call.custom = custom
         text = _text(body.get("input") if call.custom else body.get("arguments"))
-        extra = {key: value for key, value in fragment.items() if key not in _KNOWN and value is not None}
+        extra = {key: value for key, value in fragment.items() if key not in CALL_KEYS and value is not None}
         if text:
             call.seen.append(text)
         if call.index > self._open:

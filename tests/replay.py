@@ -130,9 +130,9 @@ def _validate() -> Any:
     return module
 
 
-def stream_problems(raw: bytes, **options: Any) -> list[str]:
-    """What the reference says against a client stream; nothing without the reference. Sizes are checked always."""
-    problems = list(size_problems(raw)) if options.get("obfuscation") is not False else []
+def stream_problems(raw: bytes, *, sizes: bool = True, **options: Any) -> list[str]:
+    """What the reference says against a client stream; nothing without the reference. ``sizes`` needs none."""
+    problems = list(size_problems(raw)) if sizes else []
     if validate := _validate():
         problems += validate.check_stream(raw.decode(), **options)
     return problems
@@ -144,9 +144,9 @@ def completion_problems(body: dict[str, Any]) -> list[str]:
 
 def size_problems(raw: bytes) -> Iterator[str]:
     """C-333: the lengths of all padded events agree modulo 16, in characters."""
-    for event in raw.decode().split("\n\n"):
-        if '"obfuscation":"' in event and len(event) % 16 != 7:
-            yield f"C-333 an event of {len(event)} characters"
+    lengths = Counter(len(event) % 16 for event in raw.decode().split("\n\n") if '"obfuscation":"' in event)
+    if len(lengths) > 1:
+        yield f"C-333 events have different lengths modulo 16: {lengths}"
 
 
 @dataclass(frozen=True)

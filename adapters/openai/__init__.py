@@ -1,1 +1,62 @@
-"""Wired by its own commit."""
+"""OpenAI, and through a ``Dialect`` every provider that speaks its language."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..classify import provider_error
+from ..errors import ProviderError
+from ..interface import Answer, ChatRequest, CredentialSpec, StreamRelay, StreamTranslator, Target, UpstreamRequest
+from ..options import decode
+from .dialect import OPENAI, Dialect, FamilyOptions
+from .embeddings import parse_embeddings, prepare_embeddings
+from .relay import Relay
+from .request import prepare
+from .response import parse
+from .stream import Translator
+
+__all__ = ["OPENAI", "Dialect", "FamilyOptions", "OpenAI"]
+
+
+class OpenAI:
+    """Chat Completions and embeddings in OpenAI's dialect or one near it."""
+
+    def __init__(self, dialect: Dialect = OPENAI) -> None:
+        self.dialect = dialect
+        self.params = dialect.params
+        self.base_url = dialect.base_url
+        self.tiers = dialect.tiers
+
+    def options(self, raw: Mapping[str, Any]) -> FamilyOptions:
+        return decode(FamilyOptions, raw)
+
+    def credential(self, options: Any) -> CredentialSpec | None:  # noqa: ARG002 - the interface's
+        return None
+
+    def prepare(self, request: ChatRequest, target: Target) -> UpstreamRequest:
+        return prepare(request, target, self.dialect)
+
+    def parse(self, body: bytes, sent: UpstreamRequest) -> Answer:
+        return parse(body, self._dialect(sent))
+
+    def stream(self, sent: UpstreamRequest) -> StreamTranslator:
+        return Translator(self._dialect(sent))
+
+    def relay(self, sent: UpstreamRequest, *, include_usage: bool) -> StreamRelay | None:
+        """The byte path for clean upstreams; not for audio, whose streams have no end of their own (C-352)."""
+        dialect = self._dialect(sent)
+        if not dialect.relay or sent.notes.get("audio"):
+            return None
+        return Relay(dialect, include_usage=include_usage, n=sent.notes.get("n", 1))
+
+    def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
+        return provider_error(status, headers, body)
+
+    def prepare_embeddings(self, request: Mapping[str, Any], target: Target) -> UpstreamRequest:
+        return prepare_embeddings(request, target)
+
+    def parse_embeddings(self, body: bytes, sent: UpstreamRequest) -> Answer:  # noqa: ARG002 - the interface's
+        return parse_embeddings(body)
+
+    def _dialect(self, sent: UpstreamRequest) -> Dialect:
+        dialect: Dialect = sent.notes.get("dialect", self.dialect)
+        return dialect

@@ -1,0 +1,131 @@
+"""How a provider's Chat Completions differ from OpenAI's own: values, no code."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
+
+from ..options import Options
+from ..params import PARAMS, Fate
+from ..usage import Usage, count
+
+Thinking: TypeAlias = Literal["type", "enable_thinking"]
+"""How a provider is told not to reason: ``thinking: {type}`` or ``enable_thinking``."""
+
+
+class FamilyOptions(Options):
+    """Options that every OpenAI-shaped provider takes; None means what the provider's row says."""
+
+    relay: bool | None = None
+    """Whether its streams are clean enough to be relayed frame by frame."""
+    max_tokens: Literal["max_tokens", "max_completion_tokens"] | None = None
+    """The name of the token limit."""
+    developer_role: bool | None = None
+    """Whether it knows the ``developer`` role."""
+    stream_options: bool | None = None
+    """Whether it takes ``stream_options.include_usage``."""
+    organization: str | None = None
+    """Sent as ``OpenAI-Organization``."""
+    project: str | None = None
+    """Sent as ``OpenAI-Project``."""
+    extra: Mapping[str, Any] = {}
+    """Fields added to every request body where the request has none of that name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """One OpenAI-shaped provider."""
+
+    name: str
+    base_url: str = ""
+    params: Mapping[str, Fate] = field(default_factory=dict)
+    tiers: Mapping[str, str] = field(default_factory=dict)
+    max_tokens: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    developer_role: bool = False
+    stream_options: bool = True
+    relay: bool = False
+    lenient: bool = True
+    """Whether ``[DONE]`` without a finish, or a finish without ``[DONE]``, is still a natural end."""
+    message_keys: frozenset[str] = frozenset({"reasoning_content"})
+    """Keys of assistant messages beyond OpenAI's that the provider wants back."""
+    parts: frozenset[str] | None = None
+    """The content parts it takes; None: all of OpenAI's."""
+    flat: bool = False
+    """Whether content made of text parts must be one string."""
+    merge_roles: bool = False
+    """Whether turns of the same role in a row must be one."""
+    json_schema: bool = True
+    custom_tools: bool = False
+    thinking: Thinking | None = None
+    echo_reasoning: bool = False
+    """Whether a tool call in the history needs the reasoning before it, else reasoning must be off."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_options(self, options: FamilyOptions | None) -> "Dialect":
+        """The row with what the operator chose."""
+        if options is None:
+            return self
+        names = ("relay", "max_tokens", "developer_role", "stream_options")
+        chosen = {name: value for name in names if (value := getattr(options, name)) is not None}
+        return replace(self, **chosen, extra={**self.extra, **options.extra})
+
+
+_KEPT = dict.fromkeys(PARAMS, Fate.PASS)
+OPENAI = Dialect(
+    name="openai",
+    base_url="https://api.openai.com/v1",
+    params=_KEPT
+    | {
+        "model": Fate.TRANSLATE,
+        "messages": Fate.TRANSLATE,
+        "max_tokens": Fate.TRANSLATE,
+        "service_tier": Fate.TRANSLATE,
+        "stream_options": Fate.TRANSLATE,
+        "store": Fate.EMULATE,
+        "metadata": Fate.EMULATE,
+    },
+    tiers={name: name for name in ("default", "flex", "priority", "scale", "fast", "ultrafast")},
+    max_tokens="max_completion_tokens",
+    developer_role=True,
+    relay=True,
+    lenient=False,
+    message_keys=frozenset(),
+    custom_tools=True,
+)
+
+
+def read_usage(given: Any) -> Usage | None:
+    """Usage as the family tells it, or None when it is none.
+
+    Cached tokens come under four names; some providers (xAI, Gemini's compatible endpoint) count reasoning in the
+    total only, so what the total has beyond its parts is reasoning.
+    """
+    if not isinstance(given, dict) or not ("prompt_tokens" in given or "completion_tokens" in given):
+        return None
+    prompt, completion, total = (count(given, k) for k in ("prompt_tokens", "completion_tokens", "total_tokens"))
+    inside, outside = given.get("prompt_tokens_details"), given.get("completion_tokens_details")
+    inside = dict(inside) if isinstance(inside, dict) else {}
+    outside = dict(outside) if isinstance(outside, dict) else {}
+    if not count(inside, "cached_tokens"):
+        inside["cached_tokens"] = count(given, "prompt_cache_hit_tokens") or count(given, "cached_tokens")
+    if total > prompt + completion:
+        outside["reasoning_tokens"] = total - prompt - completion
+        completion = total - prompt
+    elif not count(outside, "reasoning_tokens"):
+        outside["reasoning_tokens"] = count(given, "reasoning_tokens")
+    return Usage.from_openai(
+        {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "prompt_tokens_details": inside,
+            "completion_tokens_details": outside,
+        }
+    )
+
+
+def served_tier(dialect: Dialect, told: Any) -> str | None:
+    """A provider's word for the tier that served, in OpenAI's words; None for words that are no tier."""
+    if not isinstance(told, str) or not told:
+        return None
+    if told == dialect.tiers.get("priority") or told == "priority":
+        return "priority"
+    return next((ours for ours, theirs in dialect.tiers.items() if theirs == told), None)

@@ -1,0 +1,211 @@
+"""The byte path: frames of an upstream that speaks our dialect cleanly go to the client as they are.
+
+Nothing is decoded that nobody needs. Until the first content every frame is read (an error must still become another
+attempt); from then on a read is searched for the few byte strings that matter, and only their frames are decoded.
+Quotes inside JSON strings are escaped, so ``"error"`` with bare quotes is always a key or a whole value.
+"""
+
+from typing import Any
+
+from ..classify import embedded_error
+from ..emit import DONE
+from ..errors import ErrorKind, ProviderError
+from ..interface import JSON
+from ..jsonio import dumps, loads
+from ..sse import MAX_EVENT_BYTES
+from ..usage import Usage
+from .dialect import Dialect, read_usage, served_tier
+
+_USAGE = (b'"usage":{', b'"usage": {')
+_HIDDEN = (b',"usage":null', b', "usage": null', b'"usage":null,', b'"usage": null, ')
+_FINISH = (b'"finish_reason":"', b'"finish_reason": "')
+_PADDING = 7
+"""The mean length of OpenAI's padding of an event, which is 0 to 15 (checklist C-333)."""
+
+
+class Relay:
+    """One stream. ``feed`` returns complete frames only; ``close`` returns ``[DONE]``."""
+
+    def __init__(self, dialect: Dialect, *, include_usage: bool, n: int = 1) -> None:
+        self.usage: Usage | None = None
+        self.served_tier: str | None = None
+        self.started = False
+        self._dialect = dialect
+        self._include_usage = include_usage
+        self._left = n
+        """Choices that have not finished."""
+        self._buffer = b""
+        self._cr = False
+        """Whether the upstream ends lines with CR LF."""
+        self._held: list[bytes] = []
+        """Frames before the first content."""
+        self._done = False
+        self._failure: ProviderError | None = None
+        self._bytes = self._frames = self._overhead = 0
+
+    @property
+    def text_bytes(self) -> int:
+        """What is left of the relayed frames without their JSON and their mean padding."""
+        return max(self._bytes - self._frames * self._overhead, self._frames)
+
+    def feed(self, data: bytes) -> bytes:
+        if self._failure is not None:
+            raise self._failure
+        if self._cr or b"\r" in data:
+            data = self._unix(data)
+        buffer = self._buffer + data if self._buffer else data
+        end = buffer.rfind(b"\n\n")
+        if end < 0:
+            if len(buffer) > MAX_EVENT_BYTES:
+                raise ProviderError(ErrorKind.PROTOCOL, "The upstream sent an event that is too large.")
+            self._buffer = buffer
+            return b""
+        block, self._buffer = buffer[: end + 2], buffer[end + 2 :]
+        if self._done:
+            return b""
+        return self._block(block) if self.started else self._begin(block)
+
+    def close(self) -> bytes:
+        if self._failure is not None:
+            raise self._failure
+        last = self._last()
+        if self._left > 0 or not (self._done or self.usage is not None):
+            raise ProviderError(ErrorKind.INCOMPLETE, "The upstream's answer ended before it was complete.")
+        return b"".join(self._held) + last + DONE
+
+    def _last(self) -> bytes:
+        """A last event without its blank line: whole, or cut short."""
+        frame, self._buffer = self._buffer.strip(), b""
+        if not frame or self._done:
+            return b""
+        try:
+            return self._frame(frame + b"\n\n")
+        except ProviderError as error:
+            if error.kind is not ErrorKind.PROTOCOL:
+                raise
+            return b""
+
+    def _unix(self, data: bytes) -> bytes:
+        self._cr = True
+        if self._buffer.endswith(b"\r"):
+            data, self._buffer = b"\r" + data, self._buffer[:-1]
+        if data.endswith(b"\r"):  # half a CR LF, perhaps
+            return data[:-1].replace(b"\r\n", b"\n") + b"\r"
+        return data.replace(b"\r\n", b"\n")
+
+    def _begin(self, block: bytes) -> bytes:
+        """Read every frame until the answer has begun; what comes after in the same read goes on unread."""
+        at = 0
+        while not self.started and at < len(block):
+            end = block.index(b"\n\n", at) + 2
+            frame = block[at:end]
+            at = end
+            told = self._frame(frame)
+            if self._done:
+                break
+            if told:
+                self._held.append(told)
+        if not self.started:
+            return b""
+        held = b"".join(self._held)
+        self._held.clear()
+        try:
+            return held + self._block(block[at:]) if at < len(block) else held
+        except ProviderError as error:
+            self._failure = error
+            return held
+
+    def _block(self, block: bytes) -> bytes:
+        """Frames of a stream under way."""
+        if (
+            b'"error"' in block
+            or b"\nevent:" in block
+            or b"[DONE]" in block
+            or any(key in block for key in _USAGE)
+            or block.startswith(b"event:")
+        ):
+            return self._slowly(block)
+        for key in _FINISH:
+            self._left -= block.count(key)
+        self._bytes += len(block)
+        self._frames += block.count(b"\n\n")
+        return block if self._include_usage else self._hide(block)
+
+    def _slowly(self, block: bytes) -> bytes:
+        out: list[bytes] = []
+        try:
+            for frame in block.split(b"\n\n")[:-1]:
+                if self._done:
+                    break
+                out.append(self._frame(frame + b"\n\n"))
+        except ProviderError as error:
+            if not any(out):
+                raise
+            self._failure = error
+        return b"".join(out)
+
+    def _hide(self, block: bytes) -> bytes:
+        if b'"usage"' in block:
+            for key in _HIDDEN:
+                block = block.replace(key, b"")
+        return block
+
+    def _frame(self, frame: bytes) -> bytes:
+        """Decode one frame and give what the client may have of it."""
+        lines = [line for line in frame.split(b"\n") if line and not line.startswith(b":")]
+        data = b"\n".join(line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:"))
+        if not data:
+            return b""
+        if data == b"[DONE]":
+            self._done = True
+            return b""
+        chunk = loads(data)
+        if not isinstance(chunk, dict):
+            raise ProviderError(ErrorKind.PROTOCOL, "The upstream sent an event that is not a chunk.")
+        if chunk.get("error") or b"event: error" in lines or b"event:error" in lines:
+            raise embedded_error(chunk.get("error") or chunk)
+        if (tier := served_tier(self._dialect, chunk.get("service_tier"))) is not None:
+            self.served_tier = tier
+        choices = chunk.get("choices") or []
+        self._left -= sum(1 for choice in choices if choice.get("finish_reason"))
+        self.started = self.started or _answers(choices)
+        if chunk.get("usage"):
+            return self._usage(chunk, choices)
+        plain = b"data: " + data + b"\n\n" if len(lines) > 1 else frame
+        self._count(plain, choices)
+        return plain if self._include_usage else self._hide(plain)
+
+    def _count(self, frame: bytes, choices: list[JSON]) -> None:
+        """Measure how much of a frame is not text, from the smallest one seen decoded."""
+        overhead = len(frame) - sum(_length(choice.get("delta")) for choice in choices) - _PADDING
+        self._overhead = min(self._overhead, overhead) if self._overhead else overhead
+        self._bytes += len(frame)
+        self._frames += 1
+
+    def _usage(self, chunk: JSON, choices: list[JSON]) -> bytes:
+        self.usage = read_usage(chunk["usage"]) or self.usage
+        if not choices:
+            return b"data: " + dumps(chunk) + b"\n\n" if self._include_usage else b""
+        usage = chunk.pop("usage")  # on the last content chunk: some servers do so
+        if not self._include_usage:
+            return b"data: " + dumps(chunk) + b"\n\n"
+        own = {**chunk, "choices": [], "usage": usage}
+        return b"data: " + dumps({**chunk, "usage": None}) + b"\n\ndata: " + dumps(own) + b"\n\n"
+
+
+def _answers(choices: list[JSON]) -> bool:
+    """Whether a chunk has any of the answer: text, a tool call, a refusal, or an end."""
+    for choice in choices:
+        delta = choice.get("delta") or {}
+        if choice.get("finish_reason") or any(value for key, value in delta.items() if key != "role"):
+            return True
+    return False
+
+
+def _length(delta: Any) -> int:
+    """The text of a delta, in bytes."""
+    if isinstance(delta, str):
+        return len(delta.encode(errors="replace"))
+    if isinstance(delta, dict):
+        return sum(_length(value) for key, value in delta.items() if key not in ("role", "id", "type", "name"))
+    return sum(_length(value) for value in delta) if isinstance(delta, list) else 0

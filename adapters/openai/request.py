@@ -1,0 +1,191 @@
+"""A Chat Completions request in the words of one OpenAI-shaped provider."""
+
+from collections.abc import Iterable, Iterator
+
+from ..errors import UnsupportedParameter
+from ..interface import JSON, ChatRequest, Target, UpstreamRequest
+from ..jsonio import dumps
+from ..params import Fate, unsupported
+from .dialect import Dialect, FamilyOptions
+from .legacy import modern
+
+_MESSAGE_KEYS = frozenset(
+    {"role", "content", "name", "refusal", "audio", "tool_calls", "function_call", "tool_call_id"}
+)
+_KEPT = (Fate.PASS, Fate.TRANSLATE)
+_HANDLED = frozenset({"stream_options", "max_tokens", "max_completion_tokens", "service_tier"})
+_CACHE = "prompt_cache_breakpoint"
+
+
+def prepare(request: ChatRequest, target: Target, dialect: Dialect) -> UpstreamRequest:
+    """Translate; raises UnsupportedParameter."""
+    options: FamilyOptions | None = target.options
+    dialect = dialect.with_options(options)
+    dropped = unsupported(request, dialect.params, target.unsupported, target.allow)
+    if not dialect.custom_tools:
+        request = modern(request)
+    body: JSON = dict(dialect.extra)
+    for name, value in request.items():
+        if value is None or value in ([], "") or name in _HANDLED:
+            continue
+        if dialect.params.get(name) in _KEPT or name in target.allow:
+            body[name] = value
+    body["model"] = target.model
+    body["messages"] = [*_messages(request["messages"], dialect)]
+    limit = request.get("max_completion_tokens") or request.get("max_tokens")
+    if limit is not None:
+        body[dialect.max_tokens] = limit
+    if tier := request.get("service_tier"):
+        if tier in dialect.tiers:
+            body["service_tier"] = dialect.tiers[tier]
+        elif tier not in ("auto", "default"):
+            dropped = (*dropped, "service_tier")
+    stream = request.get("stream") is True
+    if stream:
+        _ask_usage(body, request, dialect)
+    _tools(body, dialect)
+    _response_format(body, target, dialect)
+    if dialect.thinking is not None:
+        _thinking(body, dialect)
+    notes = {"dialect": dialect, "n": request.get("n") or 1, "audio": "audio" in (request.get("modalities") or ())}
+    return UpstreamRequest(
+        url=f"{target.base_url}/chat/completions",
+        headers=headers(target, options),
+        body=dumps(body),
+        stream=stream,
+        dropped=tuple(dict.fromkeys(dropped)),
+        notes=notes,
+    )
+
+
+def headers(target: Target, options: FamilyOptions | None) -> dict[str, str]:
+    """Of a request with a bearer credential; the config's own headers win."""
+    given = {"content-type": "application/json"}
+    if target.api_key:
+        given["authorization"] = f"Bearer {target.api_key}"
+    if options is not None and options.organization:
+        given["openai-organization"] = options.organization
+    if options is not None and options.project:
+        given["openai-project"] = options.project
+    given.update(target.headers)
+    return given
+
+
+def _ask_usage(body: JSON, request: ChatRequest, dialect: Dialect) -> None:
+    """Usage is always asked for, whatever the client wants: it is what we bill by."""
+    body["stream"] = True
+    if not dialect.stream_options:
+        return
+    body["stream_options"] = {"include_usage": True}
+    given = request.get("stream_options") or {}
+    if dialect.relay and given.get("include_obfuscation") is False:
+        body["stream_options"]["include_obfuscation"] = False
+
+
+def _messages(messages: Iterable[JSON], dialect: Dialect) -> Iterator[JSON]:
+    last: JSON | None = None
+    for index, message in enumerate(messages):
+        told = _message(message, index, dialect)
+        if dialect.merge_roles and last is not None and _mergeable(last, told):
+            last["content"] = f"{last['content']}\n\n{told['content']}"
+            continue
+        if last is not None:
+            yield last
+        last = dict(told) if dialect.merge_roles else told
+    if last is not None:
+        yield last
+
+
+def _mergeable(last: JSON, message: JSON) -> bool:
+    return (
+        last["role"] == message["role"]
+        and message["role"] in ("user", "assistant")
+        and "tool_calls" not in last
+        and "tool_calls" not in message
+        and isinstance(last.get("content"), str)
+        and isinstance(message.get("content"), str)
+    )
+
+
+def _message(message: JSON, index: int, dialect: Dialect) -> JSON:
+    """A message without what clients echo back of our answers: nulls, empty lists, keys that the provider refuses."""
+    told = {
+        key: value
+        for key, value in message.items()
+        if (value is not None and value != []) or key == "content"
+        if key in _MESSAGE_KEYS or key in dialect.message_keys
+    }
+    if message["role"] == "developer" and not dialect.developer_role:
+        told["role"] = "system"
+    if isinstance(content := told.get("content"), list):
+        told["content"] = _content(content, index, dialect)
+    elif content is None:
+        told.pop("content", None)
+        if message["role"] == "assistant":
+            told["content"] = None if "tool_calls" in told or dialect.custom_tools else ""
+    return told
+
+
+def _content(parts: list[JSON], index: int, dialect: Dialect) -> str | list[JSON]:
+    if dialect.parts is not None:
+        for at, part in enumerate(parts):
+            if part["type"] not in dialect.parts:
+                raise UnsupportedParameter(
+                    f"messages[{index}].content[{at}].type",
+                    f"Invalid value: '{part['type']}'. The model takes: {', '.join(sorted(dialect.parts))}.",
+                )
+    if dialect.flat and all(part["type"] == "text" for part in parts):
+        return "\n".join(part["text"] for part in parts)
+    if dialect.custom_tools or not any(_CACHE in part for part in parts):
+        return parts
+    return [{key: value for key, value in part.items() if key != _CACHE} for part in parts]
+
+
+def _tools(body: JSON, dialect: Dialect) -> None:
+    if "tools" not in body:
+        if "functions" not in body:
+            for name in ("tool_choice", "parallel_tool_calls"):
+                body.pop(name, None)
+        return
+    if dialect.custom_tools:
+        return
+    for at, tool in enumerate(body["tools"]):
+        if tool.get("type") == "custom":
+            raise UnsupportedParameter(
+                f"tools[{at}].type", "Invalid value: 'custom'. Supported values are: 'function'."
+            )
+    choice = body.get("tool_choice")
+    if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
+        allowed = choice["allowed_tools"]
+        names = {tool["function"]["name"] for tool in allowed["tools"] if "function" in tool}
+        body["tools"] = [tool for tool in body["tools"] if tool.get("function", {}).get("name") in names]
+        body["tool_choice"] = allowed["mode"]
+
+
+def _response_format(body: JSON, target: Target, dialect: Dialect) -> None:
+    wanted = body.get("response_format")
+    if dialect.json_schema or not wanted or wanted.get("type") != "json_schema":
+        return
+    if target.unsupported != "drop":
+        raise UnsupportedParameter(
+            "response_format.type",
+            "Invalid value: 'json_schema'. The model takes 'text' and 'json_object' only.",
+        )
+    body["response_format"] = {"type": "json_object"}
+
+
+def _thinking(body: JSON, dialect: Dialect) -> None:
+    """Reasoning is switched off where the client asks for none, or where it could not go well (edge cases 31, 43)."""
+    if "thinking" in body or "enable_thinking" in body:
+        return
+    off = body.get("reasoning_effort") == "none"
+    if dialect.echo_reasoning and not off:
+        calls = (m for m in body["messages"] if m["role"] == "assistant" and "tool_calls" in m)
+        forced = body.get("tool_choice") == "required" or isinstance(body.get("tool_choice"), dict)
+        off = forced or any(not m.get("reasoning_content") for m in calls)
+    if off:
+        body.pop("reasoning_effort", None)
+        if dialect.thinking == "enable_thinking":
+            body["enable_thinking"] = False
+        else:
+            body["thinking"] = {"type": "disabled"}

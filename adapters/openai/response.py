@@ -1,0 +1,109 @@
+"""A whole answer of an OpenAI-shaped provider, mended where it is not quite OpenAI's."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..classify import embedded_error
+from ..completion import OPENAI_FINISH_REASONS as FINISH_REASONS
+from ..errors import ErrorKind, ProviderError
+from ..interface import JSON, Answer
+from ..jsonio import loads
+from .dialect import Dialect, read_usage, served_tier
+
+_MESSAGE_KEYS = frozenset({"role", "content", "refusal", "annotations"})
+
+
+def parse(body: bytes, dialect: Dialect) -> Answer:
+    """Read; raises ProviderError for an error in a 200 and for what is no completion."""
+    loose = loads(body)
+    if not isinstance(loose, dict):
+        raise ProviderError(ErrorKind.PROTOCOL, "The upstream's answer is not a completion.")
+    if loose.get("error"):
+        raise embedded_error(loose["error"])
+    choices = loose.get("choices")
+    if not isinstance(choices, list) or not choices:
+        raise ProviderError(ErrorKind.PROTOCOL, "The upstream's answer has no choices.")
+    given = loose.get("usage")
+    if given is None and isinstance(inner := loose.get("x_groq"), dict):
+        given = inner.get("usage")
+    usage, tier = read_usage(given), served_tier(dialect, loose.get("service_tier"))
+    if not dialect.lenient and _lawful(loose):
+        return Answer(loose, usage, tier, body)
+    mended = {**loose, "choices": [_choice(choice) for choice in choices if isinstance(choice, dict)]}
+    return Answer(mended, usage, tier)
+
+
+def _lawful(whole: JSON) -> bool:
+    """Whether the client can have the provider's own bytes: all keys there that OpenAI sends on its best days."""
+    return (
+        "service_tier" in whole
+        and "system_fingerprint" in whole
+        and isinstance(whole.get("usage"), dict)
+        and all(isinstance(choice, dict) and _lawful_choice(choice) for choice in whole["choices"])
+    )
+
+
+def _lawful_choice(choice: JSON) -> bool:
+    message = choice.get("message")
+    return (
+        "logprobs" in choice
+        and choice.get("finish_reason") in FINISH_REASONS
+        and isinstance(message, dict)
+        and message.keys() >= _MESSAGE_KEYS
+        and message.get("tool_calls") != []
+    )
+
+
+def _choice(choice: JSON) -> JSON:
+    given = choice.get("message")
+    message = mend(given if isinstance(given, dict) else {})
+    reason = choice.get("finish_reason")
+    return {
+        "index": choice.get("index") if isinstance(choice.get("index"), int) else 0,
+        "message": message,
+        "logprobs": lawful(choice.get("logprobs")),
+        "finish_reason": reason if isinstance(reason, str) and reason else "stop",
+    }
+
+
+def lawful(logprobs: Any) -> Any:
+    """Token probabilities in OpenAI's shape; other shapes (Together's lists) are left out."""
+    if isinstance(logprobs, dict) and (logprobs.get("content") or logprobs.get("refusal")):
+        return logprobs
+    return None
+
+
+EXTENSIONS = frozenset(
+    {
+        "tool_calls",
+        "function_call",
+        "refusal",
+        "audio",
+        "annotations",
+        "reasoning_details",
+        "thinking_blocks",
+        "images",
+        "extra_content",
+        "executed_tools",
+        "citations",
+        "search_results",
+    }
+)
+"""Keys of a message or delta that go on to the client besides the texts."""
+
+
+def mend(given: Mapping[str, Any]) -> JSON:
+    """A message or delta with one name per thing: ``reasoning`` becomes ``reasoning_content``, once (edge case 47)."""
+    told: JSON = {}
+    reasoning = given.get("reasoning_content") or given.get("reasoning")
+    if isinstance(reasoning, str) and reasoning:
+        told["reasoning_content"] = reasoning
+    content = given.get("content")
+    if isinstance(content, list):
+        content = "".join(part.get("text") or "" for part in content if isinstance(part, dict))
+    if isinstance(content, str):
+        told["content"] = content
+    for key, value in given.items():
+        if key in EXTENSIONS and value and (not isinstance(value, dict) or any(value.values())):
+            told[key] = value
+    return told

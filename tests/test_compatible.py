@@ -1,0 +1,279 @@
+"""Providers of OpenAI's dialect: their rows, and all their recorded traffic."""
+
+import json
+from typing import Any
+
+import pytest
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+from adapters import registry
+from adapters.compatible import ROWS
+from adapters.errors import ProviderError, UnsupportedParameter
+from adapters.interface import Target, UpstreamRequest
+from adapters.openai import OpenAI
+from adapters.openai.dialect import read_usage, served_tier
+from adapters.params import PARAMS, Fate
+
+from .replay import need, recordings, replay_stream, replay_whole, stream_problems, written
+
+FOLDERS = {"alibaba_qwen": "qwen", "gemini_openai": "gemini-openai", "openai_compat_misc": "openai-compatible", "bedrock_mantle": "openai-compatible"}  # fmt: skip
+PLAYED = (
+    "alibaba_qwen", "bedrock_mantle", "cerebras", "copilot", "crusoe", "deepseek", "doubleword", "gemini_openai", "groq",
+    "huggingface", "llamacpp", "mistralrs", "moonshot", "ollama", "openai_compat_misc", "openrouter", "perplexity",
+    "snowflake", "together", "venice", "vllm", "xai", "zai",
+)  # fmt: skip
+MESSAGES = [{"role": "user", "content": "hi"}]
+TOOL = {"type": "function", "function": {"name": "f"}}
+
+
+def sent(name: str, target: Target | None = None, **request: Any) -> tuple[UpstreamRequest, dict[str, Any]]:
+    adapter = registry.load(name)
+    up = adapter.prepare({"model": "x", "messages": MESSAGES} | request, target or Target(adapter.base_url, "m", "k"))
+    return up, json.loads(up.body)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_parameter_has_a_fate(name: str) -> None:
+    row = ROWS[name]
+    assert set(PARAMS) <= row.params.keys()
+    assert not row.base_url.endswith("/")
+    assert (row.params["service_tier"] is Fate.TRANSLATE) == bool(row.tiers)
+    adapter = registry.load(name)
+    assert isinstance(adapter, OpenAI)
+    assert name in registry.names()
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_plain_request_works_everywhere(name: str) -> None:
+    up, body = sent(name, stream=True, temperature=0.5, max_completion_tokens=9, user="u", n=1, logprobs=False)
+    assert body["messages"] == MESSAGES
+    assert body[ROWS[name].max_tokens] == 9
+    assert ("stream_options" in body) is ROWS[name].stream_options
+    assert registry.load(name).relay(up, include_usage=True) is None  # type: ignore[attr-defined]
+    assert set(up.dropped) <= {"user"}
+
+
+def test_relay_only_where_the_operator_vouches_for_the_upstream() -> None:
+    adapter = OpenAI(ROWS["vllm"])
+    up, _ = sent("vllm", Target("http://h/v1", "m", options=adapter.options({"relay": True})))
+    assert adapter.relay(up, include_usage=True) is not None
+
+
+def test_E_015_developer_becomes_system_where_unknown() -> None:
+    messages = [{"role": "developer", "content": "be brief"}, *MESSAGES]
+    assert sent("cerebras", messages=messages)[1]["messages"][0]["role"] == "system"
+    assert sent("vllm", messages=messages)[1]["messages"][0]["role"] == "developer"
+
+
+def test_E_018_turns_of_one_role_are_merged_where_they_must_alternate() -> None:
+    messages = [MESSAGES[0], {"role": "user", "content": "there"}, {"role": "assistant", "content": "a"}]
+    told = sent("perplexity", messages=messages)[1]["messages"]
+    assert told == [{"role": "user", "content": "hi\n\nthere"}, {"role": "assistant", "content": "a"}]
+
+
+def test_E_020_parts_a_model_cannot_take_are_refused_by_name() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]
+    with pytest.raises(UnsupportedParameter) as caught:
+        sent("deepseek", messages=[{"role": "user", "content": parts}])
+    assert caught.value.param == "messages[0].content[1].type"
+
+
+def test_E_024_functions_are_told_as_tools() -> None:
+    messages = [
+        *MESSAGES,
+        {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}},
+        {"role": "function", "name": "f", "content": "1"},
+    ]
+    body = sent("groq", messages=messages, functions=[{"name": "f"}], function_call={"name": "f"})[1]
+    assert body["tools"] == [TOOL]
+    assert body["tool_choice"] == {"type": "function", "function": {"name": "f"}}
+    assert body["messages"][1]["tool_calls"][0]["id"] == body["messages"][2]["tool_call_id"] == "call_1"
+    assert "functions" not in body
+
+
+def test_E_025_text_parts_become_a_string_where_needed() -> None:
+    content = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert sent("llamacpp", messages=[{"role": "user", "content": content}])[1]["messages"][0]["content"] == "a\nb"
+
+
+def test_E_032_allowed_tools_filter() -> None:
+    other = {"type": "function", "function": {"name": "g"}}
+    choice = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [TOOL]}}
+    body = sent("groq", tools=[TOOL, other], tool_choice=choice)[1]
+    assert (body["tools"], body["tool_choice"]) == ([TOOL], "required")
+
+
+def test_E_035_custom_tools_are_refused() -> None:
+    with pytest.raises(UnsupportedParameter) as caught:
+        sent("groq", tools=[{"type": "custom", "custom": {"name": "x"}}])
+    assert caught.value.param == "tools[0].type"
+
+
+def test_E_031_E_043_deepseek_does_not_reason_where_it_could_not() -> None:
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    turn = {"role": "assistant", "content": "", "tool_calls": [call]}
+    history = [*MESSAGES, turn, {"role": "tool", "tool_call_id": "a", "content": "1"}]
+    assert sent("deepseek", messages=history, tools=[TOOL])[1]["thinking"] == {"type": "disabled"}
+    echoed = [*MESSAGES, turn | {"reasoning_content": "hm"}, history[2]]
+    body = sent("deepseek", messages=echoed, tools=[TOOL])[1]
+    assert "thinking" not in body
+    assert body["messages"][1]["reasoning_content"] == "hm"
+    assert sent("deepseek", tools=[TOOL], tool_choice="required")[1]["thinking"] == {"type": "disabled"}
+    assert sent("deepseek", reasoning_effort="none")[1] == {
+        "model": "m",
+        "messages": MESSAGES,
+        "thinking": {"type": "disabled"},
+    }
+    assert "thinking" not in sent("deepseek")[1]
+
+
+def test_C_160_a_schema_that_cannot_be_kept_is_refused_or_named_as_dropped_policy() -> None:
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}
+    with pytest.raises(UnsupportedParameter):
+        sent("deepseek", response_format=wanted)
+    target = Target("", "m", unsupported="drop")
+    assert sent("deepseek", target, response_format=wanted)[1]["response_format"] == {"type": "json_object"}
+
+
+def test_E_080_the_token_limit_has_the_provider_s_name() -> None:
+    assert sent("mistralrs", max_completion_tokens=5, max_tokens=6)[1]["max_tokens"] == 5
+    assert sent("groq", max_tokens=6)[1]["max_completion_tokens"] == 6
+
+
+def test_C_478_tiers_both_ways() -> None:
+    assert sent("groq", service_tier="default")[1]["service_tier"] == "on_demand"
+    assert sent("groq", service_tier="flex")[1]["service_tier"] == "flex"
+    assert sent("groq", service_tier="scale")[0].dropped == ("service_tier",)
+    assert [served_tier(ROWS["groq"], t) for t in ("on_demand", "performance", "flex", "", None, "x")] == [
+        "default",
+        "priority",
+        "flex",
+        None,
+        None,
+        None,
+    ]
+
+
+def test_parameters_a_provider_lacks() -> None:
+    up, body = sent("groq", frequency_penalty=0.5, seed=1)
+    assert (up.dropped, body["seed"]) == (("frequency_penalty",), 1)
+    for name, value in (("logit_bias", {"1": 1}), ("n", 2), ("logprobs", True)):
+        with pytest.raises(UnsupportedParameter) as caught:
+            sent("groq", **{name: value})
+        assert caught.value.param == name
+
+
+def test_E_052_recorded_stream_error_of_openrouter() -> None:
+    error = b'data: {"id":"g","error":{"code":502,"message":"Provider disconnected"},"choices":[{"index":0,"delta":{"content":""},"finish_reason":"error"}]}\n\n'
+    translator = registry.load("openrouter").stream(UpstreamRequest("", {}, b""))
+    with pytest.raises(ProviderError, match="Provider disconnected"):
+        translator.feed(b": OPENROUTER PROCESSING\n\n" + error)
+
+
+@pytest.mark.parametrize("folder", PLAYED)
+def test_recorded_streams(folder: str) -> None:
+    found = recordings(folder, endpoint="chat.completions", stream=True)
+    if not found:
+        pytest.skip("no recorded streams of this provider")
+    adapter = registry.load(FOLDERS.get(folder, folder))
+    for recording in found:
+        outcome, raw = replay_stream(
+            recording,
+            lambda: adapter.stream(UpstreamRequest("", {}, b"")),
+            n=choices(recording.request),
+            forced_tool=forced(recording.request),
+        )
+        assert outcome.usage == own_usage(recording.body), str(recording)
+        for event in raw.decode().split("\n\n")[:-2]:
+            ChatCompletionChunk.model_validate_json(event[6:], strict=True)
+        unpadded = written(outcome, n=choices(recording.request), obfuscation=False)
+        assert (
+            stream_problems(
+                unpadded, obfuscation=False, include_usage=outcome.usage is not None, n=choices(recording.request)
+            )
+            == []
+        )
+
+
+@pytest.mark.parametrize("folder", PLAYED)
+def test_recorded_answers(folder: str) -> None:
+    found = recordings(folder, endpoint="chat.completions", stream=False)
+    if not found:
+        pytest.skip("no recorded answers of this provider")
+    adapter = registry.load(FOLDERS.get(folder, folder))
+    for recording in found:
+        answer = adapter.parse(recording.body, UpstreamRequest("", {}, b""))
+        lawful = replay_whole(recording, answer, n=choices(recording.request), forced_tool=forced(recording.request))
+        ChatCompletion.model_validate_json(json.dumps(lawful), strict=True)
+        theirs = recording.exchange["response"]["body"]
+        assert lawful["usage"]["total_tokens"] == theirs["usage"]["total_tokens"], str(recording)
+        for ours, given in zip(lawful["choices"], theirs["choices"], strict=True):
+            message = given["message"]
+            assert (ours["message"]["content"] or "") == (message.get("content") or ""), str(recording)
+            reasoning = message.get("reasoning_content") or message.get("reasoning")
+            assert ours["message"].get("reasoning_content") == (reasoning or None), str(recording)
+            assert len(ours["message"].get("tool_calls", ())) == len(message.get("tool_calls") or ()), str(recording)
+
+
+def test_every_complete_recording_is_played() -> None:
+    every = {
+        r.provider: 0 for s in (True, False) for r in need(recordings(*PLAYED, endpoint="chat.completions", stream=s))
+    }
+    assert set(every) == set(PLAYED)
+    total = sum(len(recordings(*PLAYED, endpoint="chat.completions", stream=s)) for s in (True, False))
+    assert total >= 495
+
+
+def test_recorded_requests_are_accepted_as_they_are() -> None:
+    """What a provider took once, our own request for it keeps: no parameter goes missing but by the table."""
+    played = 0
+    for folder in PLAYED:
+        name = FOLDERS.get(folder, folder)
+        for recording in (r for s in (True, False) for r in recordings(folder, endpoint="chat.completions", stream=s)):
+            request = recording.request
+            if not isinstance(request, dict):
+                continue
+            target = Target("https://h/v1", request["model"], allow=frozenset(request) - set(PARAMS))
+            up = registry.load(name).prepare(kept(request, name), target)
+            body = json.loads(up.body)
+            for key in request.keys() & {"tools", "temperature", "top_p", "stop", "response_format", "seed"} - set(
+                up.dropped
+            ):
+                assert key not in kept(request, name) or request[key] in (None, []) or body[key] == request[key], (
+                    f"{recording} {key}"
+                )
+            played += 1
+    need(recordings("deepseek", endpoint="chat.completions", stream=True))
+    assert played >= 400
+
+
+def kept(request: dict[str, Any], name: str) -> dict[str, Any]:
+    """A request without what the row refuses: some of these requests were taken and answered without it."""
+    params = ROWS[name].params
+    told = {k: v for k, v in request.items() if params.get(k) is not Fate.REJECT}
+    if not ROWS[name].json_schema and (told.get("response_format") or {}).get("type") == "json_schema":
+        del told["response_format"]
+    return told
+
+
+def choices(request: Any) -> int:
+    """How many choices came: OpenRouter takes ``n`` and answers with one, so its row refuses the parameter."""
+    wanted = (request or {}).get("n") or 1
+    return 1 if "/" in str((request or {}).get("model")) else int(wanted)
+
+
+def forced(request: Any) -> bool:
+    choice = (request or {}).get("tool_choice")
+    return isinstance(choice, dict) and choice.get("type") == "function"
+
+
+def own_usage(body: bytes) -> Any:
+    """The last usage a recorded stream tells, wherever it tells it."""
+    found = None
+    for line in body.replace(b"\r", b"").split(b"\n"):
+        if line.startswith(b"data:") and b"[DONE]" not in line:
+            chunk = json.loads(line[5:])
+            inner = (chunk.get("x_groq") or {}).get("usage")
+            inner = inner or next((c["usage"] for c in chunk.get("choices") or () if c.get("usage")), None)
+            found = chunk.get("usage") or inner or found
+    return read_usage(found)

@@ -1,0 +1,208 @@
+"""The byte path: what goes through untouched, what is hidden, and what is never missed."""
+
+import json
+from typing import Any
+
+import pytest
+
+from adapters.errors import ErrorKind, ProviderError
+from adapters.interface import Target, UpstreamRequest
+from adapters.openai import OpenAI
+from adapters.openai.relay import Relay
+from adapters.usage import Usage
+
+from .replay import Recording, need, recordings, splits, stream_problems, texts
+from .test_openai_adapter import own_usage
+
+ADAPTER = OpenAI()
+HEAD = (
+    '"id":"c","object":"chat.completion.chunk","created":1,"model":"m","service_tier":"flex","system_fingerprint":null'
+)
+
+
+def frame(
+    delta: dict[str, Any] | None, finish: str | None = None, usage: dict[str, int] | None = None, index: int = 0
+) -> bytes:
+    choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
+    choices = json.dumps([choice] if delta is not None else [], separators=(",", ":"))
+    told = json.dumps(usage, separators=(",", ":"))
+    return f'data: {{{HEAD},"choices":{choices},"usage":{told}}}\n\n'.encode()
+
+
+ROLE, TEXT, END = (
+    frame({"role": "assistant", "content": "", "refusal": None}),
+    frame({"content": 'a "usage":null'}),
+    frame({}, "stop"),
+)
+USAGE = frame(None, usage={"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3})
+DONE = b"data: [DONE]\n\n"
+
+
+def relay(include_usage: bool = True, n: int = 1) -> Relay:
+    made = ADAPTER.relay(UpstreamRequest("", {}, b"", notes={"n": n}), include_usage=include_usage)
+    assert isinstance(made, Relay)
+    return made
+
+
+def test_clean_frames_go_through_as_they_are() -> None:
+    r = relay()
+    assert r.feed(ROLE) == b""
+    assert not r.started
+    assert r.feed(TEXT[:30]) == b""
+    assert r.feed(TEXT[30:] + END) == ROLE + TEXT + END
+    assert r.started
+    assert r.feed(USAGE + DONE).startswith(b"data: {")
+    assert r.close() == DONE
+    assert (r.usage, r.served_tier) == (Usage(input=1, output=2), "flex")
+
+
+def test_C_327_usage_is_hidden_from_a_client_that_did_not_ask() -> None:
+    r = relay(include_usage=False)
+    raw = r.feed(ROLE + TEXT + TEXT) + r.feed(END + USAGE + DONE) + r.close()
+    assert stream_problems(raw, include_usage=False, obfuscation=False) == []
+    assert b'"usage":null' not in raw.replace(b'\\"usage\\":null', b"")
+    assert texts(raw) == {0: 'a "usage":null' * 2}
+    assert r.usage == Usage(input=1, output=2)
+
+
+@pytest.mark.parametrize("include_usage", [True, False])
+def test_E_056_usage_on_the_finish_chunk_gets_a_chunk_of_its_own(include_usage: bool) -> None:
+    r = relay(include_usage)
+    raw = (
+        r.feed(ROLE + TEXT + frame({}, "stop", {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}) + DONE)
+        + r.close()
+    )
+    assert stream_problems(raw, include_usage=include_usage, obfuscation=False) == []
+    assert r.usage == Usage(input=1, output=2)
+
+
+ERROR = b'data: {"error":{"message":"gone","code":"server_is_overloaded"}}\n\n'
+
+
+@pytest.mark.parametrize("error", [ERROR, b"event: error\n" + ERROR, b'event: error\ndata: {"message":"gone"}\n\n'])
+def test_C_026_an_error_before_the_first_content_can_still_fall_back(error: bytes) -> None:
+    r = relay()
+    with pytest.raises(ProviderError, match="gone"):
+        r.feed(ROLE + error)
+    assert not r.started
+
+
+@pytest.mark.parametrize("error", [ERROR, b"event: error\n" + ERROR, b'event: error\ndata: {"message":"gone"}\n\n'])
+@pytest.mark.parametrize("together", [True, False])
+def test_C_341_an_error_under_way_follows_what_came_before_it(error: bytes, together: bool) -> None:
+    r = relay()
+    if together:
+        assert r.feed(ROLE + TEXT + error) == ROLE + TEXT
+    else:
+        r.feed(ROLE + TEXT)
+        assert r.feed(TEXT + error) == TEXT
+    for call in (lambda: r.feed(TEXT), r.close):
+        with pytest.raises(ProviderError, match="gone"):
+            call()
+
+
+def test_the_word_error_in_a_text_is_no_error() -> None:
+    r = relay()
+    said = frame({"content": '{"error": {"message": 1}} data: [DONE] "usage":{'})
+    raw = r.feed(ROLE + said + said) + r.feed(said + END + USAGE + DONE) + r.close()
+    assert stream_problems(raw, include_usage=True, obfuscation=False) == []
+    assert len(texts(raw)[0]) == 3 * 48
+
+
+@pytest.mark.parametrize("cut", [ROLE, ROLE + TEXT, ROLE + TEXT + END, ROLE + TEXT + DONE, ROLE + TEXT + END[:-9], b""])
+def test_C_343_a_stream_cut_short_is_incomplete(cut: bytes) -> None:
+    r = relay()
+    r.feed(cut)
+    with pytest.raises(ProviderError) as caught:
+        r.close()
+    assert caught.value.kind is ErrorKind.INCOMPLETE
+
+
+def test_C_317_all_choices_must_end() -> None:
+    r = relay(n=2)
+    r.feed(ROLE + TEXT + frame({"role": "assistant", "content": ""}, index=1) + END + USAGE + DONE)
+    with pytest.raises(ProviderError):
+        r.close()
+
+
+def test_nothing_follows_done() -> None:
+    r = relay()
+    r.feed(ROLE + TEXT + END + USAGE + DONE + TEXT)
+    assert r.feed(TEXT) == b""
+    assert r.close() == DONE
+
+
+def test_a_last_event_without_its_blank_line() -> None:
+    r = relay()
+    r.feed(ROLE + TEXT + END + USAGE + DONE.rstrip())
+    assert r.close() == DONE
+
+
+def test_comments_and_events_of_the_upstream_are_left_out_before_the_start() -> None:
+    r = relay()
+    assert r.feed(b": ping\n\nevent: message\nid: 4\n" + ROLE + TEXT) == ROLE + TEXT
+
+
+def test_text_bytes_is_near_the_text() -> None:
+    r = relay()
+    words = ["all", "work", "and", "no", "play", "makes", "Jack", "dull"]
+    r.feed(ROLE)
+    for word in words * 20:
+        r.feed(frame({"content": word}))
+    true = sum(len(w) for w in words) * 20
+    assert true <= r.text_bytes <= true + 8 * len(words) * 20
+
+
+def test_an_event_that_never_ends_is_refused() -> None:
+    r = relay()
+    for _ in range(16):
+        r.feed(b"x" * 1024 * 1024)
+    with pytest.raises(ProviderError) as caught:
+        r.feed(b"x")
+    assert caught.value.kind is ErrorKind.PROTOCOL
+
+
+def test_audio_and_untrusted_upstreams_are_translated() -> None:
+    request = {
+        "model": "m",
+        "messages": [],
+        "modalities": ["text", "audio"],
+        "audio": {"voice": "a", "format": "pcm16"},
+    }
+    target = Target("https://h/v1", "m")
+    assert ADAPTER.relay(ADAPTER.prepare(request, target), include_usage=True) is None
+    plain = {"model": "m", "messages": []}
+    untrusted = Target("https://h/v1", "m", options=ADAPTER.options({"relay": False}))
+    assert ADAPTER.relay(ADAPTER.prepare(plain, untrusted), include_usage=True) is None
+    assert ADAPTER.relay(ADAPTER.prepare(plain, target), include_usage=True) is not None
+
+
+def through(pieces: list[bytes], include_usage: bool, n: int) -> tuple[bytes, Usage | None, str | None]:
+    r = relay(include_usage, n)
+    out = b"".join(r.feed(piece) for piece in pieces)
+    return out + r.close(), r.usage, r.served_tier
+
+
+def playable() -> list[Recording]:
+    """Complete streams of OpenAI's own; audio has no end, and some asked for no usage."""
+    found = recordings("openai", endpoint="chat.completions", stream=True)
+    return [
+        r for r in found if "audio_out" not in r.features and r.fidelity != "fixture" and own_usage(r.body) is not None
+    ]
+
+
+def test_E_053_E_054_every_recorded_stream_comes_out_the_same_in_any_split() -> None:
+    played = need(playable())
+    for recording in played:
+        n = (recording.request or {}).get("n") or 1
+        for body in (recording.body, recording.body.replace(b"\n", b"\r\n")):
+            for include_usage in (True, False):
+                whole = through([body], include_usage, n)
+                for pieces in splits(body):
+                    assert through(pieces, include_usage, n) == whole, str(recording)
+                problems = stream_problems(
+                    whole[0], sizes=recording.fidelity == "raw", include_usage=include_usage, n=n
+                )
+                assert problems == [], str(recording)
+        assert whole[1] == own_usage(recording.body)
+    assert len(played) >= 50
