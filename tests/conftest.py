@@ -1,7 +1,10 @@
 """The few fixtures that most tests share."""
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
+from typing import cast
 
 import pytest
 from pydantic import SecretStr
@@ -12,6 +15,14 @@ from gateway.records.database import Database
 from gateway.records.tables import metadata
 
 from .servers import RedisServer, postgres
+
+Loops = Mapping[str, Callable[[], asyncio.AbstractEventLoop]]
+
+
+def pytest_asyncio_loop_factories(item: pytest.Function) -> Loops:
+    """A module that names ``LOOPS`` has its tests run on each of them."""
+    loops: Loops = getattr(cast("ModuleType", item.module), "LOOPS", {"asyncio": asyncio.new_event_loop})
+    return loops
 
 
 @pytest.fixture(scope="session")

@@ -108,7 +108,7 @@ class Exchange:
 
 def _reset(request: web.Request) -> None:
     transport = request.transport
-    if transport is None:
+    if transport is None or transport.is_closing():
         return
     transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     transport.abort()

@@ -1,0 +1,218 @@
+"""Sends requests over pooled connections."""
+
+import asyncio
+import functools
+import socket
+import ssl
+from collections import defaultdict
+
+from adapters.errors import ErrorKind, ProviderError
+from adapters.interface import UpstreamRequest
+from config.schema import Timeouts
+
+from .addresses import Resolve, SystemResolver, refusal
+from .connection import Connection
+from .head import Origin, head, locate
+from .response import UpstreamResponse
+
+IDLE = 30.0
+"""Seconds that an unused connection is kept: below the 60 s of common load balancers."""
+MAX_AGE = 600.0
+"""Seconds after which a connection is not used again, so that a change of the name's addresses is noticed."""
+STALE_WINDOW = 1.0
+"""Seconds in which a reused connection that dies unanswered counts as closed before our request reached it."""
+SWEEP = 10.0
+
+
+@functools.cache
+def default_tls() -> ssl.SSLContext:
+    """Certificates are verified against the system's authorities; TLS 1.2 or newer."""
+    return tls_context()
+
+
+def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
+    """As ``default_tls``, with authorities of one's own."""
+    context = ssl.create_default_context(cafile=ca_file)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+class Upstream:
+    """The client of one provider.
+
+    At most ``limit`` requests are in flight; further ones wait for ``timeouts.connect`` and are then refused with
+    OVERLOADED. ``resolve`` is shared by a process's clients. Used in one event loop.
+    """
+
+    def __init__(
+        self,
+        *,
+        limit: int = 256,
+        allow_private: bool = True,
+        allow_plain_http: bool = False,
+        tls: ssl.SSLContext | None = None,
+        resolve: Resolve | None = None,
+    ) -> None:
+        self._slots = asyncio.Semaphore(limit)
+        self._allow_private = allow_private
+        self._allow_plain_http = allow_plain_http
+        self._tls = tls
+        self._resolve = resolve or SystemResolver()
+        self._idle: defaultdict[Origin, list[Connection]] = defaultdict(list)
+        self._born: dict[Connection, float] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
+        self.in_flight = 0
+
+    @property
+    def connections(self) -> int:
+        """Open connections, idle ones included."""
+        return len(self._born)
+
+    async def open(self, request: UpstreamRequest, timeouts: Timeouts) -> UpstreamResponse:
+        """POST and wait for the head of the answer, whatever its status; raises ProviderError.
+
+        Cancelling it aborts the connection.
+        """
+        try:
+            place = locate(request.url)
+            opening = head(place.opening, request.headers, len(request.body))
+        except ValueError as error:
+            raise ProviderError(ErrorKind.CONNECTION, "The request to the provider cannot be written.") from error
+        await self._enter(timeouts.connect)
+        try:
+            response = await self._exchange(place.origin, opening, request, timeouts)
+        except BaseException:
+            self._leave()
+            raise
+        response.on_end(self._leave)
+        return response
+
+    async def close(self) -> None:
+        """Drop every connection."""
+        if self._sweeper:
+            self._sweeper.cancel()
+            self._sweeper = None
+        for connection in list(self._born):
+            connection.abort()
+        self._idle.clear()
+        await asyncio.sleep(0)  # the event loop closes the sockets
+
+    async def _exchange(
+        self, origin: Origin, opening: bytes, request: UpstreamRequest, timeouts: Timeouts
+    ) -> UpstreamResponse:
+        loop = asyncio.get_running_loop()
+        reused = self._take_idle(origin)
+        connection = reused or await self._connect(origin, timeouts.connect)
+        while True:
+            response = UpstreamResponse(loop, timeouts, stream=request.stream)
+            connection.send(opening, request.body, response)
+            try:
+                await response.head()
+            except ProviderError as error:
+                # The server closed the idle connection while our request was on its way: it has not acted on it,
+                # and a new connection cannot meet the same fate. A later death may have been a begun answer.
+                died = error.kind is ErrorKind.CONNECTION and connection.silent
+                if not reused or not died or loop.time() - response.sent > STALE_WINDOW:
+                    raise
+            else:
+                return response
+            reused = None
+            connection = await self._connect(origin, timeouts.connect)
+
+    async def _enter(self, patience: float) -> None:
+        if self._slots.locked():
+            try:
+                async with asyncio.timeout(patience):
+                    await self._slots.acquire()
+            except TimeoutError:
+                raise ProviderError(ErrorKind.OVERLOADED, "Too many requests to the provider are in flight.") from None
+        else:
+            await self._slots.acquire()
+        self.in_flight += 1
+
+    def _leave(self) -> None:
+        self.in_flight -= 1
+        self._slots.release()
+
+    async def _connect(self, origin: Origin, seconds: float) -> Connection:
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._try_addresses(origin, seconds)
+        except ssl.SSLCertVerificationError as error:
+            raise ProviderError(ErrorKind.CONNECTION, "The provider's certificate is not trusted.") from error
+        except TimeoutError as error:
+            raise ProviderError(ErrorKind.CONNECTION, "The provider could not be reached in time.") from error
+        except (OSError, UnicodeError, ValueError) as error:
+            raise ProviderError(ErrorKind.CONNECTION, "The provider could not be reached.") from error
+
+    async def _try_addresses(self, origin: Origin, seconds: float) -> Connection:
+        """One after the other, each with its share of the time: one that is dead does not hide the next."""
+        plain = not origin.tls and not self._allow_plain_http
+        found = await self._resolve(origin.host, origin.port)
+        allowed = [a for a in found if not refusal(a, allow_private=self._allow_private, plain_http=plain)]
+        last = OSError("no address that may be connected to")
+        for address in allowed:
+            try:
+                async with asyncio.timeout(seconds / len(allowed)):
+                    return await self._dial(origin, address)
+            except OSError as error:
+                last = error
+        raise last
+
+    async def _dial(self, origin: Origin, address: str) -> Connection:
+        loop = asyncio.get_running_loop()
+        transport, connection = await loop.create_connection(
+            lambda: Connection(origin, self._put_idle, self._forget),
+            address,
+            origin.port,
+            ssl=(self._tls or default_tls()) if origin.tls else None,
+            server_hostname=origin.host if origin.tls else None,
+        )
+        # Answers may be silent for minutes: keep middle boxes from forgetting the connection.
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._born[connection] = loop.time()
+        return connection
+
+    def _take_idle(self, origin: Origin) -> Connection | None:
+        """The connection used last: the others may then grow old and go."""
+        idle = self._idle[origin]
+        while idle:
+            connection = idle.pop()
+            if self._fit(connection):
+                return connection
+            connection.abort()
+        return None
+
+    def _put_idle(self, connection: Connection) -> None:
+        loop = asyncio.get_running_loop()
+        connection.idle_since = loop.time()
+        self._idle[connection.origin].append(connection)
+        if self._sweeper is None:
+            self._sweeper = loop.call_later(SWEEP, self._sweep)
+
+    def _fit(self, connection: Connection) -> bool:
+        now = asyncio.get_running_loop().time()
+        kept = min(IDLE, connection.keep_alive)
+        return (
+            not connection.closed
+            and now - connection.idle_since < kept
+            and now - self._born.get(connection, 0) < MAX_AGE
+        )
+
+    def _forget(self, connection: Connection) -> None:
+        self._born.pop(connection, None)
+        idle = self._idle.get(connection.origin, [])
+        if connection in idle:
+            idle.remove(connection)
+
+    def _sweep(self) -> None:
+        self._sweeper = None
+        for origin, idle in list(self._idle.items()):
+            for connection in [c for c in idle if not self._fit(c)]:
+                idle.remove(connection)
+                connection.abort()
+            if not idle:
+                del self._idle[origin]
+        if self._idle:
+            self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)

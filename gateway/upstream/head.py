@@ -1,0 +1,68 @@
+"""Where a request goes and its head, byte for byte."""
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_UNPRINTABLE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
+_TARGET = re.compile(r"[\x21-\x7e]+")
+OURS = frozenset(
+    {
+        *("host", "content-length", "transfer-encoding", "accept-encoding", "expect", "trailer", "te", "upgrade"),
+        *("connection", "keep-alive", "proxy-connection", "proxy-authorization", "cookie"),
+    }
+)
+"""Headers that say how the message is framed, or that no provider wants: never taken from a request."""
+
+
+class Origin(NamedTuple):
+    """What connections are pooled by."""
+
+    host: str
+    port: int
+    tls: bool
+
+
+class Place(NamedTuple):
+    """A URL, ready to be written."""
+
+    origin: Origin
+    opening: str
+    """The request line and the headers that every request has."""
+
+
+@lru_cache(maxsize=1024)
+def locate(url: str) -> Place:
+    """Split a URL; raises ValueError if it is not one we can call."""
+    parts = urlsplit(url)
+    tls = parts.scheme == "https"
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+        raise ValueError("not an http(s) URL")
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    host = parts.hostname
+    if not _TARGET.fullmatch(target) or not _TARGET.fullmatch(host):
+        raise ValueError("a URL is written in ASCII without blanks")
+    port = parts.port or (443 if tls else 80)
+    name = f"[{host}]" if ":" in host else host
+    named = name if parts.port is None else f"{name}:{port}"
+    return Place(Origin(host, port, tls), f"POST {target} HTTP/1.1\r\nHost: {named}\r\nAccept-Encoding: identity\r\n")
+
+
+def head(opening: str, headers: Mapping[str, str], length: int) -> bytes:
+    """The whole head of a POST; raises ValueError for a header that cannot be sent as it is."""
+    lines = [opening]
+    for name, value in headers.items():
+        if _name(name) and not _UNPRINTABLE.search(value):
+            lines.append(f"{name}: {value}\r\n")
+        else:
+            raise ValueError(f"header {name!r} cannot be sent")  # names only: values are secret
+    lines.append(f"Content-Length: {length}\r\n\r\n")
+    return "".join(lines).encode("latin-1")
+
+
+@lru_cache(maxsize=4096)
+def _name(name: str) -> bool:
+    return bool(_TOKEN.fullmatch(name)) and name.lower() not in OURS

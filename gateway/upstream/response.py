@@ -1,0 +1,228 @@
+"""One answer of an upstream: filled by its connection, read by the gateway."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from adapters.errors import ErrorKind, ProviderError
+from config.schema import Timeouts
+
+MAX_BODY = 64 * 1024 * 1024
+"""Bytes of a whole answer, at most."""
+HIGH_WATER = 256 * 1024
+"""Bytes waiting for a slow reader before the socket is no longer read; one read of the socket comes on top."""
+LINGER = 0.1
+"""Seconds that ``close`` leaves an unfinished answer to end by itself."""
+TOO_LARGE = "The provider's answer is too large."
+
+
+class Source(Protocol):
+    """Where an answer comes from."""
+
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+    def abort(self) -> None: ...
+
+
+class UpstreamResponse:
+    """Status, headers (lower-case names) and body of one answer.
+
+    ``chunk`` gives what has arrived of the body, ``read`` all of it. Both raise ProviderError (CONNECTION, TIMEOUT,
+    INCOMPLETE, PROTOCOL); cancelling them aborts the connection, so that the provider stops generating. End with
+    ``close`` or ``abort``, or use ``async with``.
+    """
+
+    status: int = 0
+    headers: dict[str, str]
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, timeouts: Timeouts, *, stream: bool) -> None:
+        self.headers = {}
+        self.sent = loop.time()
+        self._loop = loop
+        self._timeouts = timeouts
+        self._stream = stream
+        self._source: Source | None = None
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._room = HIGH_WATER
+        self._whole = False
+        self._streaming = False
+        self._discard = False
+        self._paused = False
+        self._done = False
+        self._error: ProviderError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._on_end: Callable[[], None] | None = None
+        self._end = float("inf")
+        self._deadline = self.sent + (timeouts.first_byte if stream else timeouts.response)
+        self._timer = loop.call_at(self._deadline, self._expire)
+        self._timer_at = self._deadline
+
+    async def chunk(self) -> bytes:
+        """What has arrived of the body, at least one byte; empty at the end."""
+        while not self._parts:
+            if self._error:
+                raise self._error
+            if self._done:
+                return b""
+            await self._wait()
+        return self._take()
+
+    async def read(self, limit: int = MAX_BODY) -> bytes:
+        """The whole (rest of the) body; more than ``limit`` bytes are an error."""
+        self._whole, self._room = True, limit
+        declared = self.headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > limit:
+            self.fail(ErrorKind.PROTOCOL, TOO_LARGE)
+        self._unpause()
+        while not self._done and self._size <= limit:
+            await self._wait()
+        if self._size > limit:
+            self.fail(ErrorKind.PROTOCOL, TOO_LARGE)
+            raise ProviderError(ErrorKind.PROTOCOL, TOO_LARGE)
+        if self._error:
+            raise self._error
+        return self._take()
+
+    def abort(self) -> None:
+        """Drop the connection at once, unless the answer is complete."""
+        self.fail(ErrorKind.CONNECTION, "The request was aborted.")
+
+    async def close(self) -> None:
+        """Done with the answer.
+
+        What little may be missing of it is awaited in the background, so that the connection can be used again; if
+        it is not over soon, the connection is dropped.
+        """
+        self._discard = True
+        self._parts.clear()
+        self._size = 0
+        if not self._done:
+            self._unpause()
+            self._end = min(self._end, self._loop.time() + LINGER)
+            self._arm(self._end)
+
+    async def __aenter__(self) -> "UpstreamResponse":
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            await self.close()
+        else:
+            self.abort()
+
+    # What follows is called by the connection and by the client.
+
+    @property
+    def answered(self) -> bool:
+        """Whether the status line and headers are here."""
+        return self.status != 0
+
+    def comes_from(self, source: Source) -> None:
+        self._source = source
+
+    async def head(self) -> None:
+        """Wait for the status and the headers."""
+        while not self.status:
+            if self._error:
+                raise self._error
+            await self._wait()
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Call when the answer is over, however it ends; at once if it is."""
+        if self._done:
+            callback()
+        else:
+            self._on_end = callback
+
+    def begin(self, status: int, headers: dict[str, str]) -> None:
+        self.status, self.headers = status, headers
+        if self._stream:
+            self._end = self._loop.time() + self._timeouts.total
+        self._wake()
+
+    def push(self, parts: Sequence[bytes]) -> None:
+        """Body bytes have arrived: keep them, and wake the reader once if it can use them."""
+        if self._discard:
+            return
+        self._streaming = self._stream
+        self._parts.extend(parts)
+        for part in parts:
+            self._size += len(part)
+        if self._size > self._room:
+            if not self._paused and self._source:
+                self._paused = True
+                self._source.pause_reading()
+            self._wake()
+        elif not self._whole:
+            self._wake()
+        elif self._stream:
+            self._deadline = self._loop.time() + self._timeouts.idle
+
+    def finish(self) -> None:
+        """The answer is over."""
+        if self._done:
+            return
+        self._done = True
+        self._timer.cancel()
+        self._source = None
+        self._wake()
+        if self._on_end:
+            self._on_end()
+
+    def fail(self, kind: ErrorKind, message: str) -> None:
+        """End the answer with an error and drop the connection."""
+        if self._done:
+            return
+        self._error = ProviderError(kind, message)
+        source = self._source
+        self.finish()
+        if source:
+            source.abort()
+
+    def _take(self) -> bytes:
+        parts = self._parts
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._parts, self._size = [], 0
+        self._unpause()
+        return data
+
+    def _unpause(self) -> None:
+        if self._paused and self._source:
+            self._paused = False
+            self._source.resume_reading()
+
+    async def _wait(self) -> None:
+        self._arm(self._loop.time() + self._timeouts.idle if self._streaming else self._deadline)
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        except asyncio.CancelledError:
+            self.abort()
+            raise
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _arm(self, deadline: float) -> None:
+        """Move the deadline. A timer that fires too early looks again, so moving it on costs nothing."""
+        self._deadline = deadline
+        due = min(deadline, self._end)
+        if due < self._timer_at:
+            self._timer.cancel()
+            self._timer, self._timer_at = self._loop.call_at(due, self._expire), due
+
+    def _expire(self) -> None:
+        bounded = self._waiter is not None or self._end == float("inf")
+        due = min(self._deadline, self._end) if bounded else self._end  # a slow reader is not the provider's fault
+        if self._loop.time() < due:
+            self._timer, self._timer_at = self._loop.call_at(due, self._expire), due
+        elif self._discard:
+            self.abort()
+        elif self._streaming:
+            self.fail(ErrorKind.TIMEOUT, "The provider's stream took too long to continue or to end.")
+        else:
+            self.fail(ErrorKind.TIMEOUT, "The provider did not answer in time.")
