@@ -154,6 +154,16 @@ async def test_a_token_is_renewed_ahead_of_time_and_the_old_one_serves_meanwhile
     assert await credentials.token(spec) == "token-3"
 
 
+@pytest.mark.parametrize("lifetime", [3, 8, 20, 30, 60])
+async def test_a_short_life_never_leaves_a_gap(issuer, session, lifetime):
+    issuer.lifetime = lifetime
+    credentials, spec = made(issuer, session), entra_spec(issuer)
+    for _ in range(40):
+        assert (await credentials.token(spec)).startswith("token-")
+        issuer.clock.now += 0.75
+        await asyncio.sleep(0)
+
+
 async def until(true: Any) -> None:
     async with asyncio.timeout(5):
         while not true():

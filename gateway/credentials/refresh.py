@@ -36,7 +36,6 @@ class Refreshed(Generic[T]):
         self._held: Issued[T] | None = None
         self._renew_at = 0.0
         self._task: asyncio.Task[Issued[T]] | None = None
-        self._failed: ProviderError | None = None
 
     async def get(self) -> T:
         """Raises ProviderError(AUTHENTICATION) when there is no good value and none can be had."""
@@ -48,7 +47,7 @@ class Refreshed(Generic[T]):
         if held is not None and good:
             return held.value
         if self._task is None:  # an attempt has just failed
-            raise self._failed or _no_credential()
+            raise _no_credential()
         # shielded: a request that is cancelled must not take the renewal of all others with it
         return (await asyncio.shield(self._task)).value
 
@@ -62,22 +61,25 @@ class Refreshed(Generic[T]):
             async with asyncio.timeout(self._timeout):
                 issued = await self._issue()
         except (ProviderError, OSError, TimeoutError, ValueError) as exc:
-            now = self._clock()
-            good = self._held is not None and now < self._held.expires - LAST_MOMENT
-            self._renew_at = now + (PAUSE if good else RETRY)
-            self._failed = _no_credential()
+            self._renew_at = self._after_failure()
             reason = exc.message if isinstance(exc, ProviderError) else type(exc).__name__
             logger.warning("renewing a credential failed: %s", reason)
-            raise self._failed from None
+            raise _no_credential() from None
         else:
             now = self._clock()
-            self._held, self._failed = issued, None
-            self._renew_at = issued.expires - min(AHEAD, max(issued.expires - now, 0) / 5)
+            self._held = issued
+            self._renew_at = issued.expires - max(LAST_MOMENT, min(AHEAD, (issued.expires - now) / 5))
             return issued
         finally:
             if self._task is not None:
                 self._task.add_done_callback(_retrieve)
             self._task = None
+
+    def _after_failure(self) -> float:
+        """When to try again: at once when the old value ends, after a pause while it is good."""
+        now = self._clock()
+        end = self._held.expires - LAST_MOMENT if self._held is not None else now
+        return min(now + PAUSE, end) if now < end else now + RETRY
 
 
 def _no_credential() -> ProviderError:
