@@ -1,1 +1,41 @@
-"""Wired by its own commit."""
+"""Cohere: v2 chat and v2 embeddings. https://docs.cohere.com/v2/reference/chat"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import ProviderError
+from ..interface import Answer, ChatRequest, CredentialSpec, StreamTranslator, Target, UpstreamRequest
+from . import embeddings, request, response
+from .stream import ChatStream
+
+
+class Cohere:
+    params = request.PARAMS
+    base_url = "https://api.cohere.com"
+    tiers: Mapping[str, str] = {}
+
+    def options(self, raw: Mapping[str, Any]) -> request.Options:
+        """``safety_mode`` for chat, ``input_type`` and ``truncate`` for embeddings; raises ValueError."""
+        return request.read_options(raw)
+
+    def credential(self, options: Any) -> CredentialSpec | None:
+        del options  # a static key
+        return None
+
+    def prepare(self, request_: ChatRequest, target: Target) -> UpstreamRequest:
+        return request.build(request_, target)
+
+    def parse(self, body: bytes, sent: UpstreamRequest) -> Answer:
+        return response.parse(body, sent.notes)
+
+    def stream(self, sent: UpstreamRequest) -> StreamTranslator:
+        return ChatStream(sent.notes)
+
+    def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
+        return response.error(status, headers, body)
+
+    def prepare_embeddings(self, request_: Mapping[str, Any], target: Target) -> UpstreamRequest:
+        return embeddings.build(request_, target)
+
+    def parse_embeddings(self, body: bytes, sent: UpstreamRequest) -> Answer:
+        return embeddings.parse(body, sent.notes)

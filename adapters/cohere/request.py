@@ -1,0 +1,203 @@
+"""Chat Completions into Cohere's v2 chat."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .. import history, tools
+from ..errors import UnsupportedParameter
+from ..interface import JSON, ChatRequest, Target, UpstreamRequest
+from ..jsonio import dumps
+from ..params import GATEWAY_PARAMS, Fate, Policy, unsupported
+from ..tools import Tool, Tools
+from .messages import messages
+
+_P, _T, _D, _R, _E = Fate.PASS, Fate.TRANSLATE, Fate.DROP, Fate.REJECT, Fate.EMULATE
+PARAMS: Mapping[str, Fate] = {
+    "messages": _T, "model": _P, "audio": _R, "frequency_penalty": _T, "function_call": _T, "functions": _T,
+    "logit_bias": _R, "logprobs": _T, "max_completion_tokens": _T, "max_tokens": _P, "metadata": _E, "modalities": _R,
+    "moderation": _R, "n": _R, "parallel_tool_calls": _D, "prediction": _D, "presence_penalty": _T,
+    "prompt_cache_key": _D, "prompt_cache_options": _D, "prompt_cache_retention": _D, "reasoning_effort": _T,
+    "response_format": _T, "safety_identifier": _D, "seed": _P, "service_tier": _E, "stop": _T, "store": _E,
+    "stream": _P, "stream_options": _E, "temperature": _P, "tool_choice": _T, "tools": _T, "top_logprobs": _R,
+    "top_p": _T, "user": _D, "verbosity": _D, "web_search_options": _R,
+    # extensions, in Cohere's words
+    "documents": _P, "citation_options": _P, "safety_mode": _P, "thinking": _P, "priority": _P, "top_k": _T,
+}  # fmt: skip
+_EXTENSIONS = ("documents", "citation_options", "safety_mode", "thinking", "priority")
+_THOUGHTLESS = re.compile(r"command(-r|-light|-nightly|-a-(03|vision|translate)|$)|aya|north-mini")
+"""Models that do not think; those not known here are taken to."""
+BUDGETS: Mapping[str, int] = {"minimal": 1024, "low": 2048}
+"""Thinking tokens for an effort; more effort means no bound."""
+JSON_TOOL = "json_response"
+"""The tool that stands for a JSON answer next to other tools: Cohere refuses ``response_format`` there."""
+ANY_ID = history.IdRule(r"(?s).+", 256)
+_INPUT_TYPES = ("search_document", "search_query", "classification", "clustering")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    safety_mode: str | None = None
+    input_type: str = "search_document"
+    truncate: str | None = None
+
+
+def read_options(raw: Mapping[str, Any]) -> Options:
+    """Check and decode; raises ValueError naming the bad key."""
+    known: Mapping[str, tuple[str, ...]] = {
+        "safety_mode": ("CONTEXTUAL", "STRICT", "OFF"),
+        "input_type": _INPUT_TYPES,
+        "truncate": ("NONE", "START", "END"),
+    }
+    for key, value in raw.items():
+        if key not in known:
+            raise ValueError(f"unknown option '{key}'; known: {', '.join(known)}")
+        if value not in known[key]:
+            raise ValueError(f"option '{key}' must be one of {', '.join(known[key])}")
+    return Options(**raw)
+
+
+@dataclass(slots=True)
+class Draft:
+    request: ChatRequest
+    policy: Policy
+    body: JSON
+    dropped: list[str] = field(default_factory=list)
+
+    def lacks(self, param: str, message: str) -> None:
+        """Cohere has nothing like it and the answer depends on it."""
+        if self.policy != "drop":
+            raise UnsupportedParameter(param, message)
+        self.dropped.append(param)
+
+    def leaves_out(self, param: str) -> None:
+        """Cohere has nothing like it, and the answer can do without."""
+        if self.policy == "reject":
+            raise UnsupportedParameter(param, f"Unsupported parameter: '{param}' is not supported with this model.")
+        self.dropped.append(param)
+
+
+def build(request: ChatRequest, target: Target) -> UpstreamRequest:
+    """Translate; raises UnsupportedParameter."""
+    options = target.options if isinstance(target.options, Options) else Options()
+    given = {name: value for name, value in request.items() if name not in GATEWAY_PARAMS}
+    dropped = unsupported(given, PARAMS, target.unsupported)
+    wanted = tools.read(request)
+    thinks = not _THOUGHTLESS.search(target.model)
+    read = list(history.read(list(request["messages"]), ANY_ID))
+    stream = request.get("stream") is True
+    body: JSON = {"model": target.model, "messages": messages(read, thinks=thinks), "stream": stream}
+    draft = Draft(request, target.unsupported, body, list(dropped))
+    json_tool = _format(draft, wanted)
+    _tools(draft, wanted, json_tool)
+    _sampling(draft)
+    _thinking(draft, thinks=thinks)
+    if options.safety_mode and "tools" not in body:  # Cohere refuses the one with the other
+        body["safety_mode"] = options.safety_mode
+    for name in _EXTENSIONS:
+        if request.get(name) is not None:
+            body[name] = request[name]
+    return UpstreamRequest(
+        url=f"{target.base_url}/v2/chat",
+        headers=headers(target),
+        body=dumps(body),
+        stream=stream,
+        dropped=tuple(dict.fromkeys(draft.dropped)),
+        notes={"json_tool": json_tool.name if json_tool else None, **wanted.notes()},
+    )
+
+
+def headers(target: Target) -> dict[str, str]:
+    return {
+        "content-type": "application/json",
+        "authorization": f"Bearer {target.api_key}",
+        "accept": "*/*",
+        **target.headers,
+    }
+
+
+def _format(draft: Draft, wanted: Tools) -> Tool | None:
+    """``response_format``, or the tool that stands for it."""
+    form = draft.request.get("response_format") or {}
+    if form.get("type") not in ("json_schema", "json_object") or wanted.choice == "named":
+        return None
+    described = form.get("json_schema") or {}
+    schema = described.get("schema")
+    if wanted.tools and wanted.choice != "none":
+        if (schema or {}).get("type", "object") != "object":
+            draft.lacks("response_format", "Invalid schema: its root must be an object when there are tools.")
+            return None
+        taken = {tool.name for tool in wanted.tools}
+        name = next(n for n in (JSON_TOOL, *(f"{JSON_TOOL}_{i}" for i in range(2, 200))) if n not in taken)
+        text = described.get("description") or "Answer the user: the arguments are the whole answer, as JSON."
+        return Tool(name, text, {**(schema or {}), "type": "object"})
+    draft.body["response_format"] = {"type": "json_object"}
+    if schema is not None:
+        draft.body["response_format"]["json_schema"] = schema
+    return None
+
+
+def _tools(draft: Draft, wanted: Tools, json_tool: Tool | None) -> None:
+    chosen = [tool for tool in wanted.tools if wanted.choice != "named" or tool.name == wanted.named]
+    if json_tool:
+        chosen.append(json_tool)
+    if not chosen or "response_format" in draft.body:
+        return
+    draft.body["tools"] = [_function(tool) for tool in chosen]
+    choices = {"none": "NONE", "required": "REQUIRED", "named": "REQUIRED"}
+    choice = "REQUIRED" if json_tool else choices.get(wanted.choice)
+    if choice:
+        draft.body["tool_choice"] = choice
+    if any(tool.strict for tool in chosen):
+        # for all tools or none, and each then needs a required parameter
+        if all(tool.parameters.get("required") for tool in chosen):
+            draft.body["strict_tools"] = True
+        else:
+            draft.leaves_out("tools[].function.strict")
+
+
+def _function(tool: Tool) -> JSON:
+    function: JSON = {"name": tool.name, "parameters": dict(tool.parameters)}
+    if tool.description:
+        function["description"] = tool.description
+    return {"type": "function", "function": function}
+
+
+def _sampling(draft: Draft) -> None:
+    request, body = draft.request, draft.body
+    for name in ("temperature", "seed"):
+        if request.get(name) is not None:
+            body[name] = request[name]
+    limit = request.get("max_completion_tokens")
+    limit = limit if limit is not None else request.get("max_tokens")
+    if limit is not None:
+        body["max_tokens"] = limit
+    if (top_p := request.get("top_p")) is not None:
+        body["p"] = min(max(top_p, 0.01), 0.99)
+    if (top_k := request.get("top_k")) is not None:
+        body["k"] = top_k
+    for name in ("frequency_penalty", "presence_penalty"):
+        value = request.get(name)
+        if value and value < 0:
+            draft.lacks(name, f"Unsupported value: '{name}' may not be negative with this model.")
+        elif value:
+            body[name] = min(value, 1)
+    stop = request.get("stop") or []
+    if sequences := [s for s in ([stop] if isinstance(stop, str) else stop) if s]:
+        body["stop_sequences"] = sequences
+    if request.get("logprobs"):
+        body["logprobs"] = True
+
+
+def _thinking(draft: Draft, *, thinks: bool) -> None:
+    effort = draft.request.get("reasoning_effort")
+    if effort is None or draft.request.get("thinking") is not None:
+        return
+    if not thinks:
+        if effort != "none":
+            draft.leaves_out("reasoning_effort")
+        return
+    draft.body["thinking"] = {"type": "disabled" if effort == "none" else "enabled"}
+    if effort in BUDGETS:
+        draft.body["thinking"]["token_budget"] = BUDGETS[effort]
