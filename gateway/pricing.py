@@ -4,6 +4,7 @@ Prices are whole pico-dollars per token ($1 per million tokens is 1,000,000), so
 is rounded up once, to nano-dollars.
 """
 
+import bisect
 import json
 import math
 import re
@@ -15,6 +16,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 from adapters.usage import TOKEN_BUCKETS, Usage
 from config import schema
+
+from .call import Deployment
 
 PICO_PER_NANO = 1000
 PICO_PER_DOLLAR = 10**12
@@ -80,6 +83,9 @@ class Bounds(NamedTuple):
     """Whether prompt tokens may be audio, which has its own price."""
     audio_output: bool = False
     calls: Mapping[str, int] = {}
+    choices: int = 1
+    prediction: int = 0
+    """Tokens of a predicted output: those that the model rejects are billed beyond its answer."""
 
 
 def cost(usage: Usage, price: Price, tier: str | None = None) -> int:
@@ -96,6 +102,15 @@ def worst_case(bounds: Bounds, price: Price, tiers: Iterable[str] = ("default",)
         for tier in {*tiers, "default"}
         for rates in _reachable(price.of(tier), bounds.input_tokens)
     )
+
+
+def within(bounds: Bounds, price: Price) -> Bounds:
+    """The bounds as far as the model can reach them: its context window, its longest answer."""
+    tokens = bounds.input_tokens if price.max_input is None else min(bounds.input_tokens, price.max_input)
+    output = bounds.output_tokens
+    if price.max_output is not None:
+        output = min(output, price.max_output * bounds.choices + bounds.prediction)
+    return bounds._replace(input_tokens=tokens, output_tokens=output)
 
 
 def _nano(tokens: Iterable[int], rates: Rates, calls: Mapping[str, int], price: Price) -> int:
@@ -122,18 +137,14 @@ def _dearest(bounds: Bounds, rates: Rates) -> list[int]:
 
 
 def affordable_output(money: int, bounds: Bounds, price: Price, tiers: Iterable[str] = ("default",)) -> int:
-    """The most completion tokens that ``money`` (nano-dollars) pays for under ``bounds``; 0 when not even one."""
+    """The most completion tokens that ``money`` (nano-dollars) pays for within ``bounds``; 0 when not even one."""
     tiers = tuple(tiers)
-    low, high = 0, bounds.output_tokens
-    if worst_case(bounds._replace(output_tokens=0), price, tiers) > money:
-        return 0
-    while low < high:
-        middle = (low + high + 1) // 2
-        if worst_case(bounds._replace(output_tokens=middle), price, tiers) <= money:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+
+    def price_of(output: int) -> int:
+        return worst_case(bounds._replace(output_tokens=output), price, tiers)
+
+    # Cost grows with the tokens: the first number that is too dear is one above the last that is not.
+    return max(bisect.bisect_right(range(bounds.output_tokens + 1), money, key=price_of) - 1, 0)
 
 
 def _rates(prices: Mapping[str, int]) -> Rates:
@@ -241,13 +252,37 @@ def less_and_less_precise(model: str) -> Iterator[str]:
                 seen.append(match[1])
 
 
-class Prices:
+class PriceBook:
     """The price of each deployment under one configuration."""
 
-    def __init__(self, config: schema.Pricing, known: PriceList | None = None) -> None:
-        self._config = config
-        self.known = known or PriceList.load(config.prices)
-        self._default = from_config(config.default) if config.default is not None else None
+    def __init__(self, config: schema.Config, known: PriceList | None = None) -> None:
+        self._config = config.pricing
+        self._adapters = {name: provider.adapter for name, provider in config.providers.items()}
+        self._policies = {id(d): model.unpriced for model in config.models.values() for d in model.deployments}
+        """By identity: equal deployments of two models may differ in policy."""
+        self.known = known or PriceList.load(config.pricing.prices)
+        self._default = from_config(config.pricing.default) if config.pricing.default is not None else None
+        self._found: dict[str, Price | None] = {}
+
+    def price(self, deployment: Deployment) -> Price | None:
+        """The price of a deployment, looked up once; None when it has none and that is to be refused."""
+        try:
+            return self._found[deployment.id]
+        except KeyError:
+            adapter = self._adapters.get(deployment.provider, deployment.provider)
+            found = self.of(adapter, deployment.config, self._policies.get(id(deployment.config)))
+            self._found[deployment.id] = found
+            return found
+
+    def cost(self, deployment: Deployment, usage: Usage, tier: str | None = None) -> int:
+        """The nano-dollars of what a deployment used at the tier that served; 0 where there is no price."""
+        price = self.price(deployment)
+        return 0 if price is None else cost(usage, price, tier)
+
+    def worst_case(self, deployment: Deployment, bounds: Bounds, *tiers: str) -> int | None:
+        """The most nano-dollars that a deployment may cost within ``bounds``; None when it has no price."""
+        price = self.price(deployment)
+        return None if price is None else worst_case(within(bounds, price), price, tiers)
 
     def of(self, adapter: str, deployment: schema.Deployment, unpriced: str | None = None) -> Price | None:
         """Its own price, else the price list's, else (policy ``default``) the default one; None: has no price.

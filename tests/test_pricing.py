@@ -8,13 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapters.interface import Target
+from adapters.registry import load
 from adapters.usage import TOKEN_BUCKETS, Usage
 from config import schema
+from gateway.call import Deployment
 from gateway.pricing import (
     Bounds,
     Price,
+    PriceBook,
     PriceList,
-    Prices,
     affordable_output,
     check,
     cost,
@@ -164,12 +167,16 @@ def test_a_price_of_ones_own_is_exact() -> None:
     assert cost(Usage(input=1_000_000, cache_read=1_000_000, reasoning=1_000_000), price) == 225_000_000
 
 
+def book(**pricing: object) -> PriceBook:
+    return PriceBook(schema.Config(pricing=schema.Pricing.model_validate(pricing)), PRICES)
+
+
 def deployment(**options: object) -> schema.Deployment:
     return schema.Deployment.model_validate({"provider": "p", "model": "gpt-4.1", **options})
 
 
 def test_which_price_a_deployment_has() -> None:
-    prices = Prices(schema.Pricing(), PRICES)
+    prices = book()
     listed = prices.of("openai", deployment())
     assert listed is not None
     assert listed.max_output == 32_768
@@ -183,7 +190,7 @@ def test_which_price_a_deployment_has() -> None:
 
 def test_an_unpriced_model_is_refused_unless_there_is_a_default() -> None:
     fallback = schema.Price.model_validate({"input": 3, "output": 4})
-    prices = Prices(schema.Pricing(unpriced="default", default=fallback), PRICES)
+    prices = book(unpriced="default", default=fallback)
     found = prices.of("openai", deployment(model="nothing"))
     assert found is not None
     assert found.default == from_config(fallback).default
@@ -212,3 +219,33 @@ def test_what_is_no_price_list_is_refused(tmp_path: Path) -> None:
     file.write_text("[]")
     with pytest.raises(ValueError, match="not a price list"):
         PriceList.load(file)
+
+
+def test_the_book_prices_deployments_by_their_adapter_and_their_models_policy() -> None:
+    config = schema.Config.model_validate(
+        {
+            "providers": {"p": {"adapter": "openai"}},
+            "pricing": {"default": {"input": 1, "output": 1}},
+            "models": {
+                "fast": {"deployments": [{"provider": "p", "model": "gpt-4.1"}]},
+                "mine": {"deployments": [{"provider": "p", "model": "x"}], "unpriced": "default"},
+                "none": {"deployments": [{"provider": "p", "model": "x"}]},
+            },
+        }
+    )
+    prices = PriceBook(config, PRICES)
+    adapter = load("anthropic")
+
+    def ready(name: str) -> Deployment:
+        return Deployment(name, "p", adapter, Target("", "x"), config.models[name].deployments[0])
+
+    fast, mine, none = map(ready, config.models)
+    bounds = Bounds(10**9, 10**9, choices=2)
+    listed = PRICES.find("openai", "gpt-4.1")
+    assert listed is not None
+    assert listed.max_input is not None
+    assert prices.worst_case(fast, bounds, "flex") == worst_case(Bounds(listed.max_input, 2 * 32_768), listed, ["flex"])
+    assert prices.cost(fast, Usage(output=1000)) == 8_000_000
+    assert prices.worst_case(mine, bounds) == 2 * 10**12
+    assert prices.worst_case(none, bounds) is None
+    assert prices.cost(none, Usage(output=1000)) == 0

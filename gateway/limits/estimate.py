@@ -1,0 +1,218 @@
+"""How much a request may use: a true bound for money, a likely figure for rates.
+
+The bound rests on byte-level tokenizers, which make no more tokens than there are bytes of UTF-8; what is no text
+has a bound of its own. It is made real by sending ``max_completion_tokens`` where the client sent none.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from adapters.usage import Usage
+from config.schema import Config
+
+from ..call import Call, Deployment
+from ..pricing import Bounds, PriceBook, affordable_output, within
+
+PER_MESSAGE = 16
+"""Tokens that a provider puts around one message: role, separators."""
+PER_REQUEST = 1024
+"""Tokens that a provider may put before a prompt: some have a system prompt of their own (Venice has about 800)."""
+FOR_TOOLS = 1024
+"""Tokens of the instructions that providers add to a prompt with tools (Anthropic documents up to 675)."""
+SEARCHES = 10
+"""Calls of a provider's web search that one request may make."""
+SEARCH_TOKENS = 65_536
+"""Prompt tokens that search results may add, where the provider bills them."""
+SEARCHING = ("compound", "sonar", "search", "deep-research")
+"""Parts of the names of models that search without being asked to."""
+UNBOUNDED = 2_000_000
+"""Tokens of something whose size says nothing of them (a PDF, a stored file): the context window is the bound."""
+
+IMAGE_TOKENS: Mapping[str, int] = {
+    "gpt-4o-mini": 48_200,  # 2,833 and 5,667 for each of at most 8 tiles
+    "gpt-4o": 1_500,  # 85 and 170 for each of at most 8 tiles
+    "gpt-4.1-mini": 2_600,  # 1,536 patches x 1.62
+    "gpt-4.1-nano": 3_900,  # 1,536 patches x 2.46
+    "gpt-4.1": 1_500,
+    "o4-mini": 2_700,
+    "claude": 4_900,
+    "gemini": 5_200,
+}
+"""The most tokens of one image by the beginning of the model's name, from the vendors' vision guides."""
+ANY_IMAGE_TOKENS = 50_000
+LIKELY_IMAGE_TOKENS = 1_000
+
+_FIRST_RATIO = 0.25
+"""Tokens per byte before anything was learned: English prose has about four characters per token."""
+_WEIGHT = 0.05
+"""Of one observation in the moving average."""
+_MARGIN = 1.1
+"""On what is counted from bytes because no provider reported it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What one request may use."""
+
+    input_tokens: int
+    """Likely prompt tokens: what rates reserve."""
+    output_tokens: int
+    """The most completion tokens, all choices together."""
+    most: Bounds
+    """What money reserves."""
+    max_output: int | None
+    """``max_completion_tokens`` to send upstream so that the bound is real; None: the client's own stands."""
+    model: str = ""
+    text: int = 0
+    """Bytes of the request without media: what ratios are learned from."""
+    media: bool = False
+
+
+class Estimator:
+    """Bounds requests, and learns how many tokens a model makes of a byte."""
+
+    def __init__(self, config: Config, prices: PriceBook) -> None:
+        self._default_output = config.pricing.default_max_output
+        self._prices = prices
+        self._clamp = config.counters.clamp_min_tokens if config.counters.budget_mode == "clamp" else None
+        self._prompt_ratios: dict[str, float] = {}
+        self._answer_ratios: dict[str, float] = {}
+
+    def bound(
+        self, call: Call, plan: Sequence[Deployment], defaults: Mapping[str, Any] | None = None, *, hard: bool = True
+    ) -> Bound:
+        """What ``call`` may use at the deployments of ``plan``.
+
+        ``defaults`` are parameters that the gateway sets where the client sent none; ``hard`` tells whether a budget
+        applies, so that a bound which nobody asked for must be sent upstream.
+        """
+        request = {**(defaults or {}), **{k: v for k, v in call.request.items() if v is not None}}
+        name = str(request.get("model", ""))
+        media = tuple(_media(request.get("messages") or ()))
+        messages = len(request.get("messages") or ())
+        text = max(call.size - sum(size for _, size in media), 0)
+        models = {d.target.model for d in plan}
+        overhead = PER_REQUEST + PER_MESSAGE * messages + (FOR_TOOLS if _has_tools(request) else 0)
+        searches = SEARCHES if _may_search(request, models) else 0
+        most_input = text + overhead + sum(_media_tokens(kind, size, models) for kind, size in media)
+        choices = request.get("n") or 1
+        prediction = len(str(request.get("prediction") or "").encode())
+        asked = request.get("max_completion_tokens") or request.get("max_tokens")
+        answers = "messages" in request  # embeddings have no completion
+        each = self._reachable(asked or self._default_output, plan) if answers else 0
+        ratio = self._prompt_ratios.get(name, _FIRST_RATIO)
+        likely = int(text * ratio) + LIKELY_IMAGE_TOKENS * len(media) + PER_MESSAGE
+        return Bound(
+            input_tokens=min(likely, most_input),
+            output_tokens=each * choices,
+            most=Bounds(
+                most_input + (SEARCH_TOKENS if searches else 0),
+                each * choices + prediction,
+                audio_input=any(kind == "input_audio" for kind, _ in media),
+                audio_output="audio" in (request.get("modalities") or ()),
+                calls={"web_search": searches} if searches else {},
+                choices=choices,
+                prediction=prediction,
+            ),
+            max_output=each if hard and answers and not asked else None,
+            model=name,
+            text=text,
+            media=bool(media),
+        )
+
+    def _reachable(self, tokens: int, plan: Sequence[Deployment]) -> int:
+        """Not more than the model with the longest answers can give."""
+        longest = [price.max_output if (price := self._prices.price(d)) else d.config.max_output for d in plan]
+        known = [most for most in longest if most is not None]
+        return min(tokens, max(known)) if known and len(known) == len(longest) else tokens
+
+    def clamp(self, bound: Bound, money: int, plan: Sequence[Deployment], *tiers: str) -> Bound | None:
+        """A bound that ``money`` (nano-dollars) pays for, wherever in ``plan`` it is served.
+
+        None when that is less than a useful answer, or the configuration says to refuse instead.
+        """
+        if self._clamp is None:
+            return None
+        outputs = []
+        for deployment in plan:
+            price = self._prices.price(deployment)
+            if price is not None:
+                outputs.append(affordable_output(money, within(bound.most, price), price, tiers or ("default",)))
+        each = (min(outputs, default=0) - bound.most.prediction) // bound.most.choices
+        if each < self._clamp:
+            return None
+        total = each * bound.most.choices
+        most = bound.most._replace(output_tokens=total + bound.most.prediction)
+        return replace(bound, output_tokens=total, most=most, max_output=each)
+
+    def learn(self, bound: Bound, usage: Usage, text_bytes: int = 0) -> None:
+        """Learn from what a provider reported; ``text_bytes`` is the length of the answer's text."""
+        if bound.text and not bound.media and usage.prompt_tokens:
+            _average(self._prompt_ratios, bound.model, usage.prompt_tokens / bound.text)
+        if text_bytes and usage.output and not usage.reasoning:
+            _average(self._answer_ratios, bound.model, usage.output / text_bytes)
+
+    def settle_without_usage(self, bound: Bound, text_bytes: int) -> Usage:
+        """What an answer probably used whose provider reported nothing; never more than was reserved."""
+        ratio = self._answer_ratios.get(bound.model, _FIRST_RATIO)
+        output = int(text_bytes * ratio * _MARGIN) + 1 if text_bytes else 0
+        return Usage(input=min(bound.input_tokens, bound.most.input_tokens), output=min(output, bound.output_tokens))
+
+
+def _average(ratios: dict[str, float], model: str, seen: float) -> None:
+    seen = min(max(seen, 0.01), 1.0)
+    before = ratios.get(model)
+    ratios[model] = seen if before is None else before + _WEIGHT * (seen - before)
+
+
+def _has_tools(request: Mapping[str, Any]) -> bool:
+    return any(request.get(name) for name in ("tools", "functions", "web_search_options", "response_format"))
+
+
+def _may_search(request: Mapping[str, Any], models: set[str]) -> bool:
+    """Whether the provider may run tools of its own, whose results it bills as prompt."""
+    if request.get("web_search_options") is not None:
+        return True
+    own = any(
+        isinstance(t, Mapping) and t.get("type") not in ("function", "custom") for t in request.get("tools") or ()
+    )
+    return own or any(part in model for part in SEARCHING for model in models)
+
+
+def _media(messages: Sequence[Any]) -> Iterator[tuple[str, int]]:
+    """(type, bytes in the request) of every part that is no text."""
+    for message in messages:
+        content = message.get("content") if isinstance(message, Mapping) else None
+        if not isinstance(content, list):
+            continue
+        for part in content:
+            kind = part.get("type") if isinstance(part, Mapping) else None
+            if isinstance(kind, str) and kind not in ("text", "refusal"):
+                yield kind, _data_size(part.get(kind))
+
+
+_DATA = {"url", "data", "file_data"}
+
+
+def _data_size(body: Any) -> int:
+    """The length of the base64 data in a part: it is ASCII, so characters are bytes."""
+    if not isinstance(body, Mapping):
+        return 0
+    return sum(len(value) for key, value in body.items() if key in _DATA and isinstance(value, str))
+
+
+def _media_tokens(kind: str, size: int, models: set[str]) -> int:
+    if kind == "image_url":
+        return max((_image_tokens(model) for model in models), default=ANY_IMAGE_TOKENS)
+    if kind == "input_audio":
+        # The thinnest MP3 has 8 kbit/s, the densest tokenizer 32 tokens per second; a long header counts as sound.
+        return size // 20 + 64
+    return UNBOUNDED
+
+
+def _image_tokens(model: str) -> int:
+    """By the longest name that the model's own begins with, its vendor's prefix aside."""
+    name = model.rsplit("/", 1)[-1].rsplit("anthropic.", 1)[-1]
+    matches = [prefix for prefix in IMAGE_TOKENS if name.startswith(prefix)]
+    return IMAGE_TOKENS[max(matches, key=len)] if matches else ANY_IMAGE_TOKENS

@@ -1,0 +1,200 @@
+"""How much a request may use: bounds that hold, figures that learn, and what is sent upstream to make them real."""
+
+import base64
+import json
+import re
+import wave
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters.interface import Target
+from adapters.registry import load
+from adapters.usage import Usage
+from config import schema
+from gateway.call import Call, Deployment
+from gateway.limits.estimate import ANY_IMAGE_TOKENS, UNBOUNDED, Estimator
+from gateway.pricing import PriceBook, worst_case
+
+CONFIG: dict[str, Any] = {
+    "providers": {"p": {"adapter": "openai"}},
+    "models": {"fast": {"deployments": [{"provider": "p", "model": "gpt-4.1"}]}},
+}
+
+
+def estimator(**more: Any) -> tuple[Estimator, PriceBook]:
+    config = schema.Config.model_validate({**CONFIG, **more})
+    book = PriceBook(config)
+    return Estimator(config, book), book
+
+
+def deployment(model: str = "gpt-4.1", **options: Any) -> Deployment:
+    config = schema.Deployment.model_validate({"provider": "p", "model": model, **options})
+    return Deployment(f"p/{model}", "p", load("anthropic"), Target("", model), config)
+
+
+def call(**request: Any) -> Call:
+    body = {"model": "fast", "messages": [{"role": "user", "content": "hi"}], **request}
+    values = {"id": "req_1", "request": body, "size": len(orjson.dumps(body)), "created": 0}
+    return Call(**{k: v for k, v in values.items() if k in Call.__dataclass_fields__})
+
+
+def user(*parts: Any) -> list[Any]:
+    return [{"role": "user", "content": list(parts)}]
+
+
+def test_the_clients_own_bound_stands() -> None:
+    e, _ = estimator()
+    bound = e.bound(call(max_completion_tokens=100, n=3), [deployment()])
+    assert (bound.output_tokens, bound.most.output_tokens, bound.max_output) == (300, 300, None)
+    assert e.bound(call(max_tokens=7), [deployment()]).output_tokens == 7
+
+
+def test_a_bound_nobody_asked_for_is_sent_upstream_only_under_a_budget() -> None:
+    e, _ = estimator(pricing={"default_max_output": 500})
+    assert e.bound(call(), [deployment()]).max_output == 500
+    assert e.bound(call(), [deployment()], hard=False).max_output is None
+    assert e.bound(call(), [deployment()], {"max_completion_tokens": 50}).output_tokens == 50
+
+
+def test_no_answer_is_longer_than_the_model_can_give() -> None:
+    e, _ = estimator()
+    assert e.bound(call(max_tokens=10**6), [deployment()]).output_tokens == 32_768
+    assert e.bound(call(max_tokens=10**6), [deployment(), deployment("unheard of")]).output_tokens == 10**6
+    assert e.bound(call(max_tokens=10**6), [deployment("unheard of", max_output=9)]).output_tokens == 9
+
+
+def test_the_money_of_a_prompt_stops_at_the_context_window() -> None:
+    e, book = estimator()
+    file = {"type": "file", "file": {"file_id": "file-1"}}
+    bound = e.bound(call(messages=user(file), max_tokens=1), [deployment()])
+    assert bound.most.input_tokens > UNBOUNDED
+    assert book.worst_case(deployment(), bound.most) == 1_047_576 * 2000 + 8000
+    assert bound.input_tokens < 2000  # but rates reserve what is likely
+
+
+texts = st.text(max_size=300)
+
+
+@given(st.lists(texts, min_size=1, max_size=5), st.lists(texts, max_size=3))
+def test_the_bound_of_a_prompt_is_not_below_its_bytes(messages: list[str], tools: list[str]) -> None:
+    e, _ = ESTIMATOR
+    functions = [{"type": "function", "function": {"name": "f", "description": d}} for d in tools]
+    asked = call(messages=[{"role": "user", "content": m} for m in messages], **({"tools": functions} if tools else {}))
+    bound = e.bound(asked, [deployment()])
+    assert bound.most.input_tokens >= sum(len(t.encode()) for t in [*messages, *tools])
+    assert bound.input_tokens <= bound.most.input_tokens
+
+
+ESTIMATOR = estimator()
+
+
+RECORDED = Path(__file__).parents[1].parent / "shared" / "recorded"
+
+
+def recorded() -> Iterator[tuple[str, dict[str, Any], int]]:
+    """Real Chat Completions requests, and the prompt tokens that the provider reported."""
+    for file in RECORDED.glob("*/*.json"):
+        case = json.loads(file.read_bytes())
+        body, response = case["request"].get("body"), case["response"]
+        reported = re.findall(r'"prompt_tokens": ?(\d+)', response.get("body_text") or json.dumps(response.get("body")))
+        if isinstance(body, dict) and "messages" in body and case["endpoint"] == "chat.completions" and reported:
+            yield f"{file.parent.name}/{file.stem}", body, max(map(int, reported))
+
+
+@pytest.mark.skipif(not RECORDED.exists(), reason="the recorded traffic is not here")
+def test_no_recorded_prompt_passed_its_bound() -> None:
+    e, _ = estimator()
+    over, seen, likely, real = [], 0, 0, 0
+    for name, body, tokens in recorded():
+        asked = call(**body)
+        bound = e.bound(asked, [deployment(str(body.get("model")))])
+        seen, likely, real = seen + 1, likely + bound.input_tokens, real + tokens
+        if tokens > bound.most.input_tokens:
+            over.append((name, tokens, bound.most.input_tokens))
+    assert over == []
+    assert seen > 300
+    print(f"{seen} recorded prompts: {real} tokens, likely {likely}")
+
+
+@pytest.mark.parametrize(("model", "most"), [("gpt-4o-mini", 48_200), ("anthropic.claude-opus-5", 4_900), ("x", 0)])
+def test_an_image_costs_what_its_model_makes_of_it_whatever_its_bytes(model: str, most: int) -> None:
+    e, _ = estimator()
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}
+    bound = e.bound(call(messages=user(image)), [deployment(model)])
+    assert (most or ANY_IMAGE_TOKENS) <= bound.most.input_tokens < (most or ANY_IMAGE_TOKENS) + 1500
+    assert bound.most.audio_input is False
+
+
+def test_audio_is_bounded_by_its_length() -> None:
+    sound = BytesIO()
+    with wave.open(sound, "wb") as w:
+        w.setnchannels(1), w.setsampwidth(2), w.setframerate(8000), w.writeframes(bytes(2 * 8000 * 60))
+    data = base64.b64encode(sound.getvalue()).decode()
+    part = {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
+    e, _ = estimator()
+    bound = e.bound(call(messages=user(part), modalities=["text", "audio"], audio={"voice": "x"}), [deployment()])
+    assert bound.most.input_tokens > 60 * 32  # a minute at the densest tokenizer known
+    assert bound.most.audio_input
+    assert bound.most.audio_output
+
+
+def test_searches_and_predictions_are_paid_for() -> None:
+    e, book = estimator()
+    bound = e.bound(call(web_search_options={}, prediction={"type": "content", "content": "x" * 99}), [deployment()])
+    assert bound.most.calls == {"web_search": 10}
+    assert bound.most.output_tokens >= bound.output_tokens + 99
+    price = book.price(deployment())
+    assert price is not None
+    assert worst_case(bound.most, price) > 10 * price.per_call["web_search"] // 1000
+
+
+def test_embeddings_have_no_completion() -> None:
+    e, _ = estimator()
+    body = {"model": "vectors", "input": "x" * 400}
+    values = {"id": "r", "request": body, "size": 420, "created": 0}
+    bound = e.bound(Call(**{k: v for k, v in values.items() if k in Call.__dataclass_fields__}), [deployment()])
+    assert (bound.output_tokens, bound.max_output) == (0, None)
+
+
+def test_the_ratio_of_tokens_to_bytes_is_learned_per_model() -> None:
+    e, _ = estimator()
+    asked = call(messages=[{"role": "user", "content": "word " * 1000}])
+    first = e.bound(asked, [deployment()])
+    for _ in range(200):
+        e.learn(first, Usage(input=600, output=100), text_bytes=1000)
+    later = e.bound(asked, [deployment()])
+    assert abs(later.input_tokens - 600) < 60
+    assert e.settle_without_usage(later, 5000).output == int(5000 * 0.1 * 1.1) + 1
+    assert e.bound(call(model="other", messages=asked.request["messages"]), [deployment()]).input_tokens > 1200
+
+
+def test_an_answer_without_usage_is_never_settled_above_its_reservation() -> None:
+    e, _ = estimator()
+    bound = e.bound(call(max_tokens=10), [deployment()])
+    usage = e.settle_without_usage(bound, 10**6)
+    assert usage.output == 10
+    assert usage.prompt_tokens <= bound.most.input_tokens
+    assert e.settle_without_usage(bound, 0).output == 0
+
+
+def test_what_the_remaining_money_buys() -> None:
+    e, book = estimator(counters={"budget_mode": "clamp", "clamp_min_tokens": 64})
+    bound = e.bound(call(max_tokens=4000, n=2), [deployment()])
+    full = book.worst_case(deployment(), bound.most)
+    assert full is not None
+    half = e.clamp(bound, full // 2, [deployment()])
+    assert half is not None
+    assert half.max_output is not None
+    cost = book.worst_case(deployment(), half.most)
+    assert cost is not None
+    assert cost <= full // 2 < cost + 2 * 8000  # one token more for each choice is too dear
+    assert e.clamp(bound, 100_000, [deployment()]) is None
+    strict, _ = estimator()
+    assert strict.clamp(bound, full // 2, [deployment()]) is None
