@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from adapters.anthropic import Anthropic
 from adapters.emit import Accumulator, completion
@@ -12,6 +14,7 @@ from adapters.interface import Answer, UpstreamRequest
 from adapters.usage import Usage
 
 from . import replay
+from .spoil import spoil
 
 ADAPTER = Anthropic()
 SPLICED = "vercel-anthropic-spliced-message-start.chunks.txt"
@@ -379,3 +382,53 @@ def test_what_is_no_stream_of_a_message_fails(body: bytes) -> None:
     outcome = replay.translate(ADAPTER.stream(sent()), [body])
     assert outcome.error is not None
     assert outcome.error.kind in (ErrorKind.PROTOCOL, ErrorKind.INCOMPLETE)
+
+
+def everything() -> list[dict[str, Any]]:
+    """One stream with every kind of event."""
+    cited = {"type": "web_search_result_location", "url": "https://a.example", "title": "A", "cited_text": "q"}
+    told, stop = ended("tool_use", stop_details=None)
+    told["usage"] |= {"server_tool_use": {"web_search_requests": 1}, "output_tokens_details": {"thinking_tokens": 1}}
+    return [
+        start(cache_creation_input_tokens=3),
+        opened(0, type="thinking", thinking="", signature=""),
+        part(0, "thinking_delta", thinking="Hm"),
+        part(0, "signature_delta", signature="s"),
+        closed(0),
+        opened(1, type="redacted_thinking", data="d"),
+        closed(1),
+        opened(2, type="text", text="", citations=[cited]),
+        part(2, "citations_delta", citation=cited),
+        part(2, "text_delta", text="Hi"),
+        closed(2),
+        *tool(3, "f", '{"a"', ":1}"),
+        *tool(4, "shell", '{"input"', ':"ls"}', identity="toolu_2"),
+        told,
+        stop,
+    ]
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.data())
+def test_any_event_is_translated_or_a_provider_error(data: st.DataObject) -> None:
+    """Whatever an upstream puts in the place of anything in its stream, and however it repeats or loses events."""
+    events = everything()
+    at = data.draw(st.integers(0, len(events) - 1))
+    match data.draw(st.sampled_from(["spoil", "drop", "twice", "swap"])):
+        case "spoil":
+            events[at] = spoil(data, events[at])
+        case "drop":
+            del events[at]
+        case "twice":
+            events.insert(at, events[at])
+        case _:
+            events[at], events[at - 1] = events[at - 1], events[at]
+    body = b"".join(b"data: %b\n\n" % json.dumps(e).encode() for e in events)
+    notes = {"custom": frozenset({"shell"})}
+    outcome = replay.translate(ADAPTER.stream(sent(**notes)), [body])
+    if outcome.error is None:
+        try:
+            raw = replay.written(outcome)
+        except ProviderError:
+            return
+        assert not replay.stream_problems(raw, include_usage=outcome.usage is not None)

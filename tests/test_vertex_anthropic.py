@@ -14,8 +14,8 @@ from adapters.anthropic.vertex import VertexAnthropic
 from adapters.errors import ErrorKind, UnsupportedParameter
 from adapters.interface import Target, UpstreamRequest
 
+from .anthropic_requests import LATE, PIXEL, SIGNED, USER, ask, message
 from .anthropic_types import problems
-from .test_anthropic import LATE, PIXEL, SIGNED, USER, ask, message
 from .test_anthropic_stream import ended, sse, start, text
 
 ADAPTER = VertexAnthropic()

@@ -160,10 +160,10 @@ def _split(text: JSON, thoughts: Sequence[tuple[int, JSON]]) -> list[JSON]:
     made: list[JSON] = []
     done = 0
     for characters, block in thoughts:
-        piece = whole[done:characters]
+        piece = whole[done : max(done, characters)]
         if piece.strip():
             made.append(text_block(piece))
-            done = characters
+            done += len(piece)
         made.append(block)
     rest = whole[done:]
     if rest.strip():

@@ -208,10 +208,14 @@ def _add_rest(body: JSON, request: ChatRequest, omitted: Omitted) -> None:
     if tier := TIERS.get(str(request.get("service_tier"))):
         body["service_tier"] = tier
     if user := request.get("safety_identifier") or request.get("user"):
-        known = str(user)
-        body["metadata"] = {
-            "user_id": known if len(known) <= MAX_USER_ID else hashlib.sha256(known.encode()).hexdigest()
-        }
+        body["metadata"] = {"user_id": _opaque(str(user))}
+
+
+def _opaque(user: str) -> str:
+    """Anthropic wants an id that names nobody: an address, or what is too long for one, is told as its digest."""
+    if len(user) <= MAX_USER_ID and "@" not in user:
+        return user
+    return hashlib.sha256(user.encode(errors="replace")).hexdigest()
 
 
 def _add_cache_markers(body: JSON, asked: Mapping[str, Any]) -> None:

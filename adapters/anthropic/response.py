@@ -52,20 +52,18 @@ def _message(content: list[Any], notes: Mapping[str, Any]) -> JSON:
         kind = block.get("type") if isinstance(block, dict) else None
         if kind == "text":
             text = str(block.get("text") or "")
-            annotations += [
-                made for c in block.get("citations") or () if (made := annotation(c, length, length + len(text)))
-            ]
+            annotations += annotated(block.get("citations"), length, length + len(text))
             texts.append(text)
             length += len(text)
         elif kind in ("thinking", "redacted_thinking"):
             reasoning.append(str(block.get("thinking") or ""))
             thoughts.append(shown(block, len(thoughts), length, len(calls)))
         elif kind == "tool_use":
-            arguments = dumps(block.get("input") or {}).decode()
-            if block.get("name") == notes.get("answer"):
+            name, arguments = str(block.get("name")), dumps(block.get("input") or {}).decode()
+            if name == notes.get("answer"):
                 answered = arguments
             else:
-                calls.append(shared.back(str(block.get("id")), str(block.get("name")), arguments, notes))
+                calls.append(shared.back(str(block.get("id")), name, arguments, notes))
     message: JSON = {"content": _text("".join(texts), notes) if answered is None else answered}
     extras = {
         "reasoning_content": "".join(reasoning),
@@ -83,19 +81,21 @@ def _text(text: str, notes: Mapping[str, Any]) -> str:
     return reader.feed(text) + reader.close()
 
 
-def annotation(citation: Any, start: int, end: int) -> JSON | None:
-    """An OpenAI annotation; only citations of the web have that form. Offsets are characters of the content."""
-    if not isinstance(citation, dict) or citation.get("type") != "web_search_result_location":
-        return None
-    return {
-        "type": "url_citation",
-        "url_citation": {
-            "start_index": start,
-            "end_index": end,
-            "title": citation.get("title") or "",
-            "url": citation.get("url") or "",
-        },
-    }
+def annotated(citations: Any, start: int, end: int) -> list[JSON]:
+    """OpenAI's annotations of one text; only citations of the web have that form. Offsets are characters of the content."""
+    return [
+        {
+            "type": "url_citation",
+            "url_citation": {
+                "start_index": start,
+                "end_index": end,
+                "title": citation.get("title") or "",
+                "url": citation.get("url") or "",
+            },
+        }
+        for citation in (citations if isinstance(citations, list) else ())
+        if mapping(citation).get("type") == "web_search_result_location"
+    ]
 
 
 def explanation(details: Any) -> str | None:

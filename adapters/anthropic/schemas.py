@@ -6,6 +6,7 @@ do not exist. What is lost that way is told in the description, so that the mode
 """
 
 from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import orjson
@@ -18,7 +19,10 @@ _FORMATS = frozenset(
 _KEPT = frozenset({"type", "enum", "const", "title", "description", "default", "required", "$ref"})
 _UNIONS = {"anyOf": "anyOf", "oneOf": "anyOf", "allOf": "allOf"}
 _IGNORED = frozenset({"$schema", "$id", "$comment", "examples", "strict"})
-_MAX_DEPTH = 64
+_NO_SCHEMAS = frozenset({"$defs", "definitions", "properties", "enum", "const", "default", "examples"})
+"""Keywords whose value holds no schema of this place."""
+_MAX_REFERENCES = 64
+"""Of a root that refers to another."""
 
 
 class _Inexpressible(Exception):
@@ -39,27 +43,32 @@ def _strict(schema: Any) -> JSON:
     definitions = {
         f"#/{place}/{name}": definition
         for place in ("$defs", "definitions")
-        for name, definition in (schema.get(place) or {}).items()
+        for name, definition in _dict(schema.get(place)).items()
     }
-    _check_references(schema, definitions, ())
+    named = {name: _references(definition) for name, definition in definitions.items()}
+    if any(not found <= definitions.keys() for found in (_references(schema), *named.values())):
+        raise _Inexpressible
+    try:
+        TopologicalSorter(named).prepare()
+    except CycleError:
+        raise _Inexpressible from None
     return _closed(schema)
 
 
-def _check_references(schema: Any, definitions: Mapping[str, Any], inside: tuple[str, ...]) -> None:
-    """Walk every path that references open; one that meets itself is circular."""
-    if isinstance(schema, list):
-        for item in schema:
-            _check_references(item, definitions, inside)
-    if not isinstance(schema, dict):
-        return
-    reference = schema.get("$ref")
-    if isinstance(reference, str):
-        if reference not in definitions or reference in inside or len(inside) > _MAX_DEPTH:
-            raise _Inexpressible
-        _check_references(definitions[reference], definitions, (*inside, reference))
-    for key, value in schema.items():
-        if key not in ("$defs", "definitions", "enum", "const", "default", "examples"):
-            _check_references(value, definitions, inside)
+def _references(schema: Any) -> set[str]:
+    """Every ``$ref`` in a schema, its definitions left out."""
+    found: set[str] = set()
+    stack = [schema]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, list):
+            stack += node
+        elif isinstance(node, dict):
+            if isinstance(node.get("$ref"), str):
+                found.add(node["$ref"])
+            stack += _dict(node.get("properties")).values()
+            stack += [value for key, value in node.items() if key not in _NO_SCHEMAS]
+    return found
 
 
 def _closed(schema: Any) -> JSON:
@@ -70,13 +79,13 @@ def _closed(schema: Any) -> JSON:
     for key, value in schema.items():
         if key in _KEPT:
             made[key] = value
-        elif key in _UNIONS:
+        elif key in _UNIONS and isinstance(value, list):
             made[_UNIONS[key]] = [_closed(option) for option in value]
         elif key in ("properties", "$defs", "definitions"):
-            made[key] = {name: _closed(inner) for name, inner in value.items()}
+            made[key] = {name: _closed(inner) for name, inner in _dict(value).items()}
         elif key == "items":
             made[key] = _closed(value)
-        elif (key == "format" and value in _FORMATS) or (key == "minItems" and value in (0, 1)):
+        elif (key == "format" and str(value) in _FORMATS) or (key == "minItems" and value in (0, 1)):
             made[key] = value
         elif key not in _IGNORED and key != "additionalProperties":
             lost[key] = value
@@ -107,25 +116,22 @@ def tool_input(schema: Any) -> JSON | None:
     """The schema of a tool's arguments, whose root must say ``type: object``; None if it cannot be one."""
     if schema is None or schema == {}:
         return {"type": "object", "properties": {}}
-    if not isinstance(schema, dict):
-        return None
-    root = _resolved(schema)
+    root = _resolved(schema) if isinstance(schema, dict) else None
     if root is None or root.get("type", "object") not in ("object", ["object"], ["object", "null"], ["null", "object"]):
         return None
-    merged = _merged_union(root)
-    return {**merged, "type": "object"}
+    return {**_merged_union(root), "type": "object"}
 
 
 def _resolved(schema: JSON) -> JSON | None:
     """The root without a ``$ref``: the definition itself, its siblings laid over it."""
-    for _ in range(_MAX_DEPTH):
+    for _ in range(_MAX_REFERENCES):
         reference = schema.get("$ref")
         if reference is None:
             return schema
         _, _, place = str(reference).partition("#/")
         found: Any = schema
         for step in place.split("/"):
-            found = found.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(found, dict) else None
+            found = _dict(found).get(step.replace("~1", "/").replace("~0", "~"))
         if not isinstance(found, dict):
             return None
         schema = {**found, **{key: value for key, value in schema.items() if key != "$ref"}}
@@ -140,20 +146,23 @@ def _merged_union(schema: JSON) -> JSON:
     Required is what every branch (``allOf``: any branch) requires.
     """
     merged = dict(schema)
+    shared: JSON = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
     for key in _UNIONS:
         options = merged.pop(key, None)
         if not isinstance(options, list):
             continue
-        branches = [b for b in (_resolved({**_definitions(schema), **o}) for o in options if isinstance(o, dict)) if b]
-        properties = dict(merged.get("properties") or {})
+        branches = [_resolved({**shared, **option}) or {} for option in options if isinstance(option, dict)]
+        demands = [_names(branch.get("required")) for branch in branches] or [set()]
         for branch in branches:
-            properties = {**(branch.get("properties") or {}), **properties}
-        demands = [set(branch.get("required") or ()) for branch in branches]
-        demanded = set.union(*demands) if key == "allOf" and demands else set.intersection(*demands or [set()])
-        merged["properties"] = properties
-        merged["required"] = sorted(demanded | set(merged.get("required") or ()))
+            merged["properties"] = {**_dict(branch.get("properties")), **_dict(merged.get("properties"))}
+        demanded = set.union(*demands) if key == "allOf" else set.intersection(*demands)
+        merged["required"] = sorted(demanded | _names(merged.get("required")))
     return merged
 
 
-def _definitions(schema: Mapping[str, Any]) -> JSON:
-    return {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+def _dict(value: Any) -> JSON:
+    return value if isinstance(value, dict) else {}
+
+
+def _names(value: Any) -> set[str]:
+    return {name for name in value if isinstance(name, str)} if isinstance(value, list) else set()

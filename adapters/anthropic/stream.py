@@ -5,7 +5,7 @@ elsewhere. The end is sent with ``message_stop``, so that a stream cut before it
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..classify import embedded_error
 from ..errors import ErrorKind, ProviderError
@@ -14,7 +14,7 @@ from ..jsonio import dumps, loads
 from ..sse import SSEDecoder
 from ..usage import Usage
 from .emulation import JSONText, StringField
-from .response import SERVED_TIERS, annotation, explanation, mapping, usage
+from .response import SERVED_TIERS, annotated, explanation, mapping, usage
 from .thinking import shown
 
 
@@ -89,7 +89,7 @@ class Translation:
         """Translate one event; raises ProviderError for one that is an error or malformed."""
         if not isinstance(event, dict) or self.stopped:
             return
-        if event.get("type") == "error" or "error" in event:
+        if event.get("type") == "error" or event.get("error"):
             raise embedded_error(event)
         handle = _EVENTS.get(str(event.get("type")))
         if handle is not None:
@@ -113,8 +113,8 @@ class Translation:
             out.append({"delta": {"reasoning_content": given["thinking"]}})
         elif block.kind == "tool_use":
             self._tool_start(block, out)
-        for citation in given.get("citations") or ():
-            block.citations.append(citation)
+        if isinstance(given.get("citations"), list):
+            block.citations += given["citations"]
 
     def _tool_start(self, block: "Block", out: list[JSON]) -> None:
         name = str(block.given.get("name"))
@@ -135,20 +135,26 @@ class Translation:
         if block is None:
             raise ProviderError(ErrorKind.PROTOCOL, "The upstream sent a part of a block that it never began.")
         delta = mapping(event.get("delta"))
-        match delta.get("type"):
-            case "text_delta" if block.kind == "text":
-                self._text(str(delta.get("text") or ""), out)
-            case "input_json_delta" if block.kind in ("tool_use", "answer"):
-                self._arguments(block, str(delta.get("partial_json") or ""), out)
-            case "thinking_delta" if block.kind == "thinking":
-                text = str(delta.get("thinking") or "")
-                block.pieces.append(text)
-                if text:
-                    out.append({"delta": {"reasoning_content": text}})
-            case "signature_delta" if block.kind == "thinking":
-                block.signature += str(delta.get("signature") or "")
-            case "citations_delta":
-                block.citations.append(delta.get("citation"))
+        known = _DELTAS.get(str(delta.get("type")))
+        if known is not None and block.kind in known[0]:
+            known[1](self, block, delta, out)
+
+    def _text_delta(self, _block: "Block", delta: Mapping[str, Any], out: list[JSON]) -> None:
+        self._text(str(delta.get("text") or ""), out)
+
+    def _json_delta(self, block: "Block", delta: Mapping[str, Any], out: list[JSON]) -> None:
+        self._arguments(block, str(delta.get("partial_json") or ""), out)
+
+    def _thinking_delta(self, block: "Block", delta: Mapping[str, Any], out: list[JSON]) -> None:
+        if text := str(delta.get("thinking") or ""):
+            block.pieces.append(text)
+            out.append({"delta": {"reasoning_content": text}})
+
+    def _signature_delta(self, block: "Block", delta: Mapping[str, Any], _out: list[JSON]) -> None:
+        block.signature += str(delta.get("signature") or "")
+
+    def _citations_delta(self, block: "Block", delta: Mapping[str, Any], _out: list[JSON]) -> None:
+        block.citations.append(delta.get("citation"))
 
     def _block_stop(self, event: JSON, out: list[JSON]) -> None:
         block = self._blocks.get(_index(event))
@@ -166,8 +172,7 @@ class Translation:
             self._say("{}", out)
         elif block.field is not None:
             self._custom_input(block, block.field.close(), out)
-        made = (annotation(citation, block.start, self._length) for citation in block.citations)
-        self._annotations += [found for found in made if found]
+        self._annotations += annotated(block.citations, block.start, self._length)
 
     def _arguments(self, block: "Block", piece: str, out: list[JSON]) -> None:
         if not piece:
@@ -251,6 +256,15 @@ def _index(event: Mapping[str, Any]) -> int:
     return index if isinstance(index, int) else -1
 
 
+_Handler: TypeAlias = Callable[[Translation, Block, Mapping[str, Any], list[JSON]], None]
+_DELTAS: Mapping[str, tuple[tuple[str, ...], _Handler]] = {
+    "text_delta": (("text",), Translation._text_delta),
+    "input_json_delta": (("tool_use", "answer"), Translation._json_delta),
+    "thinking_delta": (("thinking",), Translation._thinking_delta),
+    "signature_delta": (("thinking",), Translation._signature_delta),
+    "citations_delta": (("text",), Translation._citations_delta),
+}
+"""A delta's type -> the kinds of block that it may come in, and what it means."""
 _EVENTS: Mapping[str, Callable[[Translation, JSON, list[JSON]], None]] = {
     "message_start": Translation._message_start,
     "content_block_start": Translation._block_start,

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import UnsupportedParameter
 from ..interface import JSON
 from .models import Gates
 from .omitted import Omitted
@@ -22,6 +23,7 @@ BUDGETS = {"minimal": 1_024, "low": 2_048, "medium": 8_192, "high": 24_576, "xhi
 """Thinking tokens by reasoning effort, for models that take a budget."""
 MIN_BUDGET = 1_024
 EFFORTS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "xhigh", "max": "max"}
+_OFF = ("disabled", "between_tools")
 BINDING_BETA = "thinking-binding-controls-2026-08-01"
 
 
@@ -42,7 +44,9 @@ def decide(request: Mapping[str, Any], gates: Gates, max_tokens: int, *, hindere
     ``hindered``: the request has what a thinking budget excludes (a forced tool, a prefilled answer, tool results
     whose call came without its signed thinking).
     """
-    name = "thinking" if isinstance(request.get("thinking"), dict) else "reasoning_effort"
+    name = "thinking" if "thinking" in request else "reasoning_effort"
+    if name == "thinking" and not isinstance(request["thinking"], dict):
+        raise UnsupportedParameter(name, "Invalid type for 'thinking': expected an object.")
     made = Thinking(on=gates.thinking_off != "omit")
     if name == "thinking":
         made.config = _own(request["thinking"], gates)
@@ -53,7 +57,8 @@ def decide(request: Mapping[str, Any], gates: Gates, max_tokens: int, *, hindere
         config["budget_tokens"] = min(int(config.get("budget_tokens") or BUDGETS["medium"]), max_tokens * 3 // 4)
         if hindered or config["budget_tokens"] < MIN_BUDGET:
             made.config = None
-    wanted = name in request and request[name] not in (None, "none") and _wants(request.get("thinking"))
+    asked = request.get(name, "none")
+    wanted = asked != "none" and not (name == "thinking" and asked.get("type") in _OFF)
     if wanted and gates.thinking != "adaptive" and made.config is None:
         omitted.hint(name)
     if made.config:
@@ -61,13 +66,9 @@ def decide(request: Mapping[str, Any], gates: Gates, max_tokens: int, *, hindere
     return made
 
 
-def _wants(config: Any) -> bool:
-    return not (isinstance(config, dict) and config.get("type") == "disabled")
-
-
 def _own(config: Mapping[str, Any], gates: Gates) -> JSON | None:
     """The client's own ``thinking``, in the form that the model takes."""
-    if config.get("type") in ("disabled", "between_tools"):
+    if config.get("type") in _OFF:
         return _off(gates)
     if gates.thinking == "none":
         return None
