@@ -160,7 +160,7 @@ def lawful_calls(calls: Iterable[Any]) -> list[JSON]:
         if not isinstance(body, dict) or not body.get("name"):
             raise ProviderError(ErrorKind.PROTOCOL, "The upstream sent a tool call without a name.")
         identity = call.get("id")
-        if not isinstance(identity, str) or not identity or identity in seen:
+        if not isinstance(identity, str) or identity in ("", "null") or identity in seen:
             identity = new_id()
         seen.add(identity)
         text = body.get(key) if kind == "custom" else _arguments(body.get(key))

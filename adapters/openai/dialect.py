@@ -106,7 +106,8 @@ def read_usage(given: Any) -> Usage | None:
     inside = dict(inside) if isinstance(inside, dict) else {}
     outside = dict(outside) if isinstance(outside, dict) else {}
     if not count(inside, "cached_tokens"):
-        inside["cached_tokens"] = count(given, "prompt_cache_hit_tokens") or count(given, "cached_tokens")
+        names = ("prompt_cache_hit_tokens", "num_cached_tokens", "cached_tokens")
+        inside["cached_tokens"] = next((n for name in names if (n := count(given, name))), 0)
     if total > prompt + completion:
         outside["reasoning_tokens"] = total - prompt - completion
         completion = total - prompt

@@ -95,15 +95,31 @@ EXTENSIONS = frozenset(
 def mend(given: Mapping[str, Any]) -> JSON:
     """A message or delta with one name per thing: ``reasoning`` becomes ``reasoning_content``, once (edge case 47)."""
     told: JSON = {}
-    reasoning = given.get("reasoning_content") or given.get("reasoning")
+    content = given.get("content")
+    thought = ""
+    if isinstance(content, list):
+        thought, content = _parts(content)
+    reasoning = given.get("reasoning_content") or given.get("reasoning") or thought
     if isinstance(reasoning, str) and reasoning:
         told["reasoning_content"] = reasoning
-    content = given.get("content")
-    if isinstance(content, list):
-        content = "".join(part.get("text") or "" for part in content if isinstance(part, dict))
     if isinstance(content, str):
         told["content"] = content
     for key, value in given.items():
         if key in EXTENSIONS and value and (not isinstance(value, dict) or any(value.values())):
             told[key] = value
     return told
+
+
+def _parts(parts: Any) -> tuple[str, str]:
+    """The thinking and the text of content told as a list of parts, as Mistral does (edge case 48)."""
+    if not isinstance(parts, list):
+        return "", parts if isinstance(parts, str) else ""
+    thought, text = "", ""
+    for part in parts:
+        if not isinstance(part, dict):
+            continue
+        if part.get("type") == "thinking":
+            thought += _parts(part.get("thinking"))[1]
+        elif isinstance(part.get("text"), str):
+            text += part["text"]
+    return thought, text

@@ -1,0 +1,89 @@
+"""Azure OpenAI: OpenAI's dialect at an address, and with a credential, of Azure's kind."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+from urllib.parse import quote, urlencode
+
+from pydantic import SecretStr
+
+from .interface import ChatRequest, CredentialSpec, Target, UpstreamRequest
+from .openai import OpenAI
+from .openai.dialect import OPENAI, FamilyOptions
+from .options import decode
+
+_TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")
+
+AZURE = replace(
+    OPENAI,
+    name="azure",
+    base_url="",
+    tiers={name: name for name in ("default", "flex", "priority")},
+    relay=False,  # the first chunk of a stream often is no lawful one: content filter results and no id
+)
+
+
+class AzureOptions(FamilyOptions):
+    """Where the resource's API is, and who asks. With ``api_version`` the classic deployment address is used."""
+
+    api_version: str | None = None
+    """Say ``2024-10-21``; absent: the v1 API, which needs none."""
+    deployment: str | None = None
+    """The deployment; absent: the model's name."""
+    auth: Literal["api_key", "entra"] | None = None
+    """How the credential is sent; absent: an access token as a bearer, any other text as an API key."""
+    tenant_id: str | None = None
+    client_id: str | None = None
+    client_secret: SecretStr | None = None
+    federated_token_file: str | None = None
+    """For workload identity instead of a secret."""
+    managed_identity: bool | None = None
+    authority: str | None = None
+    scope: str = "https://cognitiveservices.azure.com/.default"
+
+
+_ENTRA = {"tenant_id", "client_id", "federated_token_file", "managed_identity", "authority", "scope"}
+
+
+class Azure(OpenAI):
+    """Chat Completions and embeddings of an Azure OpenAI or Foundry resource (``base_url``)."""
+
+    def __init__(self) -> None:
+        super().__init__(AZURE)
+
+    def options(self, raw: Mapping[str, Any]) -> AzureOptions:
+        return decode(AzureOptions, raw)
+
+    def credential(self, options: Any) -> CredentialSpec | None:
+        """A Microsoft Entra token, unless the options speak of API keys."""
+        given: AzureOptions = options or AzureOptions()
+        if given.auth == "api_key":
+            return None
+        settings = given.model_dump(include=_ENTRA, exclude_none=True)
+        if given.client_secret is not None:
+            settings["client_secret"] = given.client_secret.get_secret_value()
+        return CredentialSpec("entra", settings)
+
+    def prepare(self, request: ChatRequest, target: Target) -> UpstreamRequest:
+        return _addressed(super().prepare(request, target), target, "chat/completions")
+
+    def prepare_embeddings(self, request: Mapping[str, Any], target: Target) -> UpstreamRequest:
+        return _addressed(super().prepare_embeddings(request, target), target, "embeddings")
+
+
+def _addressed(sent: UpstreamRequest, target: Target, operation: str) -> UpstreamRequest:
+    options: AzureOptions = target.options or AzureOptions()
+    base = target.base_url.removesuffix("/openai/v1").removesuffix("/openai")
+    if options.api_version is None:
+        url = f"{base}/openai/v1/{operation}"
+    else:
+        deployment = quote(options.deployment or target.model, safe="")
+        query = urlencode({"api-version": options.api_version})
+        url = f"{base}/openai/deployments/{deployment}/{operation}?{query}"
+    headers = dict(sent.headers)
+    bearer = options.auth == "entra" or (options.auth is None and _TOKEN.fullmatch(target.api_key) is not None)
+    if target.api_key and not bearer and "authorization" not in target.headers:
+        del headers["authorization"]
+        headers.setdefault("api-key", target.api_key)
+    return replace(sent, url=url, headers=headers)

@@ -1,0 +1,139 @@
+"""A Chat Completions request in Mistral's words.
+
+Mistral refuses fields it does not know, and tool call ids that are not nine letters or digits.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..errors import UnsupportedParameter
+from ..interface import JSON, ChatRequest, Target, UpstreamRequest
+from ..openai import request as family
+from ..openai.dialect import Dialect
+from ..openai.legacy import modern
+from ..params import PARAMS, Fate
+from ..tools import NO_PARAMETERS
+
+_ID = re.compile(r"[A-Za-z0-9]{9}")
+_EFFORTS: Mapping[str, str] = {"none": "none", "minimal": "none"}
+"""Mistral knows reasoning on and off; every other effort is ``high``."""
+
+MISTRAL = Dialect(
+    name="mistral",
+    base_url="https://api.mistral.ai/v1",
+    params=dict.fromkeys(PARAMS, Fate.PASS)
+    | dict.fromkeys(
+        ("prompt_cache_options", "prompt_cache_retention", "safety_identifier", "user", "verbosity"), Fate.DROP
+    )
+    | dict.fromkeys(("audio", "logit_bias", "modalities", "moderation", "web_search_options"), Fate.REJECT)
+    | dict.fromkeys(("metadata", "service_tier", "store", "stream_options"), Fate.EMULATE)
+    | dict.fromkeys(
+        ("function_call", "functions", "max_completion_tokens", "max_tokens", "messages", "model", "reasoning_effort"),
+        Fate.TRANSLATE,
+    )
+    | dict.fromkeys(("seed", "tool_choice", "tools"), Fate.TRANSLATE),
+    stream_options=False,
+    message_keys=frozenset({"prefix"}),
+    lenient=True,
+)
+
+
+def prepare(request: ChatRequest, target: Target) -> UpstreamRequest:
+    """Translate; raises UnsupportedParameter."""
+    told = dict(modern(request))
+    told["messages"] = _messages(told["messages"])
+    if tools := told.get("tools"):
+        told["tools"] = [_tool(tool) for tool in tools]
+    if (effort := told.get("reasoning_effort")) is not None:
+        told["reasoning_effort"] = _EFFORTS.get(effort, "high")
+    allow = target.allow
+    if (seed := told.pop("seed", None)) is not None:
+        told["random_seed"] = seed
+        allow = allow | {"random_seed"}
+    if told.get("tool_choice") == "required":
+        told["tool_choice"] = "any"
+    elif isinstance(choice := told.get("tool_choice"), dict) and choice.get("type") == "allowed_tools":
+        told |= _allowed(told, choice["allowed_tools"])
+    return family.prepare(told, replace(target, allow=allow), MISTRAL)
+
+
+def _allowed(told: JSON, allowed: JSON) -> JSON:
+    names = {tool["function"]["name"] for tool in allowed["tools"] if "function" in tool}
+    kept = [tool for tool in told.get("tools") or () if tool.get("function", {}).get("name") in names]
+    return {"tools": kept, "tool_choice": "any" if allowed["mode"] == "required" else "auto"}
+
+
+def _tool(tool: JSON) -> JSON:
+    """Mistral wants a schema even of a tool without arguments (edge case 26)."""
+    if tool.get("type") != "function":
+        return tool
+    return {"type": "function", "function": {"parameters": NO_PARAMETERS, **_known(tool["function"])}}
+
+
+def _known(given: JSON) -> JSON:
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _messages(messages: list[JSON]) -> list[JSON]:
+    told = [_message(message, index) for index, message in enumerate(messages)]
+    if told[-1]["role"] == "assistant" and "tool_calls" not in told[-1]:
+        told[-1]["prefix"] = True  # without it the last turn may not be the assistant's
+    return told
+
+
+def _message(message: JSON, index: int) -> JSON:
+    told: JSON = {key: message[key] for key in ("role", "content") if key in message}
+    if isinstance(content := message.get("content"), list):
+        told["content"] = _content(content, index, message["role"])
+    if calls := message.get("tool_calls"):
+        told["tool_calls"] = [_call(call, index) for call in calls]
+    if message["role"] == "tool":
+        told["tool_call_id"] = tool_id(message["tool_call_id"])
+    return told
+
+
+def _call(call: JSON, index: int) -> JSON:
+    if not isinstance(call.get("function"), dict):
+        raise UnsupportedParameter(f"messages[{index}].tool_calls", "The model takes calls of function tools only.")
+    arguments = call["function"].get("arguments")
+    function = {
+        "name": call["function"]["name"],
+        "arguments": arguments if arguments not in (None, "", "null") else "{}",
+    }
+    return {"id": tool_id(call["id"]), "type": "function", "function": function}
+
+
+def tool_id(given: str) -> str:
+    """Nine letters and digits, the same for the same id wherever it occurs (edge case 11)."""
+    if _ID.fullmatch(given):
+        return given
+    return hashlib.sha256(given.encode(errors="replace")).hexdigest()[:9]
+
+
+def _content(parts: list[JSON], index: int, role: str) -> str | list[JSON]:
+    if role != "user":
+        return "\n".join(part.get("text") or part.get("refusal") or "" for part in parts)
+    return [_part(part, f"messages[{index}].content[{at}]") for at, part in enumerate(parts)]
+
+
+def _part(part: JSON, at: str) -> JSON:
+    kind: Any = part["type"]
+    if kind == "text":
+        return {"type": "text", "text": part["text"]}
+    if kind == "image_url":
+        return {"type": "image_url", "image_url": _known(part["image_url"])}
+    if kind == "input_audio":
+        return {"type": "input_audio", "input_audio": part["input_audio"]["data"]}
+    if kind == "file":
+        return _file(part["file"])
+    raise UnsupportedParameter(f"{at}.type", f"Invalid value: '{kind}'.")
+
+
+def _file(file: JSON) -> JSON:
+    if file.get("file_id"):
+        return {"type": "file", "file_id": file["file_id"]}
+    document = {"type": "document_url", "document_url": file.get("file_data") or ""}
+    return document | ({"document_name": file["filename"]} if file.get("filename") else {})
