@@ -50,7 +50,8 @@ async def count(database: Database) -> int:
 
 
 def left(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    """Files with records. A process killed while it made a file leaves an empty ``.new``, deleted a minute later."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".new")
 
 
 async def test_a_row_says_everything_about_its_attempt(database: Database, ledger: Ledger) -> None:
@@ -306,6 +307,15 @@ async def test_a_request_that_ended_elsewhere_is_not_unfinished(database: Databa
     await heir.recover()
     assert [row.cost for row in await rows(database)] == [4]
     await heir.close()
+
+
+async def test_a_file_that_was_never_used_is_deleted_a_minute_later(tmp_path: Path, ledger: Ledger) -> None:
+    old, young = tmp_path / "journal" / "1-a-000001.new", tmp_path / "journal" / "1-b-000001.new"
+    old.touch()
+    young.touch()
+    os.utime(old, (time.time() - 61,) * 2)
+    await ledger.recover()
+    assert (old.exists(), young.exists()) == (False, True)
 
 
 def framed(n: int = 5) -> tuple[bytes, list[bytes]]:

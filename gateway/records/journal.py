@@ -32,6 +32,9 @@ _SUFFIX = ".journal"
 _READ = 1 << 20
 """Bytes taken for SQL at once: some two thousand rows."""
 _CLOSE_SECONDS = 5.0
+_NEW = ".new"
+"""Ending of a file between its creation and its lock."""
+_NEW_SECONDS = 60.0
 
 
 class Ticket:
@@ -278,7 +281,7 @@ class Journal:
         """A new empty file, locked before it has the name under which others look for it."""
         path = self._folder / f"{self._group_name}-{self._count:06}{_SUFFIX}"
         self._count += 1
-        new = path.with_suffix(".new")
+        new = path.with_suffix(_NEW)
         fd = os.open(new, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(fd, fcntl.LOCK_EX)
         new.rename(path)
@@ -322,6 +325,10 @@ class Orphan:
 
 def orphans(folder: Path, own: str) -> Iterator[Orphan]:
     """Journals of dead processes, one process at a time; those of living ones cannot be locked. Raises OSError."""
+    for path in folder.glob(f"*{_NEW}"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > _NEW_SECONDS:  # its process died before it could use it
+                path.unlink()
     groups: dict[str, list[Path]] = {}
     for path in sorted(folder.glob(f"*{_SUFFIX}")):
         groups.setdefault(path.stem.rpartition("-")[0], []).append(path)
