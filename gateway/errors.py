@@ -10,6 +10,7 @@ Everything the gateway says no with, and how OpenAI words it.
     - ModelNotFound                 404  model_not_found
     - ResourceNotFound              404  not_found
     - IdempotencyInFlight           409
+    - Conflict                      409  conflict
     - IdempotencyMismatch           422
   - Unauthenticated                 401  invalid_api_key
   - PermissionDenied                403
@@ -120,6 +121,13 @@ class ResourceNotFound(InvalidRequest):
 class IdempotencyInFlight(InvalidRequest):
     status = 409
     code = "idempotency_in_flight"
+
+
+class Conflict(InvalidRequest):
+    """What is to be made exists already, or what is to be deleted is still in use."""
+
+    status = 409
+    code = "conflict"
 
 
 class IdempotencyMismatch(InvalidRequest):

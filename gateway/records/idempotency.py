@@ -1,0 +1,242 @@
+"""
+A repeated Idempotency-Key gets the answer the first request got; the first one in flight makes the second wait its turn.
+
+    begin()   -> Fresh: do the work, then finish() or abandon()
+              -> Replay: send this
+              raises IdempotencyInFlight (409) or IdempotencyMismatch (422: same key, another body)
+
+A key belongs to one caller and one route. What is kept of the request is an HMAC under a secret of the process's owner, so
+that a dump of the store tells neither prompts nor keys.
+"""
+
+import hashlib
+import hmac
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+import msgpack
+from redis.exceptions import RedisError
+
+from ..errors import IdempotencyInFlight, IdempotencyMismatch, InvalidRequest, StoreUnavailable
+
+MAX_KEY = 255
+_MAX_TOTAL = 64 * 1024 * 1024
+"""Bytes of answers kept in memory; the oldest go first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """Nobody has sent this before: the right to answer it."""
+
+    slot: str
+    token: str
+    fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """The answer the first request got."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+Outcome: TypeAlias = Fresh | Replay
+
+
+class IdempotencyStore(Protocol):
+    """``slot`` and ``fingerprint`` are made by ``slot_of`` and ``fingerprint_of``."""
+
+    async def begin(self, slot: str, fingerprint: bytes) -> Outcome: ...
+
+    async def finish(self, fresh: Fresh, answer: Replay) -> bool:
+        """Keep the answer; False when it is too large or its place was lost, and then the slot is free again."""
+        ...
+
+    async def abandon(self, fresh: Fresh) -> None:
+        """Free the slot: the next request with this key is a first one again."""
+        ...
+
+
+def checked_key(value: str) -> str:
+    """The header's value; raises InvalidRequest for one that is empty, too long or not printable ASCII."""
+    if not 1 <= len(value) <= MAX_KEY or not value.isascii() or not value.isprintable():
+        raise InvalidRequest(
+            f"Invalid 'Idempotency-Key': 1 to {MAX_KEY} printable ASCII characters.", param="Idempotency-Key"
+        )
+    return value
+
+
+def slot_of(secret: bytes, key_id: str, route: str, idempotency_key: str) -> str:
+    """Where the answer is kept: of this caller and this route alone (S-45)."""
+    parts = b"".join(len(p).to_bytes(4, "big") + p for p in (s.encode() for s in (key_id, route, idempotency_key)))
+    return hmac.digest(secret, parts, "sha256").hex()
+
+
+def fingerprint_of(secret: bytes, body: bytes) -> bytes:
+    return hmac.digest(secret, body, "sha256")
+
+
+def is_kept(status: int) -> bool:
+    """Successes, and refusals that would be the same again; everything else may be tried once more."""
+    return 200 <= status < 300 or (400 <= status < 500 and status not in (401, 403, 404, 408, 409, 425, 429, 499))
+
+
+def _mismatch() -> IdempotencyMismatch:
+    return IdempotencyMismatch("This Idempotency-Key was used with another request body.", param="Idempotency-Key")
+
+
+def _in_flight() -> IdempotencyInFlight:
+    return IdempotencyInFlight(
+        "A request with this Idempotency-Key is still running.", param="Idempotency-Key", retry_after=1.0
+    )
+
+
+@dataclass(slots=True)
+class _Held:
+    token: str
+    fingerprint: bytes
+    until: float
+    answer: Replay | None = None
+
+
+class MemoryIdempotency:
+    """For one worker. ``ttl`` and ``lease`` are in seconds: of an answer, and of a request that never ends."""
+
+    def __init__(
+        self,
+        *,
+        ttl: float = 86_400,
+        lease: float = 1_900,
+        max_replay: int = 1024 * 1024,
+        max_total: int = _MAX_TOTAL,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ttl, self._lease, self._max_replay, self._max_total = ttl, lease, max_replay, max_total
+        self._clock = clock
+        self._running: dict[str, _Held] = {}
+        self._answered: OrderedDict[str, _Held] = OrderedDict()
+        self._bytes = 0
+
+    async def begin(self, slot: str, fingerprint: bytes) -> Outcome:
+        now = self._clock()
+        self._expire(now)
+        held = self._answered.get(slot) or self._running.get(slot)
+        if held is None or now >= held.until:
+            fresh = Fresh(slot, secrets.token_hex(8), fingerprint)
+            self._running[slot] = _Held(fresh.token, fingerprint, now + self._lease)
+            return fresh
+        if not hmac.compare_digest(held.fingerprint, fingerprint):
+            raise _mismatch()
+        if held.answer is None:
+            raise _in_flight()
+        return held.answer
+
+    async def finish(self, fresh: Fresh, answer: Replay) -> bool:
+        held = self._running.get(fresh.slot)
+        if held is None or held.token != fresh.token:
+            return False
+        del self._running[fresh.slot]
+        if len(answer.body) > self._max_replay:
+            return False
+        held.answer, held.until = answer, self._clock() + self._ttl
+        self._answered[fresh.slot] = held
+        self._bytes += len(answer.body)
+        while self._bytes > self._max_total:
+            self._drop_oldest()
+        return True
+
+    async def abandon(self, fresh: Fresh) -> None:
+        held = self._running.get(fresh.slot)
+        if held is not None and held.token == fresh.token:
+            del self._running[fresh.slot]
+
+    def _expire(self, now: float) -> None:
+        while self._answered and next(iter(self._answered.values())).until <= now:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        _, held = self._answered.popitem(last=False)
+        self._bytes -= len(held.answer.body) if held.answer is not None else 0
+
+
+_FINISH = """
+local held = redis.call('GET', KEYS[1])
+if held ~= ARGV[1] then return 0 end
+if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+return 1
+"""
+"""Compare and set: an answer only replaces the claim it was made under."""
+
+
+class RedisIdempotency:
+    """For many workers: a claim is SET NX with an expiry. Fails closed with StoreUnavailable while Redis is away.
+
+    ``client`` must not decode replies; its time-outs bound every call.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        *,
+        ttl: float = 86_400,
+        lease: float = 1_900,
+        max_replay: int = 1024 * 1024,
+        prefix: str = "sluice:idem:",
+    ) -> None:
+        self._client = client
+        self._ttl, self._lease, self._max_replay = int(ttl * 1000), int(lease * 1000), max_replay
+        self._prefix = prefix
+        self._finish = client.register_script(_FINISH)
+
+    async def begin(self, slot: str, fingerprint: bytes) -> Outcome:
+        fresh = Fresh(slot, secrets.token_hex(8), fingerprint)
+        # The holder's entry may expire between the two commands: then the claim is tried once more.
+        for _ in range(2):
+            if await _reached(self._client.set(self._prefix + slot, _claim(fresh), nx=True, px=self._lease)):
+                return fresh
+            if (held := await _reached(self._client.get(self._prefix + slot))) is not None:
+                return _read(held, fingerprint)
+        raise _in_flight()
+
+    async def finish(self, fresh: Fresh, answer: Replay) -> bool:
+        fits = len(answer.body) <= self._max_replay
+        content = [b"d", fresh.fingerprint, answer.status, dict(answer.headers), answer.body]
+        return await self._replace(fresh, msgpack.packb(content) if fits else b"") and fits
+
+    async def abandon(self, fresh: Fresh) -> None:
+        await self._replace(fresh, b"")
+
+    async def _replace(self, fresh: Fresh, value: bytes) -> bool:
+        call = self._finish(keys=[self._prefix + fresh.slot], args=[_claim(fresh), value, self._ttl])
+        return bool(await _reached(call))
+
+
+def _claim(fresh: Fresh) -> bytes:
+    return bytes(msgpack.packb([b"f", fresh.fingerprint, fresh.token]))
+
+
+def _read(held: bytes, fingerprint: bytes) -> Replay:
+    state, theirs, *rest = msgpack.unpackb(held)
+    if not hmac.compare_digest(theirs, fingerprint):
+        raise _mismatch()
+    if state == b"f":
+        raise _in_flight()
+    return Replay(*rest)
+
+
+async def _reached(call: Awaitable[Any]) -> Any:
+    try:
+        return await call
+    except (RedisError, OSError, TimeoutError) as error:
+        raise StoreUnavailable("The idempotency store does not answer.", code="idempotency_unavailable") from error
+
+
+def secret_of(pepper: str | None) -> bytes:
+    """The secret of slots and fingerprints: made from the pepper, so that workers agree; else of this process alone."""
+    return hashlib.sha256(b"sluice idempotency " + pepper.encode()).digest() if pepper else secrets.token_bytes(32)

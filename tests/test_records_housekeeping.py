@@ -1,0 +1,46 @@
+"""What happens once a minute."""
+
+import asyncio
+import time
+from pathlib import Path
+
+from sqlalchemy import insert, text
+
+from config.schema import Ledger as LedgerOptions
+from gateway.records.database import Database
+from gateway.records.housekeeping import Housekeeper
+from gateway.records.ledger import Ledger
+from gateway.records.stored import StoredCompletions
+from gateway.records.tables import changes
+from gateway.records.usage import UsageStore
+
+from .ledger_writer import record
+
+
+async def test_a_round_rolls_up_retires_sweeps_and_forgets(database: Database, tmp_path: Path) -> None:
+    ledger = Ledger(database, LedgerOptions(journal=str(tmp_path / "journal")), sql_interval=60)
+    await ledger.start()
+    for n in range(20):
+        await ledger.append(record(f"req_{n}", 5))  # of January 2027
+    await ledger.flush()
+    now = 1_800_000_000.0 + 40 * 86_400
+    async with database.write() as connection:
+        for at in (now - 7200, now - 60):
+            await connection.execute(insert(changes).values(kind="key", target="k", at=at))
+    usage = UsageStore(database, clock=lambda: now)
+    keeper = Housekeeper(
+        database, usage, StoredCompletions(database), retention_days=30, interval=0.05, clock=lambda: now
+    )
+    await keeper.start()
+    began = time.monotonic()
+    while time.monotonic() - began < 5:
+        async with database.read() as connection:
+            rows = await connection.scalar(text("SELECT count(*) FROM ledger"))
+            kept = await connection.scalar(text("SELECT count(*) FROM changes"))
+        if rows == 0 and kept == 1:
+            break
+        await asyncio.sleep(0.05)
+    assert (rows, kept) == (0, 1)
+    assert await usage.spent("organization", "acme") == 100
+    await keeper.close()
+    await ledger.close()
