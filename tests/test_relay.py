@@ -162,6 +162,21 @@ def test_an_event_that_never_ends_is_refused() -> None:
     assert caught.value.kind is ErrorKind.PROTOCOL
 
 
+def test_an_error_that_is_no_event() -> None:
+    r = relay()
+    assert r.feed(b'{"error":{"message":"slow","code":429}}') == b""
+    with pytest.raises(ProviderError) as caught:
+        r.close()
+    assert caught.value.kind is ErrorKind.RATE_LIMITED
+
+
+def test_a_large_frame_in_many_reads() -> None:
+    r = relay()
+    large = frame({"content": "x" * 4_000_000})
+    raw = b"".join(r.feed(data) for data in (ROLE, *(large[i : i + 4096] for i in range(0, len(large), 4096))))
+    assert raw == ROLE + large
+
+
 def test_audio_and_untrusted_upstreams_are_translated() -> None:
     request = {
         "model": "m",

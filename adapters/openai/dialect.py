@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
+from pydantic import PrivateAttr
+
 from ..options import Options
 from ..params import PARAMS, Fate
 from ..usage import Usage, count
@@ -29,6 +31,15 @@ class FamilyOptions(Options):
     """Sent as ``OpenAI-Project``."""
     extra: Mapping[str, Any] = {}
     """Fields added to every request body where the request has none of that name."""
+    _rows: dict[str, "Dialect"] = PrivateAttr(default_factory=dict)
+
+    def applied(self, row: "Dialect") -> "Dialect":
+        """The row with what the operator chose, made once."""
+        if row.name not in self._rows:
+            names = ("relay", "max_tokens", "developer_role", "stream_options")
+            chosen = {name: value for name in names if (value := getattr(self, name)) is not None}
+            self._rows[row.name] = replace(row, **chosen, extra={**row.extra, **self.extra})
+        return self._rows[row.name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +70,6 @@ class Dialect:
     echo_reasoning: bool = False
     """Whether a tool call in the history needs the reasoning before it, else reasoning must be off."""
     extra: Mapping[str, Any] = field(default_factory=dict)
-
-    def with_options(self, options: FamilyOptions | None) -> "Dialect":
-        """The row with what the operator chose."""
-        if options is None:
-            return self
-        names = ("relay", "max_tokens", "developer_role", "stream_options")
-        chosen = {name: value for name in names if (value := getattr(options, name)) is not None}
-        return replace(self, **chosen, extra={**self.extra, **options.extra})
 
 
 _KEPT = dict.fromkeys(PARAMS, Fate.PASS)

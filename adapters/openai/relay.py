@@ -1,8 +1,8 @@
 """The byte path: frames of an upstream that speaks our dialect cleanly go to the client as they are.
 
 Nothing is decoded that nobody needs. Until the first content every frame is read (an error must still become another
-attempt); from then on a read is searched for the few byte strings that matter, and only their frames are decoded.
-Quotes inside JSON strings are escaped, so ``"error"`` with bare quotes is always a key or a whole value.
+attempt); from then on only a read that holds anything but plain content is decoded. Quotes inside JSON strings are
+escaped, so a key with bare quotes is always a key, whatever the text says.
 """
 
 from typing import Any
@@ -16,9 +16,8 @@ from ..sse import MAX_EVENT_BYTES
 from ..usage import Usage
 from .dialect import Dialect, read_usage, served_tier
 
-_USAGE = (b'"usage":{', b'"usage": {')
-_HIDDEN = (b',"usage":null', b', "usage": null', b'"usage":null,', b'"usage": null, ')
-_FINISH = (b'"finish_reason":"', b'"finish_reason": "')
+_HIDDEN = (b', "usage": null', b'"usage":null,', b'"usage": null, ')
+"""Rarer forms of what a client that did not ask for usage must not see; servers differ in blanks and key order."""
 _PADDING = 7
 """The mean length of OpenAI's padding of an event, which is 0 to 15 (checklist C-333)."""
 
@@ -34,7 +33,11 @@ class Relay:
         self._include_usage = include_usage
         self._left = n
         """Choices that have not finished."""
-        self._buffer = b""
+        self._pieces: list[bytes] = []
+        self._size = 0
+        """A frame that is not complete yet."""
+        self._calm = b'"finish_reason":null'
+        """In every frame that is one choice's content; not in an end, usage, an error event or ``[DONE]``."""
         self._cr = False
         """Whether the upstream ends lines with CR LF."""
         self._held: list[bytes] = []
@@ -53,17 +56,30 @@ class Relay:
             raise self._failure
         if self._cr or b"\r" in data:
             data = self._unix(data)
-        buffer = self._buffer + data if self._buffer else data
-        end = buffer.rfind(b"\n\n")
+        if self._pieces:
+            if (self._pieces[-1][-1:] + data).rfind(b"\n\n") < 0:
+                return self._hold(data)
+            data = b"".join((*self._pieces, data))
+            self._pieces.clear()
+        end = data.rfind(b"\n\n")
         if end < 0:
-            if len(buffer) > MAX_EVENT_BYTES:
-                raise ProviderError(ErrorKind.PROTOCOL, "The upstream sent an event that is too large.")
-            self._buffer = buffer
-            return b""
-        block, self._buffer = buffer[: end + 2], buffer[end + 2 :]
+            return self._hold(data)
+        block = data[: end + 2]
+        if end + 2 < len(data):
+            self._pieces.append(data[end + 2 :])
+        self._size = len(data) - len(block)
         if self._done:
             return b""
         return self._block(block) if self.started else self._begin(block)
+
+    def _hold(self, data: bytes) -> bytes:
+        """Keep a part of a frame until the rest is there."""
+        self._size += len(data)
+        if self._size > MAX_EVENT_BYTES:
+            raise ProviderError(ErrorKind.PROTOCOL, "The upstream sent an event that is too large.")
+        if data:
+            self._pieces.append(data)
+        return b""
 
     def close(self) -> bytes:
         if self._failure is not None:
@@ -74,11 +90,14 @@ class Relay:
         return b"".join(self._held) + last + DONE
 
     def _last(self) -> bytes:
-        """A last event without its blank line: whole, or cut short."""
-        frame, self._buffer = self._buffer.strip(), b""
+        """A last event without its blank line: whole, or cut short. Or, at the start, an error that is no event."""
+        frame = b"".join(self._pieces).strip()
         if not frame or self._done:
             return b""
         try:
+            if frame.startswith(b"{") and not self.started:
+                body = loads(frame)
+                raise embedded_error(body.get("error") or body)
             return self._frame(frame + b"\n\n")
         except ProviderError as error:
             if error.kind is not ErrorKind.PROTOCOL:
@@ -87,8 +106,10 @@ class Relay:
 
     def _unix(self, data: bytes) -> bytes:
         self._cr = True
-        if self._buffer.endswith(b"\r"):
-            data, self._buffer = b"\r" + data, self._buffer[:-1]
+        if self._pieces and self._pieces[-1].endswith(b"\r"):
+            piece = self._pieces.pop()
+            self._size -= len(piece)
+            data = piece + data
         if data.endswith(b"\r"):  # half a CR LF, perhaps
             return data[:-1].replace(b"\r\n", b"\n") + b"\r"
         return data.replace(b"\r\n", b"\n")
@@ -117,18 +138,11 @@ class Relay:
 
     def _block(self, block: bytes) -> bytes:
         """Frames of a stream under way."""
-        if (
-            b'"error"' in block
-            or b"\nevent:" in block
-            or b"[DONE]" in block
-            or any(key in block for key in _USAGE)
-            or block.startswith(b"event:")
-        ):
+        frames = block.count(b"\n\n")
+        if block.count(self._calm) != frames or b'"error"' in block:
             return self._slowly(block)
-        for key in _FINISH:
-            self._left -= block.count(key)
         self._bytes += len(block)
-        self._frames += block.count(b"\n\n")
+        self._frames += frames
         return block if self._include_usage else self._hide(block)
 
     def _slowly(self, block: bytes) -> bytes:
@@ -145,9 +159,10 @@ class Relay:
         return b"".join(out)
 
     def _hide(self, block: bytes) -> bytes:
+        block = block.replace(b',"usage":null', b"")
         if b'"usage"' in block:
-            for key in _HIDDEN:
-                block = block.replace(key, b"")
+            for form in _HIDDEN:
+                block = block.replace(form, b"")
         return block
 
     def _frame(self, frame: bytes) -> bytes:
@@ -166,6 +181,8 @@ class Relay:
             raise embedded_error(chunk.get("error") or chunk)
         if (tier := served_tier(self._dialect, chunk.get("service_tier"))) is not None:
             self.served_tier = tier
+        if b'"finish_reason": null' in data:
+            self._calm = b'"finish_reason": null'
         choices = chunk.get("choices") or []
         self._left -= sum(1 for choice in choices if choice.get("finish_reason"))
         self.started = self.started or _answers(choices)

@@ -20,7 +20,8 @@ _CACHE = "prompt_cache_breakpoint"
 def prepare(request: ChatRequest, target: Target, dialect: Dialect) -> UpstreamRequest:
     """Translate; raises UnsupportedParameter."""
     options: FamilyOptions | None = target.options
-    dialect = dialect.with_options(options)
+    if options is not None:
+        dialect = options.applied(dialect)
     dropped = unsupported(request, dialect.params, target.unsupported, target.allow)
     if not dialect.custom_tools:
         request = modern(request)
