@@ -5,6 +5,9 @@ import functools
 import itertools
 import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import botocore.session
@@ -348,6 +351,19 @@ def test_signing_is_on_when_an_option_speaks_of_it():
     assert (spec.kind, spec.settings["service"], spec.settings["region"]) == ("aws", "bedrock", "us-east-1")
     assert "top-secret" not in repr(ADAPTER.options({"access_key_id": "AK", "secret_access_key": "top-secret"}))
     assert ADAPTER.credential(ADAPTER.options({"auth": "aws"})) is not None
+
+
+def test_without_botocore_the_config_says_what_is_missing():
+    code = (
+        "import sys; sys.modules['botocore'] = None\n"
+        "from adapters.registry import load\n"
+        "try: load('bedrock').options({})\n"
+        "except ValueError as exc: print(exc)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=Path(__file__).parents[1]
+    )
+    assert "pip install 'sluice-gateway[bedrock]'" in found.stdout, found.stderr
 
 
 def test_every_parameter_has_a_fate():

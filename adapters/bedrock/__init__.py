@@ -9,25 +9,27 @@ from typing import Any
 
 from ..errors import ProviderError
 from ..interface import Answer, ChatRequest, CredentialSpec, StreamTranslator, Target, UpstreamRequest
-from . import errors, options, request, response
+from ..options import decode
+from . import errors, request, response
+from .options import TEMPLATE, BedrockOptions
 
 
 class Bedrock:
     params = request.PARAMS
-    base_url = options.TEMPLATE
+    base_url = TEMPLATE
     tiers = request.TIERS
 
-    def options(self, raw: Mapping[str, Any]) -> options.Options:
+    def options(self, raw: Mapping[str, Any]) -> BedrockOptions:
         """Decode; raises ValueError naming the bad key, or that botocore is missing."""
         try:
             import botocore.eventstream  # noqa: F401
         except ImportError:
             raise ValueError("the bedrock adapter needs botocore: pip install 'sluice-gateway[bedrock]'") from None
-        return options.read(raw)
+        return decode(BedrockOptions, raw)
 
     def credential(self, options: Any) -> CredentialSpec | None:
-        spec: CredentialSpec | None = options.credential
-        return spec
+        given: BedrockOptions = options or BedrockOptions()
+        return given.credential()
 
     def prepare(self, request_: ChatRequest, target: Target) -> UpstreamRequest:
         return request.build(request_, target)

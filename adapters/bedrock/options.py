@@ -1,86 +1,75 @@
 """The ``options`` of a Bedrock provider, and the credential they ask for."""
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, model_validator
 
 from ..interface import CredentialSpec
+from ..options import Options
 
 TEMPLATE = "https://bedrock-runtime.{region}.amazonaws.com"
-_REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
-_AWS = (
-    "access_key_id", "secret_access_key", "session_token", "role_arn", "external_id", "session_name",
-    "web_identity_token_file", "sts_endpoint", "container_credentials_uri",
-)  # fmt: skip
-"""Options that say how to sign; any of them turns signing on."""
-_SHAPES: Mapping[str, type] = {
-    "region": str, "auth": str, "guardrail": dict, "latency": str, "additional_fields": dict, "profiles": dict,
-    **dict.fromkeys(_AWS, str),
-}  # fmt: skip
-_GUARDRAIL = {
-    "identifier": "guardrailIdentifier", "version": "guardrailVersion", "trace": "trace",
-    "stream_processing": "streamProcessingMode",
-}  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    region: str = "us-east-1"
-    credential: CredentialSpec | None = field(default=None, repr=False)
-    """None: the provider's ``api_key`` is a Bedrock API key."""
-    guardrail: Mapping[str, Any] | None = None
-    """A guardrailConfig for every request."""
-    latency: str | None = None
-    additional_fields: Mapping[str, Any] = field(default_factory=dict)
+class Guardrail(Options):
+    """A guardrail for every request; a client's own cannot replace it."""
+
+    identifier: str
+    version: str = "DRAFT"
+    trace: Literal["enabled", "disabled", "enabled_full"] | None = None
+    stream_processing: Literal["sync", "async"] | None = None
+
+    def told(self, *, stream: bool) -> dict[str, str]:
+        """The guardrailConfig."""
+        config = {"guardrailIdentifier": self.identifier, "guardrailVersion": self.version}
+        if self.trace:
+            config["trace"] = self.trace
+        if self.stream_processing and stream:
+            config["streamProcessingMode"] = self.stream_processing
+        return config
+
+
+class BedrockOptions(Options):
+    region: str = Field("us-east-1", pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")
+    auth: Literal["aws", "api_key"] | None = None
+    """aws: requests are signed; api_key: the provider's ``api_key`` is a Bedrock API key. Absent: aws when any
+    of the following options is given."""
+    access_key_id: str | None = None
+    secret_access_key: SecretStr | None = None
+    session_token: SecretStr | None = None
+    role_arn: str | None = None
+    """A role to assume."""
+    external_id: str | None = None
+    session_name: str | None = None
+    web_identity_token_file: str | None = None
+    container_credentials_uri: str | None = None
+    sts_endpoint: str | None = None
+    guardrail: Guardrail | None = None
+    latency: Literal["standard", "optimized"] | None = None
+    additional_fields: dict[str, Any] = Field({})
     """additionalModelRequestFields for every request."""
-    profiles: Mapping[str, str] = field(default_factory=dict)
+    profiles: dict[str, str] = Field({})
     """What stands behind an opaque ARN: ARN -> model id, for what the family decides."""
 
+    @model_validator(mode="after")
+    def _paired(self) -> "BedrockOptions":
+        if (self.access_key_id is None) != (self.secret_access_key is None):
+            raise ValueError("'access_key_id' and 'secret_access_key' go together")
+        return self
 
-def read(raw: Mapping[str, Any]) -> Options:
-    """Check and decode; raises ValueError naming the bad key."""
-    for key in raw:
-        if key not in _SHAPES:
-            raise ValueError(f"unknown option '{key}'; known: {', '.join(sorted(_SHAPES))}")
-    wrong = [key for key, value in raw.items() if not isinstance(value, _SHAPES[key])]
-    if wrong:
-        raise ValueError(f"option '{wrong[0]}' must be a {_SHAPES[wrong[0]].__name__}")
-    region = raw.get("region", "us-east-1")
-    if not _REGION.fullmatch(region):
-        raise ValueError(f"option 'region': '{region}' is no AWS region")
-    if raw.get("latency") not in (None, "standard", "optimized"):
-        raise ValueError("option 'latency' must be standard or optimized")
-    return Options(
-        region=region,
-        credential=_credential(raw, region),
-        guardrail=_guardrail(raw.get("guardrail")),
-        latency=raw.get("latency"),
-        additional_fields=raw.get("additional_fields", {}),
-        profiles=raw.get("profiles", {}),
-    )
+    def credential(self) -> CredentialSpec | None:
+        settings = self.model_dump(include=_AWS, exclude_none=True)
+        if self.auth == "api_key" or (self.auth is None and not settings):
+            return None
+        for name, value in settings.items():
+            if isinstance(value, SecretStr):
+                settings[name] = value.get_secret_value()
+        return CredentialSpec("aws", {"service": "bedrock", "region": self.region, **settings})
 
 
-def _credential(raw: Mapping[str, Any], region: str) -> CredentialSpec | None:
-    auth = raw.get("auth", "aws" if any(key in raw for key in _AWS) else "api_key")
-    if auth not in ("aws", "api_key"):
-        raise ValueError("option 'auth' must be aws or api_key")
-    if auth == "api_key":
-        return None
-    if ("access_key_id" in raw) != ("secret_access_key" in raw):
-        raise ValueError("options 'access_key_id' and 'secret_access_key' go together")
-    settings = {key: raw[key] for key in _AWS if key in raw}
-    return CredentialSpec("aws", {"service": "bedrock", "region": region, **settings})
-
-
-def _guardrail(raw: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    if raw is None:
-        return None
-    if unknown := set(raw) - set(_GUARDRAIL):
-        raise ValueError(f"option 'guardrail' has no '{min(unknown)}'; known: {', '.join(_GUARDRAIL)}")
-    if "identifier" not in raw:
-        raise ValueError("option 'guardrail' needs an 'identifier'")
-    return {_GUARDRAIL[key]: str(value) for key, value in {"version": "DRAFT", **raw}.items()}
+_AWS = {
+    "access_key_id", "secret_access_key", "session_token", "role_arn", "external_id", "session_name",
+    "web_identity_token_file", "container_credentials_uri", "sts_endpoint",
+}  # fmt: skip
 
 
 def endpoint(base_url: str, region: str) -> str:

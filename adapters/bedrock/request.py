@@ -15,7 +15,7 @@ from ..tools import Tool, Tools
 from . import reasoning
 from .content import Conversation, cache_point
 from .models import Family, family
-from .options import Options, endpoint
+from .options import BedrockOptions, endpoint
 from .schema import closed
 
 _P, _T, _D, _R, _E = Fate.PASS, Fate.TRANSLATE, Fate.DROP, Fate.REJECT, Fate.EMULATE
@@ -67,7 +67,7 @@ class Draft:
 
 def build(request: ChatRequest, target: Target) -> UpstreamRequest:
     """Translate; raises UnsupportedParameter."""
-    options = target.options if isinstance(target.options, Options) else Options()
+    options: BedrockOptions = target.options or BedrockOptions()
     given = {name: value for name, value in request.items() if name not in GATEWAY_PARAMS}
     dropped = unsupported(given, PARAMS, target.unsupported)
     kind = family(options.profiles.get(target.model, target.model))
@@ -260,7 +260,7 @@ def _refused(kind: Family, plan: reasoning.Plan, asked: Mapping[str, Any]) -> li
     return []
 
 
-def _operation(draft: Draft, options: Options, body: JSON) -> None:
+def _operation(draft: Draft, options: BedrockOptions, body: JSON) -> None:
     """What is Converse's own: tier, guardrail, latency, metadata and the model's further fields."""
     request = draft.request
     tier = request.get("service_tier")
@@ -270,10 +270,7 @@ def _operation(draft: Draft, options: Options, body: JSON) -> None:
         if request.get(name):
             body[name] = request[name]
     if options.guardrail:
-        guardrail = dict(options.guardrail)
-        if not request.get("stream"):
-            guardrail.pop("streamProcessingMode", None)
-        body["guardrailConfig"] = guardrail
+        body["guardrailConfig"] = options.guardrail.told(stream=request.get("stream") is True)
     if options.latency:
         body["performanceConfig"] = {"latency": options.latency}
     fields = {**(request.get("additionalModelRequestFields") or {}), **draft.fields, **options.additional_fields}

@@ -7,6 +7,7 @@ from .. import tools
 from ..errors import ErrorKind, ProviderError
 from ..interface import JSON, Answer
 from ..jsonio import dumps, loads
+from ..shapes import documented, text
 from ..usage import Usage, count
 from . import reasoning
 
@@ -27,15 +28,15 @@ SERVED: Mapping[str, str] = {"default": "default", "flex": "flex", "priority": "
 def parse(body: bytes, notes: Mapping[str, Any]) -> Answer:
     """The completion of a whole answer; raises ProviderError when it is none."""
     data = loads(body)
-    content = _content(data)
-    read = _Reader(notes)
-    for block in content:
-        read.block(block)
-    return Answer(
-        {"choices": [{"index": 0, "message": read.message(), "finish_reason": finish(data.get("stopReason"))}]},
-        usage(data.get("usage")),
-        served_tier(data),
-    )
+    with documented():
+        read = _Reader(notes)
+        for block in _content(data):
+            read.block(block)
+        return Answer(
+            {"choices": [{"index": 0, "message": read.message(), "finish_reason": finish(data.get("stopReason"))}]},
+            usage(data.get("usage")),
+            served_tier(data),
+        )
 
 
 def _content(data: Any) -> Sequence[Mapping[str, Any]]:
@@ -49,7 +50,7 @@ def _content(data: Any) -> Sequence[Mapping[str, Any]]:
 
 def finish(reason: Any) -> str:
     """OpenAI's word; a reason that is new ends like any other (edge case 72)."""
-    if reason in MALFORMED:
+    if isinstance(reason, str) and reason in MALFORMED:
         raise ProviderError(ErrorKind.SERVER, "The model generated output that its provider could not read.")
     return FINISH.get(reason, "stop") if isinstance(reason, str) else "stop"
 
@@ -63,10 +64,11 @@ def usage(told: Any) -> Usage | None:
     if read + written and count(told, "totalTokens") == plain + output:
         plain = max(plain - read - written, 0)
     details = told.get("cacheDetails")
-    hour = sum(count(d, "inputTokens") for d in details or () if isinstance(d, dict) and d.get("ttl") == "1h")
+    details = details if isinstance(details, list) else []
+    hour = sum(count(d, "inputTokens") for d in details if isinstance(d, dict) and d.get("ttl") == "1h")
     hour = min(hour, written)
     server = told.get("serverToolUsage")
-    calls = {name: count(server, name) for name in server or () if count(server, name)} if server else None
+    calls = {name: count(server, name) for name in server if count(server, name)} if isinstance(server, dict) else None
     return Usage(
         input=plain,
         cache_read=read,
@@ -79,7 +81,7 @@ def usage(told: Any) -> Usage | None:
 
 def served_tier(data: Mapping[str, Any]) -> str | None:
     tier = data.get("serviceTier")
-    return SERVED.get(tier.get("type", "")) if isinstance(tier, dict) else None
+    return SERVED.get(str(tier.get("type"))) if isinstance(tier, dict) else None
 
 
 def annotation(citation: Any, start: int, end: int) -> JSON | None:
@@ -88,7 +90,7 @@ def annotation(citation: Any, start: int, end: int) -> JSON | None:
     web = location.get("web") if isinstance(location, dict) else None
     if not isinstance(web, dict) or not isinstance(url := web.get("url"), str):
         return None
-    title = citation.get("title") or web.get("domain") or url
+    title = text(citation.get("title")) or text(web.get("domain")) or url
     return {
         "type": "url_citation",
         "url_citation": {"start_index": start, "end_index": end, "title": title, "url": url},
@@ -125,8 +127,8 @@ class _Reader:
                 reader(value)
 
     def message(self) -> JSON:
-        text = "".join(self._text)
-        message: JSON = {"role": "assistant", "content": text if self._json is None else self._json}
+        said = "".join(self._text)
+        message: JSON = {"role": "assistant", "content": said if self._json is None else self._json}
         if self._thoughts:
             message["reasoning_content"] = "".join(self._thoughts)
         if self._signed:
@@ -137,17 +139,18 @@ class _Reader:
             message["annotations"] = self._annotations
         return message
 
-    def _add_text(self, text: Any) -> None:
-        if isinstance(text, str):
-            self._text.append(text)
-            self._length += len(text)
+    def _add_text(self, value: Any) -> None:
+        words = text(value)
+        self._text.append(words)
+        self._length += len(words)
 
     def _thought(self, content: Any) -> None:
         told = content.get("reasoningText")
-        if isinstance(told, dict) and isinstance(text := told.get("text"), str):
-            self._thoughts.append(text)
-            if signature := told.get("signature"):
-                self._signed.append(reasoning.thought(text, signature))
+        if isinstance(told, dict):
+            words, signature = text(told.get("text")), text(told.get("signature"))
+            self._thoughts.append(words)
+            if signature:
+                self._signed.append(reasoning.thought(words, signature))
         if isinstance(hidden := content.get("redactedContent"), str):
             self._signed.append(reasoning.redacted(hidden))
 
@@ -158,7 +161,7 @@ class _Reader:
         if use.get("name") == self._notes.get("json_tool"):
             self._json = self._json or arguments
         else:
-            self._calls.append(tools.back(use.get("toolUseId") or "", use.get("name") or "", arguments, self._notes))
+            self._calls.append(tools.back(text(use.get("toolUseId")), text(use.get("name")), arguments, self._notes))
 
     def _cited(self, cited: Any) -> None:
         start = self._length

@@ -13,6 +13,7 @@ from .. import tools
 from ..errors import ErrorKind, ProviderError
 from ..interface import JSON, Chunk
 from ..jsonio import loads
+from ..shapes import documented, text
 from ..usage import Usage
 from . import reasoning, response
 from .errors import event_error
@@ -85,13 +86,12 @@ class ConverseStream:
             raise self._failed
         chunks: list[Chunk] = []
         try:
-            self._buffer.add_data(data)
-            for message in self._buffer:
-                chunks += self._message(message.headers, message.payload)
+            with documented():
+                self._buffer.add_data(data)
+                for message in self._buffer:
+                    chunks += self._message(message.headers, message.payload)
         except ParserError:
             self._failed = ProviderError(ErrorKind.PROTOCOL, "The upstream sent a broken event-stream frame.")
-        except (AttributeError, KeyError, TypeError, UnicodeDecodeError):
-            self._failed = ProviderError(ErrorKind.PROTOCOL, "The upstream sent an event of an unknown shape.")
         except ProviderError as error:
             self._failed = error
         if self._failed and not chunks:
@@ -120,7 +120,7 @@ class ConverseStream:
         if use is None or not response.is_client_call(use):
             block.skip = True  # a server-side tool, its result, an image
             return []
-        block.id, block.name = use["toolUseId"], use["name"]
+        block.id, block.name = text(use["toolUseId"]), text(use["name"])
         if block.name == self._json_tool:
             block.json, block.skip = True, self._answered
             self._answered = True
@@ -140,32 +140,33 @@ class ConverseStream:
                 chunks += handler(block, value)
         return chunks
 
-    def _text(self, _: _Block, text: str) -> list[Chunk]:
-        self._length += len(text)
-        if not text or self._answered:
+    def _text(self, _: _Block, value: Any) -> list[Chunk]:
+        words = text(value)
+        self._length += len(words)
+        if not words or self._answered:
             return []
-        chunk = _chunk({"content": text})
+        chunk = _chunk({"content": words})
         if self._json_tool:
             self._preface.append(chunk)
             return []
         return [chunk]
 
     def _arguments(self, block: _Block, value: Mapping[str, Any]) -> list[Chunk]:
-        text = value["input"]
-        if not text:
+        piece = text(value["input"])
+        if not piece:
             return []
-        block.arguments.append(text)
+        block.arguments.append(piece)
         if block.json:
-            return [_chunk({"content": text})]
-        return [] if block.custom else [_call(block.index, None, {"arguments": text})]
+            return [_chunk({"content": piece})]
+        return [] if block.custom else [_call(block.index, None, {"arguments": piece})]
 
     def _reasoning(self, block: _Block, value: Mapping[str, Any]) -> list[Chunk]:
-        block.signature += value.get("signature") or ""
+        block.signature += text(value.get("signature"))
         delta: JSON = {}
-        if text := value.get("text"):
-            block.text.append(text)
-            delta["reasoning_content"] = text
-        if hidden := value.get("redactedContent"):
+        if words := text(value.get("text")):
+            block.text.append(words)
+            delta["reasoning_content"] = words
+        if hidden := text(value.get("redactedContent")):
             delta["thinking_blocks"] = [reasoning.redacted(hidden)]
         return [_chunk(delta)] if delta else []
 
@@ -182,12 +183,12 @@ class ConverseStream:
             thought = reasoning.thought("".join(block.text), block.signature)
             return [_chunk({"thinking_blocks": [thought]})]
         if block.custom:
-            text = tools.custom_input("".join(block.arguments))
+            told = tools.custom_input("".join(block.arguments))
             call = {
                 "index": block.index,
                 "id": block.id,
                 "type": "custom",
-                "custom": {"name": block.name, "input": text},
+                "custom": {"name": block.name, "input": told},
             }
             return [_chunk({"tool_calls": [call]})]
         if block.json and not block.arguments:

@@ -5,6 +5,7 @@ from typing import Any
 
 from ..errors import ProviderError
 from ..interface import Answer, ChatRequest, CredentialSpec, StreamTranslator, Target, UpstreamRequest
+from ..options import decode
 from . import embeddings, request, response
 from .stream import ChatStream
 
@@ -14,9 +15,9 @@ class Cohere:
     base_url = "https://api.cohere.com"
     tiers: Mapping[str, str] = {}
 
-    def options(self, raw: Mapping[str, Any]) -> request.Options:
-        """``safety_mode`` for chat, ``input_type`` and ``truncate`` for embeddings; raises ValueError."""
-        return request.read_options(raw)
+    def options(self, raw: Mapping[str, Any]) -> request.CohereOptions:
+        """Decode; raises ValueError naming the bad key."""
+        return decode(request.CohereOptions, raw)
 
     def credential(self, options: Any) -> CredentialSpec | None:
         del options  # a static key

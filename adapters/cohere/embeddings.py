@@ -8,7 +8,7 @@ from ..interface import JSON, Answer, Target, UpstreamRequest
 from ..jsonio import dumps, loads
 from ..params import Fate, unsupported
 from ..usage import Usage, count
-from .request import Options, headers
+from .request import CohereOptions, headers
 
 PARAMS: Mapping[str, Fate] = {
     "model": Fate.PASS,
@@ -23,7 +23,7 @@ PARAMS: Mapping[str, Fate] = {
 
 def build(request: Mapping[str, Any], target: Target) -> UpstreamRequest:
     """Translate; raises UnsupportedParameter, for tokens instead of text too: they are OpenAI's."""
-    options = target.options if isinstance(target.options, Options) else Options()
+    options: CohereOptions = target.options or CohereOptions()
     given = {name: value for name, value in request.items() if name != "encoding_format"}
     dropped = unsupported(given, PARAMS, target.unsupported)
     texts = [request["input"]] if isinstance(request["input"], str) else list(request["input"])
@@ -55,6 +55,8 @@ def parse(body: bytes, notes: Mapping[str, Any]) -> Answer:
     vectors = embeddings.get("float") if isinstance(embeddings, dict) else None
     if not isinstance(vectors, list) or len(vectors) != notes.get("count", len(vectors)):
         raise ProviderError(ErrorKind.PROTOCOL, "The upstream sent an answer without its embeddings.")
+    if not all(isinstance(vector, list) for vector in vectors):
+        raise ProviderError(ErrorKind.PROTOCOL, "The upstream sent embeddings that are no vectors.")
     usage = _usage(data.get("meta"))
     rows = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)]
     told = {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.total_tokens}

@@ -3,12 +3,13 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal
 
 from .. import history, tools
 from ..errors import UnsupportedParameter
 from ..interface import JSON, ChatRequest, Target, UpstreamRequest
 from ..jsonio import dumps
+from ..options import Options
 from ..params import GATEWAY_PARAMS, Fate, Policy, unsupported
 from ..tools import Tool, Tools
 from .messages import messages
@@ -33,29 +34,14 @@ BUDGETS: Mapping[str, int] = {"minimal": 1024, "low": 2048}
 JSON_TOOL = "json_response"
 """The tool that stands for a JSON answer next to other tools: Cohere refuses ``response_format`` there."""
 ANY_ID = history.IdRule(r"(?s).+", 256)
-_INPUT_TYPES = ("search_document", "search_query", "classification", "clustering")
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    safety_mode: str | None = None
-    input_type: str = "search_document"
-    truncate: str | None = None
-
-
-def read_options(raw: Mapping[str, Any]) -> Options:
-    """Check and decode; raises ValueError naming the bad key."""
-    known: Mapping[str, tuple[str, ...]] = {
-        "safety_mode": ("CONTEXTUAL", "STRICT", "OFF"),
-        "input_type": _INPUT_TYPES,
-        "truncate": ("NONE", "START", "END"),
-    }
-    for key, value in raw.items():
-        if key not in known:
-            raise ValueError(f"unknown option '{key}'; known: {', '.join(known)}")
-        if value not in known[key]:
-            raise ValueError(f"option '{key}' must be one of {', '.join(known[key])}")
-    return Options(**raw)
+class CohereOptions(Options):
+    safety_mode: Literal["CONTEXTUAL", "STRICT", "OFF"] | None = None
+    """Where there are no tools: Cohere refuses the one with the other."""
+    input_type: Literal["search_document", "search_query", "classification", "clustering"] = "search_document"
+    """Of embeddings, where the client says nothing."""
+    truncate: Literal["NONE", "START", "END"] | None = None
 
 
 @dataclass(slots=True)
@@ -80,7 +66,7 @@ class Draft:
 
 def build(request: ChatRequest, target: Target) -> UpstreamRequest:
     """Translate; raises UnsupportedParameter."""
-    options = target.options if isinstance(target.options, Options) else Options()
+    options: CohereOptions = target.options or CohereOptions()
     given = {name: value for name, value in request.items() if name not in GATEWAY_PARAMS}
     dropped = unsupported(given, PARAMS, target.unsupported)
     wanted = tools.read(request)
@@ -93,7 +79,7 @@ def build(request: ChatRequest, target: Target) -> UpstreamRequest:
     _tools(draft, wanted, json_tool)
     _sampling(draft)
     _thinking(draft, thinks=thinks)
-    if options.safety_mode and "tools" not in body:  # Cohere refuses the one with the other
+    if options.safety_mode and "tools" not in body:
         body["safety_mode"] = options.safety_mode
     for name in _EXTENSIONS:
         if request.get(name) is not None:

@@ -8,6 +8,7 @@ from ..classify import provider_error, read_body
 from ..errors import ErrorKind, ProviderError
 from ..interface import JSON, Answer
 from ..jsonio import loads
+from ..shapes import documented, text
 from ..usage import Usage, count
 
 FINISH: Mapping[str, str] = {
@@ -30,10 +31,15 @@ def parse(body: bytes, notes: Mapping[str, Any]) -> Answer:
     told = data.get("message") if isinstance(data, dict) else None
     if not isinstance(told, dict):
         raise ProviderError(ErrorKind.PROTOCOL, "The upstream sent an answer without a message.")
-    choice: JSON = {"index": 0, "message": _message(told, notes), "finish_reason": finish(data.get("finish_reason"))}
-    if isinstance(data.get("logprobs"), list):
-        choice["logprobs"] = logprobs(data["logprobs"])
-    return Answer({"choices": [choice]}, usage(data.get("usage")))
+    with documented():
+        choice: JSON = {
+            "index": 0,
+            "message": _message(told, notes),
+            "finish_reason": finish(data.get("finish_reason")),
+        }
+        if isinstance(data.get("logprobs"), list):
+            choice["logprobs"] = logprobs(data["logprobs"])
+        return Answer({"choices": [choice]}, usage(data.get("usage")))
 
 
 def _message(told: Mapping[str, Any], notes: Mapping[str, Any]) -> JSON:
@@ -43,23 +49,21 @@ def _message(told: Mapping[str, Any], notes: Mapping[str, Any]) -> JSON:
     content = told.get("content")
     items = content if isinstance(content, list) else [{"text": content}] if isinstance(content, str) else []
     for index, item in enumerate(i for i in items if isinstance(i, dict)):
-        if isinstance(thought := item.get("thinking"), str):
-            thoughts.append(thought)
-        if isinstance(text := item.get("text"), str):
-            starts[index] = sum(map(len, texts))
-            texts.append(text)
+        thoughts.append(text(item.get("thinking")))
+        starts[index] = sum(map(len, texts))
+        texts.append(text(item.get("text")))
     reasoning = "".join(thoughts)
-    if isinstance(plan := told.get("tool_plan"), str) and plan:
+    if plan := text(told.get("tool_plan")):
         reasoning = f"{reasoning}\n{plan}" if reasoning else plan
     answer, calls = None, []
     for call in told.get("tool_calls") or ():
         function = call.get("function") or {}
-        arguments = function.get("arguments")
-        arguments = "{}" if arguments is None or arguments.strip() in NO_ARGUMENTS else arguments
+        arguments = text(function.get("arguments"))
+        arguments = "{}" if arguments.strip() in NO_ARGUMENTS else arguments
         if function.get("name") == notes.get("json_tool"):
             answer = answer or arguments
         else:
-            calls.append(tools.back(call.get("id") or "", function.get("name") or "", arguments, notes))
+            calls.append(tools.back(text(call.get("id")), text(function.get("name")), arguments, notes))
     message: JSON = {"role": "assistant", "content": "".join(texts) if answer is None else answer}
     if reasoning:
         message["reasoning_content"] = reasoning

@@ -8,6 +8,7 @@ from ..classify import embedded_error
 from ..errors import ErrorKind, ProviderError
 from ..interface import JSON, Chunk
 from ..jsonio import loads
+from ..shapes import documented, text
 from ..sse import SSEDecoder
 from ..usage import Usage
 from . import response
@@ -62,10 +63,9 @@ class ChatStream:
             raise self._failed
         chunks: list[Chunk] = []
         try:
-            for event in self._decoder.feed(data):
-                chunks += self._event(event.data)
-        except (AttributeError, KeyError, TypeError):
-            self._failed = ProviderError(ErrorKind.PROTOCOL, "The upstream sent an event of an unknown shape.")
+            with documented():
+                for event in self._decoder.feed(data):
+                    chunks += self._event(event.data)
         except ProviderError as error:
             self._failed = error
         if self._failed and not chunks:
@@ -92,15 +92,15 @@ class ChatStream:
     def _content(self, event: Mapping[str, Any]) -> list[Chunk]:
         content = event["delta"]["message"]["content"]
         index = event.get("index") or 0
-        if thought := content.get("thinking"):
+        if thought := text(content.get("thinking")):
             self._thought = True
             return [_chunk({"reasoning_content": thought})]
         self._starts.setdefault(index, self._length)
-        text = content.get("text")
-        if not text or self._answered:
+        words = text(content.get("text"))
+        if not words or self._answered:
             return []
-        self._length += len(text)
-        chunk = _chunk({"content": text})
+        self._length += len(words)
+        chunk = _chunk({"content": words})
         if isinstance(item := event.get("logprobs"), dict):
             chunk["choices"][0]["logprobs"] = response.logprobs([item])
         if self._json_tool:
@@ -109,7 +109,7 @@ class ChatStream:
         return [chunk]
 
     def _plan(self, event: Mapping[str, Any]) -> list[Chunk]:
-        plan = event["delta"]["message"]["tool_plan"]
+        plan = text(event["delta"]["message"]["tool_plan"])
         if not plan:
             return []
         if self._thought:  # the plan is a line of its own after the thoughts
@@ -119,7 +119,7 @@ class ChatStream:
     def _call_start(self, event: Mapping[str, Any]) -> list[Chunk]:
         told = event["delta"]["message"]["tool_calls"]
         function = told["function"]
-        call = _Call(self._count, told["id"], function["name"])
+        call = _Call(self._count, text(told["id"]), text(function["name"]))
         self._calls[event.get("index") or 0] = call
         if call.name == self._json_tool:
             call.json = not self._answered
@@ -142,18 +142,21 @@ class ChatStream:
         told = event["delta"]["message"]["tool_calls"]
         return self._add(self._calls[event.get("index") or 0], told["function"]["arguments"])
 
-    def _add(self, call: _Call, text: str | None) -> list[Chunk]:
-        text = call.held + (text or "")
-        if not call.arguments and "null".startswith(text.strip()):
-            call.held = text
+    def _add(self, call: _Call, value: Any) -> list[Chunk]:
+        piece = call.held + text(value)
+        if not call.arguments and "null".startswith(piece.strip()):
+            call.held = piece
             return []
         call.held = ""
-        call.arguments.append(text)
+        return self._arguments(call, piece)
+
+    def _arguments(self, call: _Call, piece: str) -> list[Chunk]:
+        call.arguments.append(piece)
         if call.custom:
             return []
         if call.json:
-            return [_chunk({"content": text})]
-        return [_chunk({"tool_calls": [{"index": call.index, "function": {"arguments": text}}]})]
+            return [_chunk({"content": piece})]
+        return [_chunk({"tool_calls": [{"index": call.index, "function": {"arguments": piece}}]})]
 
     def _call_end(self, event: Mapping[str, Any]) -> list[Chunk]:
         call = self._calls.pop(event.get("index") or 0, None)
@@ -162,11 +165,7 @@ class ChatStream:
     def _finish(self, call: _Call) -> list[Chunk]:
         chunks: list[Chunk] = []
         if call.held.strip() not in response.NO_ARGUMENTS:
-            text, call.held = call.held, ""
-            call.arguments.append(text)
-            if not call.custom:
-                delta = {"tool_calls": [{"index": call.index, "function": {"arguments": text}}]}
-                chunks.append(_chunk({"content": text} if call.json else delta))
+            chunks += self._arguments(call, call.held)
         if call.json and not call.arguments:
             chunks.append(_chunk({"content": "{}"}))
         elif call.custom and call.index >= 0:
