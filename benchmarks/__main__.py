@@ -9,7 +9,8 @@ Figures are medians over rounds.
 Tests:
   throughput  64 connections, each sends its next request when the last is answered: requests/s, CPU per request
   latency     200 requests/s, whatever the answers do (open loop, timed from when each was due): added to direct
-  streams     64 streams of 512 chunks, one each millisecond: far above what one core relays. Chunks/s, CPU per chunk
+  streams     64 streams of 512 chunks, one each millisecond: more than one core relays one by one, so chunks that
+              arrive together should leave together. Chunks/s, CPU per chunk
   paced       10 streams of 64 chunks at 100/s: how late a chunk is, from the upstream's write to the client's read
 
 The upstream answers at once with about 1 KB, or streams. Contestants are the rows of benchmarks/contestants.py.

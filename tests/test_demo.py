@@ -9,12 +9,14 @@ import anthropic
 import jsonschema
 import openai
 import pytest
+import uvloop
 
 from adapters.usage import Usage
 from gateway import demo
 from gateway.demo import DemoUpstream, Script, script_for
 from gateway.demo.scripts import SCRIPTS
 
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 HELLO = [{"role": "user", "content": "say three words"}]
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOLS = [{"type": "function", "function": {"name": f"tool{i}", "parameters": WEATHER}} for i in range(2)]

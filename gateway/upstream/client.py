@@ -196,6 +196,7 @@ class Upstream:
         kept = min(IDLE, connection.keep_alive)
         return (
             not connection.closed
+            and not connection.transport.is_closing()
             and now - connection.idle_since < kept
             and now - self._born.get(connection, 0) < MAX_AGE
         )

@@ -16,6 +16,7 @@ MAX_INTERIM = 10
 """1xx answers before the real one."""
 MAX_OVERHEAD = 64 * 1024
 """Bytes in a row that are not body: a head, interim answers, trailers, chunk extensions."""
+UNANSWERED = "The provider closed the connection without an answer."
 NOT_HTTP = "The provider's answer is not lawful HTTP."
 
 
@@ -57,7 +58,11 @@ class Connection(asyncio.Protocol):
         self.silent = True
         self._response = response
         response.comes_from(self)
-        if len(body) < 65_536:
+        if self.closed:
+            response.fail(ErrorKind.CONNECTION, UNANSWERED)
+        elif self.transport.is_closing():
+            return  # connection_lost comes next and tells
+        elif len(body) < 65_536:
             self.transport.write(head + body)
         else:
             self.transport.writelines((head, body))
@@ -100,7 +105,7 @@ class Connection(asyncio.Protocol):
         if response is None:
             return
         if not self._status:
-            response.fail(ErrorKind.CONNECTION, "The provider closed the connection without an answer.")
+            response.fail(ErrorKind.CONNECTION, UNANSWERED)
         elif self._delimited or error:
             response.fail(ErrorKind.INCOMPLETE, "The provider's answer was cut short.")
         else:

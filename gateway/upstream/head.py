@@ -54,6 +54,8 @@ def locate(url: str) -> Place:
 def head(opening: str, headers: Mapping[str, str], length: int) -> bytes:
     """The whole head of a POST; raises ValueError for a header that cannot be sent as it is."""
     lines = [opening]
+    if "User-Agent" not in headers and "user-agent" not in headers:
+        lines.append("User-Agent: sluice\r\n")  # some front ends refuse a request without one
     for name, value in headers.items():
         if _name(name) and not _UNPRINTABLE.search(value):
             lines.append(f"{name}: {value}\r\n")
