@@ -8,13 +8,14 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from adapters import registry
 from adapters.compatible import ROWS
-from adapters.errors import ProviderError, UnsupportedParameter
+from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
 from adapters.interface import Target, UpstreamRequest
 from adapters.openai import OpenAI
 from adapters.openai.dialect import read_usage, served_tier
 from adapters.params import PARAMS, Fate
 
 from .replay import need, recordings, replay_stream, replay_whole, stream_problems, written
+from .test_openai_adapter import chunk
 
 FOLDERS = {"alibaba_qwen": "qwen", "gemini_openai": "gemini-openai", "openai_compat_misc": "openai-compatible", "bedrock_mantle": "openai-compatible"}  # fmt: skip
 PLAYED = (
@@ -161,6 +162,32 @@ def test_parameters_a_provider_lacks() -> None:
         with pytest.raises(UnsupportedParameter) as caught:
             sent("groq", **{name: value})
         assert caught.value.param == name
+
+
+def test_E_046_reasoning_between_tags() -> None:
+    text = "<think>\nhm <b></thin</think>\n\nHello </think> <think>"
+    adapter = OpenAI(ROWS["vllm"])
+    for tags, given in (("explicit", text), ("implied", text.removeprefix("<think>")), ("implied", text)):
+        up, _ = sent("vllm", Target("http://h/v1", "m", options=adapter.options({"think_tags": tags})))
+        expected = {"reasoning_content": "\nhm <b></thin", "content": "Hello </think> <think>"}
+        for size in (1, 3, 100):
+            translator = adapter.stream(up)
+            chunks = [
+                c for i in range(0, len(given), size) for c in translator.feed(chunk({"content": given[i : i + size]}))
+            ]
+            chunks += translator.feed(chunk({}, finish_reason="stop") + b"data: [DONE]\n\n") + translator.close()
+            keys = ("reasoning_content", "content")
+            assert {k: "".join(c["choices"][0]["delta"].get(k, "") for c in chunks) for k in keys} == expected
+        whole = {"choices": [{"index": 0, "message": {"content": given}, "finish_reason": "stop"}]}
+        assert adapter.parse(json.dumps(whole).encode(), up).completion["choices"][0]["message"] == expected
+    plain = adapter.stream(up).feed(chunk({"content": "<thi"}) + chunk({"content": "s"}, finish_reason="stop"))
+    assert plain[-1]["choices"][0]["delta"] == {"reasoning_content": "<this"}
+
+
+def test_E_037_a_failed_tool_call_of_groq_keeps_its_code() -> None:
+    said = {"error": {"message": "Failed to call a function.", "code": "tool_use_failed", "failed_generation": "x"}}
+    error = registry.load("groq").error(400, {}, json.dumps(said).encode())
+    assert (error.kind, error.code) == (ErrorKind.INVALID_REQUEST, "tool_use_failed")
 
 
 def test_E_052_recorded_stream_error_of_openrouter() -> None:

@@ -109,6 +109,28 @@ def test_C_218_a_message_echoed_back_is_cleaned() -> None:
     assert told == {"role": "assistant", "content": None, "tool_calls": echoed["tool_calls"]}
 
 
+def test_E_012_long_ids_of_other_providers_are_shortened_on_both_sides() -> None:
+    long = "toolu_" + "x" * 50
+    call = {"id": long, "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    history = [
+        *MESSAGES,
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": long, "content": "1"},
+    ]
+    told = sent(messages=history)[1]["messages"]
+    assert told[1]["tool_calls"][0]["id"] == told[2]["tool_call_id"]
+    assert len(told[2]["tool_call_id"]) <= 40
+
+
+def test_E_045_samplers_of_reasoning_models_go_where_the_policy_is_to_drop() -> None:
+    up, body = sent(Target("", "gpt-5-mini", unsupported="drop"), temperature=0.2, top_p=0.5)
+    assert up.dropped == ("temperature", "top_p")
+    assert body.keys() == {"model", "messages"}
+    assert sent(Target("", "gpt-5-mini"), temperature=0.2)[1]["temperature"] == 0.2
+    for model in ("gpt-4.1", "gpt-5-chat-latest", "gpt-5.1"):
+        assert sent(Target("", model, unsupported="drop"), temperature=0.2)[0].dropped == ()
+
+
 def test_unknown_extensions_are_refused_unless_the_model_allows_them() -> None:
     with pytest.raises(UnsupportedParameter) as caught:
         sent(top_k=1)

@@ -9,6 +9,7 @@ from pydantic import PrivateAttr
 from ..options import Options
 from ..params import PARAMS, Fate
 from ..usage import Usage, count
+from .think import ThinkTags
 
 Thinking: TypeAlias = Literal["type", "enable_thinking"]
 """How a provider is told not to reason: ``thinking: {type}`` or ``enable_thinking``."""
@@ -25,6 +26,8 @@ class FamilyOptions(Options):
     """Whether it knows the ``developer`` role."""
     stream_options: bool | None = None
     """Whether it takes ``stream_options.include_usage``."""
+    think_tags: ThinkTags | None = None
+    """Whether reasoning comes inside the text: ``explicit`` with both tags, ``implied`` with the closing one only."""
     organization: str | None = None
     """Sent as ``OpenAI-Organization``."""
     project: str | None = None
@@ -36,7 +39,7 @@ class FamilyOptions(Options):
     def applied(self, row: "Dialect") -> "Dialect":
         """The row with what the operator chose, made once."""
         if row.name not in self._rows:
-            names = ("relay", "max_tokens", "developer_role", "stream_options")
+            names = ("relay", "max_tokens", "developer_role", "stream_options", "think_tags")
             chosen = {name: value for name in names if (value := getattr(self, name)) is not None}
             self._rows[row.name] = replace(row, **chosen, extra={**row.extra, **self.extra})
         return self._rows[row.name]
@@ -69,6 +72,9 @@ class Dialect:
     thinking: Thinking | None = None
     echo_reasoning: bool = False
     """Whether a tool call in the history needs the reasoning before it, else reasoning must be off."""
+    think_tags: ThinkTags | None = None
+    longest_id: int | None = None
+    """Of a tool call; longer ones, which came from other providers, are rewritten (edge case 12)."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -93,6 +99,7 @@ OPENAI = Dialect(
     lenient=False,
     message_keys=frozenset(),
     custom_tools=True,
+    longest_id=40,
 )
 
 

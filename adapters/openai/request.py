@@ -1,8 +1,10 @@
 """A Chat Completions request in the words of one OpenAI-shaped provider."""
 
+import re
 from collections.abc import Iterable, Iterator
 
 from ..errors import UnsupportedParameter
+from ..history import IdRule
 from ..interface import JSON, ChatRequest, Target, UpstreamRequest
 from ..jsonio import dumps
 from ..params import Fate, unsupported
@@ -14,6 +16,13 @@ _MESSAGE_KEYS = frozenset(
 )
 _KEPT = (Fate.PASS, Fate.TRANSLATE)
 _HANDLED = frozenset({"stream_options", "max_tokens", "max_completion_tokens", "service_tier"})
+_LONG_IDS = IdRule(r"(?s).*", longest=40)
+_REASONERS = re.compile(r"o\d|gpt-5(?!-chat|\.[1-4])")
+"""OpenAI's models that always reason or do by default, and refuse samplers while they do."""
+_SAMPLERS = (
+    *("temperature", "top_p", "presence_penalty", "frequency_penalty"),
+    *("logit_bias", "logprobs", "top_logprobs"),
+)
 _CACHE = "prompt_cache_breakpoint"
 
 
@@ -33,14 +42,13 @@ def prepare(request: ChatRequest, target: Target, dialect: Dialect) -> UpstreamR
             body[name] = value
     body["model"] = target.model
     body["messages"] = [*_messages(request["messages"], dialect)]
+    if target.unsupported == "drop" and dialect.custom_tools and _REASONERS.match(target.model):
+        refused = [name for name in _SAMPLERS if body.pop(name, None) is not None]
+        dropped = (*dropped, *refused)
     limit = request.get("max_completion_tokens") or request.get("max_tokens")
     if limit is not None:
         body[dialect.max_tokens] = limit
-    if tier := request.get("service_tier"):
-        if tier in dialect.tiers:
-            body["service_tier"] = dialect.tiers[tier]
-        elif tier not in ("auto", "default"):
-            dropped = (*dropped, "service_tier")
+    dropped = (*dropped, *_tier(body, request.get("service_tier"), dialect))
     stream = request.get("stream") is True
     if stream:
         _ask_usage(body, request, dialect)
@@ -83,6 +91,14 @@ def _ask_usage(body: JSON, request: ChatRequest, dialect: Dialect) -> None:
         body["stream_options"]["include_obfuscation"] = False
 
 
+def _tier(body: JSON, tier: str | None, dialect: Dialect) -> tuple[str, ...]:
+    """Ask for a tier that the provider has; the name of the parameter where it has no such tier."""
+    if tier is not None and tier in dialect.tiers:
+        body["service_tier"] = dialect.tiers[tier]
+        return ()
+    return () if tier in (None, "auto", "default") else ("service_tier",)
+
+
 def _messages(messages: Iterable[JSON], dialect: Dialect) -> Iterator[JSON]:
     last: JSON | None = None
     for index, message in enumerate(messages):
@@ -116,6 +132,8 @@ def _message(message: JSON, index: int, dialect: Dialect) -> JSON:
         if (value is not None and value != []) or key == "content"
         if key in _MESSAGE_KEYS or key in dialect.message_keys
     }
+    if dialect.longest_id is not None:
+        _shorten(told, dialect.longest_id)
     if message["role"] == "developer" and not dialect.developer_role:
         told["role"] = "system"
     if isinstance(content := told.get("content"), list):
@@ -125,6 +143,13 @@ def _message(message: JSON, index: int, dialect: Dialect) -> JSON:
         if message["role"] == "assistant":
             told["content"] = None if "tool_calls" in told or dialect.custom_tools else ""
     return told
+
+
+def _shorten(told: JSON, longest: int) -> None:
+    if len(told.get("tool_call_id") or "") > longest:
+        told["tool_call_id"] = _LONG_IDS.apply(told["tool_call_id"])
+    if any(len(call["id"]) > longest for call in told.get("tool_calls") or ()):
+        told["tool_calls"] = [{**call, "id": _LONG_IDS.apply(call["id"])} for call in told["tool_calls"]]
 
 
 def _content(parts: list[JSON], index: int, dialect: Dialect) -> str | list[JSON]:

@@ -9,6 +9,7 @@ from ..errors import ErrorKind, ProviderError
 from ..interface import JSON, Answer
 from ..jsonio import loads
 from .dialect import Dialect, read_usage, served_tier
+from .think import ThinkSplitter
 
 _MESSAGE_KEYS = frozenset({"role", "content", "refusal", "annotations"})
 
@@ -29,7 +30,7 @@ def parse(body: bytes, dialect: Dialect) -> Answer:
     usage, tier = read_usage(given), served_tier(dialect, loose.get("service_tier"))
     if not dialect.lenient and _lawful(loose):
         return Answer(loose, usage, tier, body)
-    mended = {**loose, "choices": [_choice(choice) for choice in choices if isinstance(choice, dict)]}
+    mended = {**loose, "choices": [_choice(choice, dialect) for choice in choices if isinstance(choice, dict)]}
     return Answer(mended, usage, tier)
 
 
@@ -54,9 +55,13 @@ def _lawful_choice(choice: JSON) -> bool:
     )
 
 
-def _choice(choice: JSON) -> JSON:
+def _choice(choice: JSON, dialect: Dialect) -> JSON:
     given = choice.get("message")
     message = mend(given if isinstance(given, dict) else {})
+    if dialect.think_tags is not None and "content" in message:
+        splitter = ThinkSplitter(dialect.think_tags)
+        pieces = (splitter.feed(message["content"]), splitter.close())
+        split(message, *("".join(texts) for texts in zip(*pieces, strict=True)))
     reason = choice.get("finish_reason")
     return {
         "index": choice.get("index") if isinstance(choice.get("index"), int) else 0,
@@ -108,6 +113,15 @@ def mend(given: Mapping[str, Any]) -> JSON:
         if key in EXTENSIONS and value and (not isinstance(value, dict) or any(value.values())):
             told[key] = value
     return told
+
+
+def split(told: JSON, reasoning: str, content: str) -> None:
+    """Put split text where it belongs."""
+    told.pop("content", None)
+    if reasoning:
+        told["reasoning_content"] = told.get("reasoning_content", "") + reasoning
+    if content:
+        told["content"] = content
 
 
 def _parts(parts: Any) -> tuple[str, str]:

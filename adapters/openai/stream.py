@@ -10,7 +10,8 @@ from ..jsonio import loads
 from ..sse import MAX_EVENT_BYTES, Event, SSEDecoder
 from ..usage import Usage
 from .dialect import Dialect, read_usage, served_tier
-from .response import lawful, mend, parse
+from .response import lawful, mend, parse, split
+from .think import ThinkSplitter
 
 _TOP = ("model", "system_fingerprint", "moderation")
 _CUMULATIVE = ("citations", "search_results")
@@ -32,6 +33,7 @@ class Translator:
         self._open: set[int] = set()
         """Choices that began and did not end."""
         self._ended: set[int] = set()
+        self._thinking: dict[int, ThinkSplitter] = {}
         self._annexes: JSON = {}
         self._failure: ProviderError | None = None
 
@@ -141,6 +143,8 @@ class Translator:
         if (logprobs := lawful(choice.get("logprobs"))) is not None:
             told["logprobs"] = logprobs
         reason = choice.get("finish_reason")
+        if self._dialect.think_tags is not None:
+            self._split(index, told["delta"], ended=bool(reason))
         if isinstance(reason, str) and reason:
             told["finish_reason"] = reason
             self._open.discard(index)
@@ -148,3 +152,11 @@ class Translator:
         elif index not in self._ended:
             self._open.add(index)
         return told
+
+    def _split(self, index: int, delta: JSON, *, ended: bool) -> None:
+        splitter = self._thinking.setdefault(index, ThinkSplitter(self._dialect.think_tags or "explicit"))
+        reasoning, content = splitter.feed(delta.get("content") or "")
+        if ended:
+            rest = splitter.close()
+            reasoning, content = reasoning + rest[0], content + rest[1]
+        split(delta, reasoning, content)
