@@ -121,3 +121,26 @@ async def test_a_server_that_is_not_there_is_unavailable() -> None:
 def test_an_unusable_address_is_named(url: str) -> None:
     with pytest.raises(DatabaseError, match=r"database\.url"):
         Database(options(url))
+
+
+async def test_cancelled_transactions_leave_nothing_behind(database: Database) -> None:
+    """Clients go away at any moment: no lock stays held, no connection is lost, nothing half-done is committed."""
+
+    async def work(n: int) -> None:
+        async with database.write() as connection:
+            await connection.execute(text("UPDATE audit_head SET seq = seq + 1"))
+            await connection.execute(text("UPDATE ledger_rollup SET through = through + 1"))
+        async with database.read() as connection:
+            await connection.execute(text("SELECT count(*) FROM ledger"))
+
+    for n in range(30):
+        tasks = [asyncio.create_task(work(n)) for _ in range(4)]
+        await asyncio.sleep(n * 0.0004)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.gather(*(work(0) for _ in range(10)))
+    async with database.read() as connection:
+        head = await connection.scalar(text("SELECT seq FROM audit_head"))
+        assert head == await connection.scalar(text("SELECT through FROM ledger_rollup"))
+        assert head >= 10

@@ -22,7 +22,8 @@ from gateway.errors import StoreUnavailable
 from gateway.records import journal as j
 from gateway.records.database import Database, DatabaseError
 from gateway.records.ledger import Ledger
-from gateway.records.rows import rows_of
+from gateway.records.rows import cleaned, rows_of
+from gateway.records.tables import LEDGER_COLUMNS
 from gateway.records.tables import ledger as table
 
 from .ledger_writer import ME, record
@@ -121,6 +122,12 @@ async def test_hostile_values_do_not_hold_up_the_ledger(database: Database, ledg
     assert second.cost == 1
 
 
+def test_rows_of_an_older_version_are_filled_up() -> None:
+    (row,) = rows_of(record("req_1", 1))
+    assert cleaned(row[:-2]) == (*cleaned(row)[:-2], None, None)
+    assert len(cleaned(row)) == len(LEDGER_COLUMNS)
+
+
 async def test_a_clean_end_leaves_no_file(database: Database, tmp_path: Path) -> None:
     ledger = Ledger(database, LedgerOptions(journal=f"{tmp_path}/journal"), sql_interval=60)
     await ledger.start()
@@ -205,6 +212,25 @@ async def test_a_journal_that_cannot_be_written_sends_rows_straight_to_sql(datab
     await ledger.append(record("req_3", 2))
     assert ledger.is_healthy
     await ledger.close()
+
+
+async def test_rows_that_cannot_be_synced_are_durable_once_sql_has_them(database: Database, ledger: Ledger) -> None:
+    """After a failed fdatasync a second one proves nothing: the kernel may have dropped the pages."""
+    segment = ledger._journal._current
+    real, (reader, writer) = segment.fd, os.pipe()
+    ticket = ledger.append(record("req_1", 1))
+    segment.fd = writer  # a pipe cannot be synced
+    while ledger.is_healthy:
+        await asyncio.sleep(0.005)
+    segment.fd = real
+    os.close(reader)
+    os.close(writer)
+    assert not ticket.is_durable
+    await ledger.flush()
+    await ticket
+    assert await count(database) == 1
+    await ledger.append(record("req_2", 1))
+    assert ledger.is_healthy
 
 
 async def test_a_folder_that_cannot_be_used_is_named(database: Database) -> None:

@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config as AlembicConfig
 from sqlalchemy import Connection, Insert, Table, event, exc, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
@@ -184,7 +182,9 @@ def _translated() -> Iterator[None]:
         raise StoreUnavailable("The records database does not answer.", code="records_unavailable") from error
 
 
-def _config(connection: Connection) -> AlembicConfig:
+def _config(connection: Connection) -> Any:
+    from alembic.config import Config as AlembicConfig  # slow to import, and needed at start only
+
     config = AlembicConfig()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
@@ -192,6 +192,8 @@ def _config(connection: Connection) -> AlembicConfig:
 
 
 def _migrate(connection: Connection) -> None:
+    from alembic import command
+
     if not _is_current(connection):
         command.upgrade(_config(connection), "head")
 

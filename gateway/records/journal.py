@@ -147,8 +147,12 @@ class Journal:
         self._syncing = False
         self._last_sync = 0.0
         self._waiting_for_sql: list[tuple[Segment, int, asyncio.Future[None]]] = []
-        self.healthy = True
+        self._write_works = self._sync_works = True
+
+    @property
+    def healthy(self) -> bool:
         """Whether the last write and the last sync succeeded."""
+        return self._write_works and self._sync_works
 
     def open(self) -> None:
         """Create the folder and the first file; raises OSError."""
@@ -181,9 +185,9 @@ class Journal:
                 os.ftruncate(segment.fd, segment.size)
                 raise OSError(errno.ENOSPC, "the journal's disk is full")
         except OSError:
-            self.healthy = False
+            self._write_works = False
             raise
-        self.healthy = True
+        self._write_works = True
         segment.size += written
 
     def ticket(self) -> Ticket:
@@ -217,18 +221,19 @@ class Journal:
             os.fdatasync(segment.fd)
             segment.synced = size
         if self._spare is None and self._current.size >= self._segment_size // 2:
-            self._spare = self._create()
+            with contextlib.suppress(OSError):  # without a spare the file just grows
+                self._spare = self._create()
 
     def _synced(
         self, group: "asyncio.Future[None]", targets: list[tuple[Segment, int]], work: "asyncio.Future[None]"
     ) -> None:
         error = None if work.cancelled() else work.exception()
+        self._sync_works = error is None
         if error is None:
             if not group.done():
                 group.set_result(None)
         else:
             # After a failed fdatasync the kernel may have dropped the pages: only SQL can make these records durable.
-            self.healthy = False
             segment, size = targets[-1] if targets else (self._current, self._current.size)
             for target, reached in targets:
                 target.synced = reached

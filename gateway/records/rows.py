@@ -7,7 +7,7 @@ import orjson
 from adapters.usage import NO_USAGE, TOKEN_BUCKETS
 
 from ..call import Attempt, CallRecord, Principal
-from .tables import LEDGER_COLUMNS, LEDGER_FLAGS, LEDGER_NUMBERS, LEDGER_TEXTS
+from .tables import LEDGER_COLUMNS, LEDGER_NUMBERS, LEDGER_TEXTS
 
 Row: TypeAlias = list[Any]
 
@@ -102,8 +102,7 @@ def cleaned(row: Row) -> tuple[Any, ...]:
     numbers = [
         min(max(value, 0), top) for value, top in zip(row[len(LEDGER_TEXTS) : _FIRST_FLAG], _CEILINGS, strict=True)
     ]
-    flags_end = _FIRST_FLAG + len(LEDGER_FLAGS)
-    return (*texts, *numbers, *row[_FIRST_FLAG:flags_end], *row[flags_end:])
+    return (*texts, *numbers, *row[_FIRST_FLAG:], *[None] * (len(LEDGER_COLUMNS) - len(row)))
 
 
 def _text(value: str) -> str:

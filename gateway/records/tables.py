@@ -126,7 +126,7 @@ LEDGER_TEXTS = (
 LEDGER_NUMBERS = ("attempt", "day", "started", "duration", "http_status", "cost", *TOKEN_BUCKETS)
 LEDGER_FLAGS = ("estimated", "stream", "final")
 LEDGER_COLUMNS = (*LEDGER_TEXTS, *LEDGER_NUMBERS, *LEDGER_FLAGS, "ttft", "calls")
-"""The order of a row in the journal. A new column goes to the end and gets a default in ``rows.cleaned``."""
+"""The order of a row in the journal. A new column goes to the end and takes NULL: older journals have shorter rows."""
 
 ledger = Table(
     "ledger",
