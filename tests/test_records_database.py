@@ -100,6 +100,16 @@ async def test_a_locked_database_answers_in_time(database_url: str) -> None:
     await waiter.close()
 
 
+async def test_slow_work_may_ask_for_more_time(postgres_url: str) -> None:
+    database = Database(options(postgres_url), timeout=0.2)
+    async with database.write(timeout=5) as connection:
+        await connection.execute(text("SELECT pg_sleep(0.4)"))
+    with pytest.raises(StoreUnavailable):
+        async with database.write() as connection:
+            await connection.execute(text("SELECT pg_sleep(5)"))
+    await database.close()
+
+
 async def test_a_failed_block_is_rolled_back(database: Database) -> None:
     with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the block is what is tested
         async with database.write() as connection:

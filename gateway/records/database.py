@@ -18,6 +18,8 @@ from ..errors import StoreUnavailable
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _MIGRATION_LOCK = 0x51_1C_E0
+_SLOW_SECONDS = 60.0
+"""For migrations, roll-ups and the like."""
 _OUR_FAULT = (exc.IntegrityError, exc.ProgrammingError, exc.DataError)
 """What SQL says of the statement, not of the server: passed on as it is."""
 
@@ -61,9 +63,11 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def write(self, *, timeout: float | None = None) -> AsyncIterator[AsyncConnection]:
-        """A transaction: committed at the end of the block, rolled back by an exception."""
+        """A transaction: committed at the end of the block, rolled back by an exception. ``timeout`` is for slow work."""
         with _translated():
             async with asyncio.timeout(timeout or self._timeout), self._turn, self._writers.begin() as connection:
+                if timeout is not None and not self.is_sqlite:
+                    await connection.execute(text(f"SET LOCAL statement_timeout = {int(timeout * 1000)}"))
                 yield connection
 
     async def lock(self, connection: AsyncConnection, number: int, *, shared: bool = False) -> None:
@@ -79,7 +83,7 @@ class Database:
 
     async def upgrade(self) -> None:
         """Bring the schema up to date. Any number of workers may call it at once: the first does it, the others wait."""
-        async with self.write(timeout=max(60.0, self._timeout)) as connection:
+        async with self.write(timeout=max(_SLOW_SECONDS, self._timeout)) as connection:
             await self.lock(connection, _MIGRATION_LOCK)
             await connection.run_sync(_migrate)
 
@@ -165,7 +169,7 @@ def _postgres_engine(url: URL, pool_size: int, timeout: float) -> AsyncEngine:
         hide_parameters=True,
         connect_args={
             "timeout": min(5.0, timeout),
-            "command_timeout": timeout,
+            "command_timeout": max(_SLOW_SECONDS, timeout),  # the server's own time limit below comes first
             "server_settings": {"statement_timeout": str(int(timeout * 1000)), "application_name": "sluice"},
         },
     )
