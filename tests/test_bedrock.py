@@ -12,6 +12,7 @@ from typing import Any
 
 import botocore.session
 import pytest
+from botocore.serialize import create_serializer
 from botocore.validate import ParamValidator
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -324,6 +325,33 @@ def test_the_model_is_escaped_in_the_path_and_the_region_names_the_host():
     own = ADAPTER.prepare({"messages": [user("x")]}, Target("http://127.0.0.1:1", NOVA, options=ADAPTER.options({})))
     assert own.url == "http://127.0.0.1:1/model/us.amazon.nova-pro-v1%3A0/converse"
     assert "amazonaws.com.cn/" in prepare(raw={"region": "cn-north-1"}).url
+
+
+@pytest.mark.parametrize("to", [CLAUDE, "arn:aws:bedrock:us-east-1:123456789012:inference-profile/us.x.y-v1:0"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_botocores_own_client_would_send_the_same(to: str, stream: bool):
+    """Our body read as parameters and serialised by botocore gives our path and our body again."""
+    image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
+    pdf = {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBERi0xLjQ="}}
+    turn = called(("a", "f", '{"x":[1,null,"é"]}'))
+    built = prepare(
+        {"role": "system", "content": "s"}, user([image, pdf, {"type": "text", "text": "?"}]), turn, result("a", [image]),
+        to=to, stream=stream, tools=[function()], tool_choice="required", max_tokens=5, temperature=0.5, top_k=3,
+        response_format=schema(), metadata={"a": "b"}, service_tier="flex", user="u",
+        raw={"guardrail": {"identifier": "abc"}, "latency": "optimized"},
+    )  # fmt: skip
+    body = json.loads(built.body)
+    operation = model().operation_model("ConverseStream" if stream else "Converse")
+    told = create_serializer("rest-json").serialize_to_request({**blobs(body), "modelId": to}, operation)
+    assert built.url == "https://bedrock-runtime.us-east-1.amazonaws.com" + told["url_path"]
+    assert body == json.loads(told["body"])
+
+
+def blobs(value: Any) -> Any:
+    """A body as parameters: bytes instead of base64."""
+    if isinstance(value, dict):
+        return {k: base64.b64decode(v) if k == "bytes" else blobs(v) for k, v in value.items()}
+    return [blobs(v) for v in value] if isinstance(value, list) else value
 
 
 @pytest.mark.parametrize(
@@ -649,9 +677,14 @@ def test_E_040_recorded_thoughts_go_back_as_they_came(name: str):
 
 def test_E_044_the_budget_fits_under_max_tokens():
     body = build(reasoning_effort="high", max_completion_tokens=4000)
-    assert body["additionalModelRequestFields"]["thinking"]["budget_tokens"] == 3999
+    assert body["additionalModelRequestFields"]["thinking"]["budget_tokens"] == 3000
     assert body["inferenceConfig"]["maxTokens"] == 4000
     assert prepare(reasoning_effort="high", max_tokens=1000).dropped == ("reasoning_effort",)
+    assert prepare(reasoning_effort="high", max_tokens=1024).dropped == ("reasoning_effort",)
+    assert fields(reasoning_effort="high", max_tokens=1025)["thinking"]["budget_tokens"] == 1024
+    small = build(reasoning_effort="high", max_output=8192)
+    assert small["additionalModelRequestFields"]["thinking"]["budget_tokens"] == 6144
+    assert small["inferenceConfig"]["maxTokens"] == 8192
     assert build(reasoning_effort="low")["inferenceConfig"]["maxTokens"] == 2048 + 8192
     assert build(reasoning_effort="low", max_output=64_000)["inferenceConfig"]["maxTokens"] == 64_000
 

@@ -52,7 +52,8 @@ def _budget(effort: str, _: Family, max_tokens: int | None) -> Plan:
         return Plan()
     budget = BUDGETS[effort]
     if max_tokens is not None:
-        budget = min(budget, max_tokens - 1)  # the API demands less than maxTokens (edge case 44)
+        # the API demands less than maxTokens (edge case 44), and a quarter is left for the answer
+        budget = min(budget, max(max_tokens * 3 // 4, min(SMALLEST_BUDGET, max_tokens - 1)))
     if budget < SMALLEST_BUDGET:
         return Plan(dropped=True)
     return Plan({"thinking": {"type": "enabled", "budget_tokens": budget}}, on=True, strict=True, budget=budget)

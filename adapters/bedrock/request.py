@@ -75,7 +75,7 @@ def build(request: ChatRequest, target: Target) -> UpstreamRequest:
     wanted = tools.read(request)
     body: JSON = {}
     _format(draft, wanted, body)
-    plan = _reasoning(draft, wanted)
+    plan = _reasoning(draft, wanted, target.max_output)
     messages: Sequence[Mapping[str, Any]] = request["messages"]
     read = list(history.read(list(messages), TOOL_IDS))
     spoken = Conversation(cache=kind.cache, thinking=kind.claude and plan.on, tools=wanted.choice != "none")
@@ -139,10 +139,11 @@ def _format(draft: Draft, wanted: Tools, body: JSON) -> None:
     draft.json_tool = Tool(name, text, {**schema, "type": "object"})
 
 
-def _reasoning(draft: Draft, wanted: Tools) -> reasoning.Plan:
+def _reasoning(draft: Draft, wanted: Tools, max_output: int | None) -> reasoning.Plan:
     """The plan, given up where a forced tool or an unsigned tool call forbids thinking (edge cases 31 and 38)."""
     request = draft.request
-    plan = reasoning.plan(request.get("reasoning_effort"), draft.family, _max_tokens(request), request.get("thinking"))
+    limit = _max_tokens(request) or max_output
+    plan = reasoning.plan(request.get("reasoning_effort"), draft.family, limit, request.get("thinking"))
     forced = wanted.choice in ("required", "named") or draft.json_tool is not None
     if plan.strict and (forced or reasoning.open_loop_unthought(request["messages"])):
         plan = reasoning.Plan(dropped=True)
@@ -220,7 +221,7 @@ def _inference(draft: Draft, plan: reasoning.Plan, max_output: int | None, body:
     config: JSON = {}
     max_tokens = _max_tokens(request)
     if max_tokens is None and plan.budget:
-        max_tokens = max(max_output or 0, plan.budget + SPARE_OUTPUT)
+        max_tokens = max_output or plan.budget + SPARE_OUTPUT
     if max_tokens is not None:
         config["maxTokens"] = max_tokens
     stop = request.get("stop") or []
