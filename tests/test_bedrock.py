@@ -659,8 +659,9 @@ def test_E_039_thoughts_are_left_out_when_nothing_thinks_and_E_040_when_unsigned
     block = {"type": "thinking", "thinking": "hm", "signature": "sig"}
     turn = {"role": "assistant", "content": "so", "thinking_blocks": [block]}
     assert "reasoningContent" not in json.dumps(build(user("x"), turn, user("y")))
-    foreign = {"role": "assistant", "content": "so", "thinking_blocks": [{"type": "thinking", "thinking": "hm"}]}
-    assert "reasoningContent" not in json.dumps(build(user("x"), foreign, user("y"), reasoning_effort="low"))
+    for signature in ({}, {"signature": ""}, {"signature": None}):
+        foreign = turn | {"thinking_blocks": [{"type": "thinking", "thinking": "hm", **signature}]}
+        assert "reasoningContent" not in json.dumps(build(user("x"), foreign, user("y"), reasoning_effort="low"))
     assert "reasoningContent" not in json.dumps(build(user("x"), turn, user("y"), to=NOVA))
 
 

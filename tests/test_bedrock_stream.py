@@ -295,6 +295,17 @@ def test_C_324_a_custom_tool_gets_its_free_text():
     assert "".join(c["custom"]["input"] for c in calls if "custom" in c) == "ls -l"
 
 
+def test_blocks_that_never_stop_end_with_the_message():
+    use = {"toolUse": {"toolUseId": "id1", "name": "shell"}}
+    thought = {"reasoningContent": {"text": "hm", "signature": "sig"}}
+    body = event("contentBlockDelta", {"contentBlockIndex": 0, "delta": thought})
+    body += event("contentBlockStart", {"contentBlockIndex": 1, "start": use})
+    body += event("contentBlockDelta", {"contentBlockIndex": 1, "delta": {"toolUse": {"input": '{"input":"ls"}'}}})
+    found = deltas(body + event("messageStop", {"stopReason": "tool_use"}), custom=frozenset({"shell"}))
+    assert [b["signature"] for d in found for b in d.get("thinking_blocks") or ()] == ["sig"]
+    assert "".join(t["custom"]["input"] for d in found for t in d.get("tool_calls") or ()) == "ls"
+
+
 @pytest.mark.parametrize("reason", ["malformed_model_output", "malformed_tool_use"])
 def test_E_072_malformed_output_is_a_failure(reason: str):
     outcome = translate(ADAPTER.stream(sent()), [START + text("x") + event("messageStop", {"stopReason": reason})])

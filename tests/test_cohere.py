@@ -235,6 +235,10 @@ def test_E_071_usage_reads_tokens_and_falls_back_to_billed_units():
     usage = play(text("x") + end()).usage
     assert usage is not None
     assert (usage.input, usage.output) == (3, 5)
+    cached = {"usage": {"tokens": {"input_tokens": 10, "output_tokens": 4, "reasoning_tokens": 3}, "cached_tokens": 99}}
+    usage = ADAPTER.parse(json.dumps({"message": {"content": []}, **cached}).encode(), sent()).usage
+    assert usage is not None
+    assert (usage.input, usage.cache_read, usage.output, usage.reasoning) == (0, 10, 1, 3)
     body = {
         "message": {"content": []},
         "usage": {"billed_units": {"input_tokens": 7.0, "output_tokens": 1.0, "search_units": 2}},

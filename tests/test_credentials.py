@@ -458,11 +458,26 @@ async def test_an_answer_without_keys_is_an_authentication_failure(issuer, sessi
         assert caught.value.kind is ErrorKind.AUTHENTICATION
 
 
-async def test_an_issuers_redirect_and_a_huge_answer_are_not_followed_or_kept(issuer, session):
+async def test_an_issuers_redirect_is_not_followed_and_a_huge_answer_not_kept(issuer, session):
+    fetch = HTTPFetch(session)
+    issuer.status = 307
+    status, _ = await fetch("POST", issuer.url + "/here", data=b"", headers={}, timeout=5)
+    assert (status, len(issuer.asked)) == (307, 1)
     issuer.raw = b"x" * (2 * 1024 * 1024)
-    with pytest.raises(ProviderError):
-        await made(issuer, session).token(entra_spec(issuer))
-    issuer.raw, issuer.status = None, 302
-    with pytest.raises(ProviderError):
-        await made(issuer, session).token(entra_spec(issuer))
-    assert len(issuer.asked) == 2
+    with pytest.raises(ProviderError, match="too large"):
+        await fetch("GET", issuer.url, data=None, headers={}, timeout=5)
+
+
+async def test_a_fetch_that_never_ends_is_ended():
+    async def never(*_: Any, **__: Any) -> tuple[int, bytes]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    credentials = Credentials(never, environ={}, timeout=0.05)
+    with pytest.raises(ProviderError) as caught:
+        async with asyncio.timeout(3):
+            await credentials.token(CredentialSpec("google", {"credentials_json": USER}))
+    assert caught.value.kind is ErrorKind.AUTHENTICATION
+
+
+USER = {"type": "authorized_user", "client_id": "c", "client_secret": "s", "refresh_token": "r"}

@@ -156,7 +156,6 @@ def signed(sent: UpstreamRequest, keys: Keys, settings: Mapping[str, Any], now: 
 
     signer = SigV4Auth(Credentials(keys.access, keys.secret, keys.token), settings["service"], settings["region"])
     headers = {name.lower(): value for name, value in sent.headers.items()}
-    headers.pop("authorization", None)
     request = AWSRequest("POST", sent.url, headers={"content-type": headers["content-type"]}, data=sent.body)
     stamp = datetime.fromtimestamp(now, UTC).strftime(SIGV4_TIMESTAMP)
     request.context["timestamp"] = stamp
