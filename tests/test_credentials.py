@@ -52,9 +52,8 @@ class IssuerServer:
         if self.raw is not None:
             return web.Response(body=self.raw)
         if self.status != 200:
-            return web.json_response(
-                {"error": "invalid_grant", "error_description": "secret-words"}, status=self.status
-            )
+            told = {"error": "invalid_grant", "error_description": "secret-words"}
+            return web.json_response(told, status=self.status, headers={"location": self.url + "/elsewhere"})
         if request.path == "/sts/":
             return web.Response(text=self.sts(form["Action"], number), content_type="text/xml")
         if request.path == "/latest/api/token":
