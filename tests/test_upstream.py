@@ -550,6 +550,22 @@ async def test_a_stream_may_be_slow_but_not_for_ever(client: Upstream) -> None:
     assert (kind, 0.45 < seconds < 0.8) == (ErrorKind.TIMEOUT, True)
 
 
+async def test_reading_a_stream_whole_is_bounded_between_its_pieces(client: Upstream) -> None:
+    """As the error body of a streamed request is read: it may take longer than idle, but never pause for so long."""
+    times = Timeouts(first_byte=0.3, idle=0.3, total=5)
+    pieces = [b"1\r\nx\r\n"] * 8
+    async with serving(saying(CHUNKED, *pieces, b"0\r\n\r\n", pause=0.1)) as url:
+        response = await client.open(post(url, stream=True), times)
+        assert await response.read() == b"x" * 8
+    async with serving(saying(CHUNKED, *pieces[:2], hold=3)) as url:
+        response = await client.open(post(url, stream=True), times)
+        began = time.monotonic()
+        with pytest.raises(ProviderError) as failed:
+            await response.read()
+        assert failed.value.kind is ErrorKind.TIMEOUT
+        assert time.monotonic() - began < 1
+
+
 async def test_a_slow_reader_is_not_the_providers_fault(client: Upstream) -> None:
     times = Timeouts(first_byte=0.1, idle=0.1, total=5)
     async with serving(saying(CHUNKED + b"1\r\nx\r\n", b"1\r\ny\r\n0\r\n\r\n", pause=0.3)) as url:
