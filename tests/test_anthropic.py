@@ -8,7 +8,7 @@ import pytest
 
 from adapters import registry
 from adapters.anthropic import Anthropic, models
-from adapters.anthropic.options import Options
+from adapters.anthropic.options import AnthropicOptions
 from adapters.params import PARAMS
 
 from . import replay
@@ -127,7 +127,7 @@ def test_E_045_models_that_refuse_sampling_get_none() -> None:
     sent = prepared(ask(temperature=0.5, top_p=1, top_k=3), "claude-opus-4-7")
     assert not {"temperature", "top_p", "top_k"} & json.loads(sent.body).keys()
     assert sent.dropped == ("temperature", "top_k")
-    newer = prepared(ask(temperature=1), options=Options(version="2026-10-21"))
+    newer = prepared(ask(temperature=1), options=AnthropicOptions(version="2026-10-21"))
     assert "temperature" not in json.loads(newer.body)
     pair = prepared(ask(temperature=0.5, top_p=0.5), "claude-sonnet-4-5")
     assert (json.loads(pair.body)["temperature"], pair.dropped) == (0.5, ("top_p",))
@@ -224,7 +224,7 @@ def test_later_models_are_taken_for_the_newest_and_others_for_older_ones() -> No
     assert models.gates("claude-opus-6") is models.NEWEST
     assert models.gates("claude-opus-5-7") is models.NEWEST
     assert models.gates("kimi-k3") is models.OTHER
-    sent = prepared(ask(temperature=0.5), "mine", options=Options(same_as={"mine": "claude-opus-5"}))
+    sent = prepared(ask(temperature=0.5), "mine", options=AnthropicOptions(same_as={"mine": "claude-opus-5"}))
     assert sent.dropped == ("temperature",)
 
 

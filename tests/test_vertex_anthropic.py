@@ -51,7 +51,7 @@ def body(request: dict[str, Any], **options: str) -> Any:
 )
 @pytest.mark.parametrize(("stream", "verb"), [(False, "rawPredict"), (True, "streamRawPredict")])
 def test_the_address_names_project_region_model_and_verb(region: str, host: str, stream: bool, verb: str) -> None:
-    sent = prepared(ask(stream=stream), region=region)
+    sent = prepared(ask(stream=stream), location=region)
     place = f"https://{host}/v1/projects/p-1/locations/{region}/publishers/anthropic/models/{MODEL}:{verb}"
     assert sent.url == place
     assert sent.headers["authorization"] == "Bearer ya29.token"
@@ -164,5 +164,5 @@ def test_the_sdk_asks_the_same_address_and_reads_our_answers(upstream: Any) -> N
         with client.messages.stream(model=MODEL, max_tokens=5, messages=messages) as stream:
             assert stream.get_final_text() == "Hello"
     for streamed, (path, _, _) in zip((False, True), upstream.asked, strict=True):
-        ours = ADAPTER.prepare({"model": "m", **ask(stream=streamed)}, target(base, region="us-east5"))
+        ours = ADAPTER.prepare({"model": "m", **ask(stream=streamed)}, target(base, location="us-east5"))
         assert ours.url == base + path

@@ -16,11 +16,14 @@ from typing import Any
 from ..errors import ProviderError
 from ..interface import Answer, ChatRequest, CredentialSpec, StreamTranslator, Target, UpstreamRequest
 from ..jsonio import dumps
+from ..options import decode
 from . import response
-from .options import Options, decode
+from .options import AnthropicOptions
 from .platform import ANTHROPIC
 from .request import PARAMS, TIERS, draft
 from .stream import MessagesStream
+
+DEFAULT = AnthropicOptions()
 
 
 class Anthropic:
@@ -28,14 +31,14 @@ class Anthropic:
     base_url = "https://api.anthropic.com"
     tiers = TIERS
 
-    def options(self, raw: Mapping[str, Any]) -> Options:
-        return decode(Options, raw)
+    def options(self, raw: Mapping[str, Any]) -> AnthropicOptions:
+        return decode(AnthropicOptions, raw)
 
     def credential(self, options: Any) -> CredentialSpec | None:  # noqa: ARG002 - the interface's
         return None
 
     def prepare(self, request: ChatRequest, target: Target) -> UpstreamRequest:
-        options = target.options or Options()
+        options = target.options or DEFAULT
         made = draft(request, target, options, ANTHROPIC)
         headers = {
             "x-api-key": target.api_key,

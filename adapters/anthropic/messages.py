@@ -1,7 +1,6 @@
 """Chat messages -> system blocks and turns that alternate, none empty, every tool call answered in the next turn."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from .. import history
 from ..errors import UnsupportedParameter
@@ -22,13 +21,11 @@ TOOL_IDS = history.IdRule("[a-zA-Z0-9_-]+")
 class Conversation:
     """Takes the messages in order; ``system`` and ``turns`` are the result after ``close``."""
 
-    def __init__(self, gates: Gates, platform: Platform, *, replay: bool, omitted: Omitted) -> None:
-        """``replay``: whether earlier thinking goes back to the provider."""
+    def __init__(self, gates: Gates, platform: Platform, omitted: Omitted) -> None:
         self.system: list[JSON] = []
         self.turns: list[JSON] = []
         self._gates = gates
         self._platform = platform
-        self._replay = replay
         self._omitted = omitted
         self._late: list[JSON] = []
         """Instructions given after the conversation began, until their place is known."""
@@ -105,8 +102,24 @@ class Conversation:
                 self.turns.append({"role": "system", "content": self._late})
                 self._late = []
             self._fold()
-        thoughts = thinking.signed_blocks(source) if self._replay else []
-        self._say("assistant", _interleaved(content, calls, thoughts))
+        self._say("assistant", _interleaved(content, calls, thinking.signed_blocks(source)))
+
+    def excludes_budget(self) -> bool:
+        """Whether the turns are none for a thinking budget.
+
+        They end with the assistant's words, or the last tool calls came back without the thinking before them.
+        """
+        last = next((turn["content"] for turn in reversed(self.turns) if turn["role"] == "assistant"), None)
+        if last is None:
+            return False
+        if self.turns[-1]["role"] == "assistant":
+            return True
+        return any(block["type"] == "tool_use" for block in last) and not thinking.is_thought(last[0])
+
+    def forget_thinking(self) -> None:
+        """Take earlier thinking out: a model that does not think now may not be sent any."""
+        for turn in self.turns:
+            turn["content"] = [block for block in turn["content"] if not thinking.is_thought(block)]
 
     def _close(self) -> None:
         last = self.turns[-1]["role"] if self.turns else None
@@ -129,13 +142,6 @@ class Conversation:
         final = self.turns[-1]["content"][-1]
         if final["type"] == "text":
             final["text"] = final["text"].rstrip()  # trailing white space is a 400
-
-
-def unsigned_results(messages: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the last assistant message called tools and came back without its signed thinking."""
-    empty: Mapping[str, Any] = {}
-    last = next((message for message in reversed(messages) if message["role"] == "assistant"), empty)
-    return bool(last.get("tool_calls") or last.get("function_call")) and not thinking.signed_blocks(last)
 
 
 def _interleaved(

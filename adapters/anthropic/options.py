@@ -1,52 +1,39 @@
-"""Options of a provider in the config file, decoded once."""
+"""The ``options`` of a provider that serves Claude."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
 
-T = TypeVar("T")
+from pydantic import Field, SecretStr
+
+from ..interface import CredentialSpec
+from ..options import Options
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    version: str = "2023-06-01"
+class AnthropicOptions(Options):
+    version: str = Field("2023-06-01", pattern=r"^\d{4}-\d\d-\d\d$")
     """The API version. From 2026-10-21 on no sampling parameter is taken by any model."""
     beta: tuple[str, ...] = ()
     """Beta features to ask for with every request."""
     web_search: str = "web_search_20250305"
     """The version of the web search tool."""
-    same_as: Mapping[str, str] = field(default_factory=dict)
+    same_as: Mapping[str, str] = Field({})
     """Models of your own -> the Claude model whose capabilities they have."""
 
 
-@dataclass(frozen=True, slots=True)
-class VertexOptions(Options):
+class VertexOptions(AnthropicOptions):
     version: str = "vertex-2023-10-16"
-    project: str = ""
-    region: str = "global"
+    project: str = Field(pattern=r"^[a-z0-9.:-]+$")
+    """The Google Cloud project that is billed."""
+    location: str = Field("global", pattern=r"^[a-z0-9-]+$")
     """A region, or ``global``, ``us`` or ``eu``."""
+    credentials_file: str | None = None
+    """A service account's or a user's; absent: Application Default Credentials."""
+    credentials_json: SecretStr | None = None
+    token_endpoint: str | None = None
 
-
-def decode(kind: type[T], raw: Mapping[str, Any]) -> T:
-    """Make options of a config's mapping; raises ValueError naming the bad key."""
-    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]  # a dataclass, by its callers
-    values: dict[str, Any] = {}
-    for name, value in raw.items():
-        if name not in known:
-            raise ValueError(f"unknown option '{name}'; known: {', '.join(known)}")
-        values[name] = _checked(name, value)
-    return kind(**values)
-
-
-def _checked(name: str, value: Any) -> Any:
-    if name == "beta":
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise ValueError(f"option '{name}' must be a list of strings")
-        return tuple(value)
-    if name == "same_as":
-        if not isinstance(value, Mapping) or not all(isinstance(v, str) for v in value.values()):
-            raise ValueError(f"option '{name}' must map model names to model names")
-        return dict(value)
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"option '{name}' must be a string")
-    return value
+    def credential(self) -> CredentialSpec:
+        settings = {
+            "credentials_file": self.credentials_file,
+            "credentials_json": self.credentials_json and self.credentials_json.get_secret_value(),
+            "token_endpoint": self.token_endpoint,
+        }
+        return CredentialSpec("google", {key: value for key, value in settings.items() if value is not None})

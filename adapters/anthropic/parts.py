@@ -18,9 +18,9 @@ def text_block(text: str) -> JSON:
     return {"type": "text", "text": text}
 
 
-def marker(part: Mapping[str, Any] | None) -> JSON | None:
+def marker(part: Mapping[str, Any]) -> JSON | None:
     """The cache marker that a part asks for, in Anthropic's own words or as ``prompt_cache_breakpoint``."""
-    if not part:
+    if "cache_control" not in part and "prompt_cache_breakpoint" not in part:
         return None
     own = part.get("cache_control")
     return cache_control(own if isinstance(own, dict) else part.get("prompt_cache_breakpoint"))

@@ -1,7 +1,7 @@
 """ChatRequest -> a Messages request."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,10 +10,10 @@ from ..interface import JSON, ChatRequest, Target
 from ..jsonio import dumps
 from ..params import GATEWAY_PARAMS, Fate, unsupported
 from . import models, schemas, thinking
-from .messages import TOOL_IDS, Conversation, unsigned_results
+from .messages import TOOL_IDS, Conversation
 from .models import Gates
 from .omitted import Omitted
-from .options import Options
+from .options import AnthropicOptions
 from .parts import cache_control, text_block
 from .platform import Platform
 from .tools import Toolbox, add_answer, toolbox
@@ -84,7 +84,7 @@ class Draft:
     notes: JSON = field(default_factory=dict)
 
 
-def draft(request: ChatRequest, target: Target, options: Options, platform: Platform) -> Draft:
+def draft(request: ChatRequest, target: Target, options: AnthropicOptions, platform: Platform) -> Draft:
     """Translate; raises UnsupportedParameter."""
     asked = {name: value for name, value in request.items() if value is not None and name not in GATEWAY_PARAMS}
     left_out = unsupported(asked, PARAMS, target.unsupported, target.allow)
@@ -94,14 +94,14 @@ def draft(request: ChatRequest, target: Target, options: Options, platform: Plat
     box = toolbox(asked, gates, options.web_search, omitted)
     output, prompt = _response_format(asked.get("response_format"), box, gates)
 
-    messages: Sequence[Mapping[str, Any]] = asked["messages"]
-    max_tokens = _max_tokens(asked, target, gates)
-    prefilled = gates.prefill and messages[-1]["role"] == "assistant"
-    hindered = box.forced or prefilled or unsigned_results(messages)
-    thoughts = thinking.decide(asked, gates, max_tokens, hindered=hindered, omitted=omitted)
+    talk = Conversation(gates, platform, omitted)
+    talk.read(history.read(list(asked["messages"]), TOOL_IDS))
 
-    talk = Conversation(gates, platform, replay=thoughts.on, omitted=omitted)
-    talk.read(history.read(list(messages), TOOL_IDS))
+    max_tokens = _max_tokens(asked, target, gates)
+    hindered = box.forced or talk.excludes_budget()
+    thoughts = thinking.decide(asked, gates, max_tokens, hindered=hindered, omitted=omitted)
+    if not thoughts.on:
+        talk.forget_thinking()
     thinking.bind(thoughts, gates, talk.turns)
 
     made = Draft({"max_tokens": max_tokens, "messages": talk.turns}, [*options.beta, *thoughts.betas])
@@ -222,7 +222,7 @@ def _add_cache_markers(body: JSON, asked: Mapping[str, Any]) -> None:
     """Mark the end of the conversation where caching was asked for at large, and keep to the number of markers."""
     mark = cache_control(asked.get("cache_control")) or _automatic(asked)
     final = body["messages"][-1]["content"][-1]
-    if mark and not final["type"].endswith("thinking"):
+    if mark and not thinking.is_thought(final):
         final.setdefault("cache_control", mark)
     marked = [
         block

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-import orjson
-
 from ..interface import JSON
+from ..jsonio import dumps
 
 _FORMATS = frozenset(
     {"date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"}
@@ -91,7 +90,7 @@ def _closed(schema: Any) -> JSON:
             lost[key] = value
     _close_object(schema, made)
     if lost:
-        told = ", ".join(f"{key}: {orjson.dumps(value).decode()}" for key, value in lost.items())
+        told = ", ".join(f"{key}: {dumps(value).decode()}" for key, value in lost.items())
         made["description"] = f"{made['description']} ({told})" if made.get("description") else f"({told})"
     return made
 

@@ -134,6 +134,10 @@ def _detail(item: Mapping[str, Any]) -> tuple[tuple[int, int], JSON] | None:
     return None
 
 
+def is_thought(block: Mapping[str, Any]) -> bool:
+    return block["type"] in ("thinking", "redacted_thinking")
+
+
 def shown(block: Mapping[str, Any], index: int, characters: int, calls: int) -> JSON:
     """A thinking block as the client gets it, in ``thinking_blocks``."""
     kept = {key: block[key] for key in ("type", "thinking", "signature", "data") if key in block}
@@ -144,7 +148,7 @@ def bind(thinking: Thinking, gates: Gates, turns: Iterable[Mapping[str, Any]]) -
     """Let the provider drop thinking whose conversation was changed since, where it would refuse the request."""
     if not (gates.bound_thinking and thinking.on):
         return
-    if any(block["type"].endswith("thinking") for turn in turns for block in turn["content"]):
+    if any(is_thought(block) for turn in turns for block in turn["content"]):
         if thinking.config is None:
             thinking.config = {"type": "adaptive"}
         if thinking.config["type"] == "adaptive":

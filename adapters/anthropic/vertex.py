@@ -5,8 +5,9 @@ from typing import Any
 
 from ..interface import ChatRequest, CredentialSpec, Target, UpstreamRequest
 from ..jsonio import dumps
+from ..options import decode
 from . import Anthropic
-from .options import VertexOptions, decode
+from .options import VertexOptions
 from .platform import VERTEX
 from .request import draft
 
@@ -21,17 +22,14 @@ class VertexAnthropic(Anthropic):
     """Images by URL and uploaded files do not exist here: the provider fetches nothing."""
 
     base_url = HOSTS["global"]
-    """Stands for the host of the region that the options name."""
+    """Stands for the host of the location that the options name."""
     tiers: Mapping[str, str] = {}
 
     def options(self, raw: Mapping[str, Any]) -> VertexOptions:
-        made = decode(VertexOptions, raw)
-        if not made.project:
-            raise ValueError("option 'project' is missing: the Google Cloud project that is billed")
-        return made
+        return decode(VertexOptions, raw)
 
-    def credential(self, options: Any) -> CredentialSpec | None:  # noqa: ARG002 - the interface's
-        return CredentialSpec("google")
+    def credential(self, options: VertexOptions) -> CredentialSpec:
+        return options.credential()
 
     def prepare(self, request: ChatRequest, target: Target) -> UpstreamRequest:
         options: VertexOptions = target.options
@@ -42,10 +40,10 @@ class VertexAnthropic(Anthropic):
             made.body["anthropic_beta"] = list(dict.fromkeys(made.betas))
         base = target.base_url
         if base in ("", self.base_url):
-            base = HOSTS.get(options.region, f"https://{options.region}-aiplatform.googleapis.com")
+            base = HOSTS.get(options.location, f"https://{options.location}-aiplatform.googleapis.com")
         streamed = bool(request.get("stream"))
         return UpstreamRequest(
-            f"{base.removesuffix('/v1')}/v1/projects/{options.project}/locations/{options.region}/publishers/anthropic"
+            f"{base.removesuffix('/v1')}/v1/projects/{options.project}/locations/{options.location}/publishers/anthropic"
             f"/models/{target.model}:{'streamRawPredict' if streamed else 'rawPredict'}",
             {"authorization": f"Bearer {target.api_key}", "content-type": "application/json", **target.headers},
             dumps(made.body),
