@@ -1,5 +1,6 @@
 """A whole answer, made lawful: checklist C-260 to C-286."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -127,8 +128,7 @@ _HANDLED = frozenset({"role", "content", "refusal", "annotations", "tool_calls",
 def _message(given: Mapping[str, Any], *, functions: bool) -> JSON:
     content, refusal, audio = given.get("content"), given.get("refusal") or None, given.get("audio")
     message: JSON = {"role": "assistant", "content": content, "refusal": refusal}
-    annotations = given.get("annotations")
-    message["annotations"] = annotations if isinstance(annotations, list) else []
+    message["annotations"] = _citations(given.get("annotations"))
     calls = lawful_calls(given.get("tool_calls") or ())
     called = given.get("function_call")
     if functions and calls and not called:
@@ -138,8 +138,8 @@ def _message(given: Mapping[str, Any], *, functions: bool) -> JSON:
         message["tool_calls"] = calls
     if isinstance(called, dict) and called.get("name"):
         message["function_call"] = {"name": called["name"], "arguments": _arguments(called.get("arguments"))}
-    if isinstance(audio, dict):
-        message["audio"] = audio
+    if isinstance(audio, dict) and audio:
+        message["audio"] = {"id": "", "expires_at": 0, "data": "", "transcript": "", **audio}
     extras = {key: value for key, value in given.items() if key not in _HANDLED and value is not None}
     message.update(extras)
     if not content:
@@ -157,15 +157,15 @@ def lawful_calls(calls: Iterable[Any]) -> list[JSON]:
             continue
         kind, key = ("custom", "input") if is_custom(call) else ("function", "arguments")
         body = call.get(kind)
-        if not isinstance(body, dict) or not body.get("name"):
+        if not isinstance(body, dict) or not isinstance(body.get("name"), str) or not body["name"]:
             raise ProviderError(ErrorKind.PROTOCOL, "The upstream sent a tool call without a name.")
         identity = call.get("id")
         if not isinstance(identity, str) or identity in ("", "null") or identity in seen:
             identity = new_id()
         seen.add(identity)
-        text = body.get(key) if kind == "custom" else _arguments(body.get(key))
+        text = str(body.get(key) or "") if kind == "custom" else _arguments(body.get(key))
         extras = {k: v for k, v in call.items() if k not in CALL_KEYS and v is not None}
-        lawful.append({"id": identity, "type": kind, kind: {"name": body["name"], key: text or ""}} | extras)
+        lawful.append({"id": identity, "type": kind, kind: {"name": body["name"], key: text}} | extras)
     return lawful
 
 
@@ -178,10 +178,31 @@ def _arguments(value: Any) -> str:
 def _tokens(entries: Any) -> list[JSON] | None:
     if not isinstance(entries, list):
         return None
-    return [_token(entry) | {"top_logprobs": [_token(t) for t in entry.get("top_logprobs") or ()]} for entry in entries]
+    return [
+        _token(entry) | {"top_logprobs": [_token(t) for t in _dicts(entry.get("top_logprobs"))]}
+        for entry in _dicts(entries)
+    ]
 
 
 def _token(entry: Mapping[str, Any]) -> JSON:
-    value = entry.get("logprob")
-    known = isinstance(value, int | float) and value == value and value > -9999.0  # noqa: PLR0124 - NaN
-    return {"token": entry.get("token") or "", "logprob": value if known else -9999.0, "bytes": entry.get("bytes")}
+    token, value, data = entry.get("token"), entry.get("logprob"), entry.get("bytes")
+    known = isinstance(value, int | float) and math.isfinite(value) and value > -9999.0
+    return {
+        "token": token if isinstance(token, str) else "",
+        "logprob": value if known else -9999.0,
+        "bytes": data if isinstance(data, list) and all(isinstance(byte, int) for byte in data) else None,
+    }
+
+
+def _dicts(value: Any) -> list[JSON]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _citations(value: Any) -> list[JSON]:
+    """Annotations with all the keys that clients read (C-270)."""
+    told: list[JSON] = []
+    for annotation in _dicts(value):
+        if isinstance(cited := annotation.get("url_citation"), dict) and isinstance(cited.get("url"), str):
+            whole = {"start_index": 0, "end_index": 0, "title": "", **cited}
+            told.append({**annotation, "type": "url_citation", "url_citation": whole})
+    return told

@@ -110,7 +110,7 @@ class ToolCalls:
     def _find(self, fragment: Mapping[str, Any], name: str) -> _Call:
         index, given = fragment.get("index"), fragment.get("id")
         identity = given if isinstance(given, str) and given != "null" else ""  # Mistral's default is "null"
-        if isinstance(index, int):
+        if isinstance(index, int) and not isinstance(index, bool):
             call = self._by_index.get(index)
         elif identity in self._ids:
             call = next(c for c in self._calls if c.given == identity)

@@ -1,5 +1,6 @@
 """Tokens used, in disjoint buckets that sum: the one shape that pricing, limits and the ledger read."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -94,6 +95,6 @@ TOKEN_BUCKETS = tuple(
 def count(mapping: Mapping[str, Any], key: str) -> int:
     """A token count as providers really send it: an int, a whole float or nothing; never negative."""
     value = mapping.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return 0
     return max(int(value), 0)

@@ -1,20 +1,33 @@
 """Providers of OpenAI's dialect: their rows, and all their recorded traffic."""
 
+import contextlib
 import json
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from adapters import registry
 from adapters.compatible import ROWS
+from adapters.emit import completion
 from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
 from adapters.interface import Target, UpstreamRequest
 from adapters.openai import OpenAI
 from adapters.openai.dialect import read_usage, served_tier
 from adapters.params import PARAMS, Fate
 
-from .replay import need, recordings, replay_stream, replay_whole, stream_problems, written
+from .replay import (
+    completion_problems,
+    need,
+    recordings,
+    replay_stream,
+    replay_whole,
+    stream_problems,
+    translate,
+    written,
+)
 from .test_openai_adapter import chunk
 
 FOLDERS = {"alibaba_qwen": "qwen", "gemini_openai": "gemini-openai", "openai_compat_misc": "openai-compatible", "bedrock_mantle": "openai-compatible"}  # fmt: skip
@@ -167,18 +180,18 @@ def test_parameters_a_provider_lacks() -> None:
 def test_E_046_reasoning_between_tags() -> None:
     text = "<think>\nhm <b></thin</think>\n\nHello </think> <think>"
     adapter = OpenAI(ROWS["vllm"])
-    for tags, given in (("explicit", text), ("implied", text.removeprefix("<think>")), ("implied", text)):
+    for tags, said in (("explicit", text), ("implied", text.removeprefix("<think>")), ("implied", text)):
         up, _ = sent("vllm", Target("http://h/v1", "m", options=adapter.options({"think_tags": tags})))
         expected = {"reasoning_content": "\nhm <b></thin", "content": "Hello </think> <think>"}
         for size in (1, 3, 100):
             translator = adapter.stream(up)
             chunks = [
-                c for i in range(0, len(given), size) for c in translator.feed(chunk({"content": given[i : i + size]}))
+                c for i in range(0, len(said), size) for c in translator.feed(chunk({"content": said[i : i + size]}))
             ]
             chunks += translator.feed(chunk({}, finish_reason="stop") + b"data: [DONE]\n\n") + translator.close()
             keys = ("reasoning_content", "content")
             assert {k: "".join(c["choices"][0]["delta"].get(k, "") for c in chunks) for k in keys} == expected
-        whole = {"choices": [{"index": 0, "message": {"content": given}, "finish_reason": "stop"}]}
+        whole = {"choices": [{"index": 0, "message": {"content": said}, "finish_reason": "stop"}]}
         assert adapter.parse(json.dumps(whole).encode(), up).completion["choices"][0]["message"] == expected
     plain = adapter.stream(up).feed(chunk({"content": "<thi"}) + chunk({"content": "s"}, finish_reason="stop"))
     assert plain[-1]["choices"][0]["delta"] == {"reasoning_content": "<this"}
@@ -234,8 +247,8 @@ def test_recorded_answers(folder: str) -> None:
         ChatCompletion.model_validate_json(json.dumps(lawful), strict=True)
         theirs = recording.exchange["response"]["body"]
         assert lawful["usage"]["total_tokens"] == theirs["usage"]["total_tokens"], str(recording)
-        for ours, given in zip(lawful["choices"], theirs["choices"], strict=True):
-            message = given["message"]
+        for ours, other in zip(lawful["choices"], theirs["choices"], strict=True):
+            message = other["message"]
             assert (ours["message"]["content"] or "") == (message.get("content") or ""), str(recording)
             reasoning = message.get("reasoning_content") or message.get("reasoning")
             assert ours["message"].get("reasoning_content") == (reasoning or None), str(recording)
@@ -304,3 +317,68 @@ def own_usage(body: bytes) -> Any:
             inner = inner or next((c["usage"] for c in chunk.get("choices") or () if c.get("usage")), None)
             found = chunk.get("usage") or inner or found
     return read_usage(found)
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.floats(allow_nan=False) | st.sampled_from(["", "a", "stop"]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "choices",
+                    "delta",
+                    "message",
+                    "index",
+                    "content",
+                    "tool_calls",
+                    "function",
+                    "custom",
+                    "name",
+                    "arguments",
+                    "input",
+                    "id",
+                    "type",
+                    "finish_reason",
+                    "logprobs",
+                    "token",
+                    "top_logprobs",
+                    "usage",
+                    "prompt_tokens",
+                    "prompt_tokens_details",
+                    "function_call",
+                    "audio",
+                    "expires_at",
+                    "annotations",
+                    "x_groq",
+                    "error",
+                    "reasoning",
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.lists(JUNK, max_size=3),
+    st.dictionaries(st.sampled_from(["content", "tool_calls", "function_call", "audio", "logprobs"]), JUNK),
+)
+def test_S_50_no_upstream_can_break_the_reader_or_the_writer(junk: list[Any], delta: dict[str, Any]) -> None:
+    adapter, up = registry.load("openai-compatible"), UpstreamRequest("", {}, b"")
+    shaped = [{"choices": [{"index": 0, "delta": delta, "logprobs": delta.get("logprobs")}]}]
+    whole = [{"choices": [{"message": delta, "logprobs": delta.get("logprobs"), "finish_reason": "stop"}]}]
+    for chunks in (junk, shaped, [*shaped, *junk]):
+        body = b"".join(b"data: %b\n\n" % json.dumps(c).encode() for c in chunks)
+        outcome = translate(adapter.stream(up), [body, chunk({}, finish_reason="stop"), b"data: [DONE]\n\n"])
+        if outcome.error is None:
+            with contextlib.suppress(ProviderError):
+                assert stream_problems(written(outcome), include_usage=outcome.usage is not None) == []
+    for body in (*junk, *whole):
+        with contextlib.suppress(ProviderError):
+            answer = adapter.parse(json.dumps(body).encode(), up)
+            assert completion_problems(completion(answer, id="x", created=1, model="m")) == []

@@ -1,6 +1,6 @@
 """A whole answer of an OpenAI-shaped provider, mended where it is not quite OpenAI's."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..classify import embedded_error
@@ -73,9 +73,10 @@ def _choice(choice: JSON, dialect: Dialect) -> JSON:
 
 def lawful(logprobs: Any) -> Any:
     """Token probabilities in OpenAI's shape; other shapes (Together's lists) are left out."""
-    if isinstance(logprobs, dict) and (logprobs.get("content") or logprobs.get("refusal")):
-        return logprobs
-    return None
+    if not isinstance(logprobs, dict):
+        return None
+    told = {key: found for key in ("content", "refusal") if (found := _dicts(logprobs.get(key)))}
+    return told or None
 
 
 EXTENSIONS = frozenset(
@@ -110,9 +111,48 @@ def mend(given: Mapping[str, Any]) -> JSON:
     if isinstance(content, str):
         told["content"] = content
     for key, value in given.items():
-        if key in EXTENSIONS and value and (not isinstance(value, dict) or any(value.values())):
-            told[key] = value
+        if key in EXTENSIONS and value and (shaped := _SHAPES.get(key, _any)(value)):
+            told[key] = shaped
     return told
+
+
+def _any(value: Any) -> Any:
+    return value
+
+
+def _dicts(value: Any) -> list[JSON]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _function(value: Any) -> JSON:
+    return _texts(value, ("name", "arguments"))
+
+
+def _audio(value: Any) -> JSON:
+    told = _texts(value, ("id", "data", "transcript"))
+    expiry = value.get("expires_at") if isinstance(value, dict) else None
+    return told | ({"expires_at": expiry} if isinstance(expiry, int) and expiry > 0 else {})
+
+
+def _texts(value: Any, keys: tuple[str, ...]) -> JSON:
+    if not isinstance(value, dict):
+        return {}
+    return {key: value[key] for key in keys if isinstance(value.get(key), str) and value[key]}
+
+
+_SHAPES: Mapping[str, Callable[[Any], Any]] = {
+    "tool_calls": _dicts,
+    "function_call": _function,
+    "refusal": _text,
+    "audio": _audio,
+    "annotations": _dicts,
+    "reasoning_details": _dicts,
+}
+"""What of a value has the type that clients rely on; some servers send the empty shells of all types."""
 
 
 def split(told: JSON, reasoning: str, content: str) -> None:

@@ -111,7 +111,7 @@ class Translator:
         self._account(chunk)
         choices = chunk.get("choices")
         mended = [self._choice(c) for c in choices if isinstance(c, dict)] if isinstance(choices, list) else []
-        if mended or chunk.get("moderation"):
+        if mended or isinstance(chunk.get("moderation"), dict):
             told: Chunk = {key: chunk[key] for key in _TOP if chunk.get(key)}
             if self.served_tier is not None:
                 told["service_tier"] = self.served_tier
@@ -125,8 +125,8 @@ class Translator:
                 given = inner.get("usage")
                 if inner.get("error"):
                     raise embedded_error(inner["error"])
-            elif choices := chunk.get("choices"):  # Moonshot puts it into the choice
-                given = choices[0].get("usage") if isinstance(choices[0], dict) else None
+            elif isinstance(choices := chunk.get("choices"), list):  # Moonshot puts it into the choice
+                given = next((c.get("usage") for c in choices if isinstance(c, dict)), None)
         if given and (usage := read_usage(given)) is not None:
             self.usage = usage
         if (tier := served_tier(self._dialect, chunk.get("service_tier"))) is not None:
