@@ -98,7 +98,7 @@ _TEXTS: tuple[tuple[ErrorKind, re.Pattern[str]], ...] = tuple(
         ),
         (
             K.CONTENT_POLICY,
-            r"content management policy|content exists risk|inappropriate content|safety system",
+            r"content (?:management|filtering) policy|content exists risk|inappropriate content|safety system",
             r"flagged by moderation|requires moderation",
         ),
         (

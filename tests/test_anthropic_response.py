@@ -88,6 +88,7 @@ def told(status: int, kind: str, text: str = "No.", **details: Any) -> bytes:
         (400, "invalid_request_error", "input length and `max_tokens` exceed context limit: 1 + 2 > 3", {}, ErrorKind.CONTEXT_LENGTH),
         (400, "invalid_request_error", "Your credit balance is too low to access the API.", {}, ErrorKind.QUOTA),
         (400, "invalid_request_error", "messages: at least one message is required", {}, ErrorKind.INVALID_REQUEST),
+        (400, "invalid_request_error", "Output blocked by content filtering policy", {}, ErrorKind.CONTENT_POLICY),
         (401, "authentication_error", "invalid x-api-key", {}, ErrorKind.AUTHENTICATION),
         (402, "billing_error", "Pay.", {}, ErrorKind.QUOTA),
         (403, "permission_error", "No.", {}, ErrorKind.AUTHENTICATION),
