@@ -8,8 +8,10 @@ REQUESTS, TOKENS, INPUT, OUTPUT, COST, SLOTS = range(6)
 Vector: TypeAlias = tuple[int, int, int, int, int, int]
 NOTHING: Vector = (0, 0, 0, 0, 0, 0)
 
-LARGEST = 2**53 - 1
+MOST_COST = 2**53 - 1
 """Counters are Lua numbers in Redis: whole numbers are exact up to here, $9.007 million in nano-dollars."""
+MOST_TOKENS = 150_000_000_000
+"""Times the 60,000 ms of a minute this is still exact. A provider that reports more is not believed."""
 
 
 class Amounts(NamedTuple):
@@ -27,4 +29,8 @@ class Amounts(NamedTuple):
     def vector(self) -> Vector:
         """In the units of the engine; a request holds one slot for as long as it is reserved."""
         requests, prompt, completion, cost, cached = self
-        return requests, prompt + completion, prompt - cached, completion, cost, 1
+        vector = (requests, prompt + completion, prompt - cached, completion, cost, 1)
+        if min(vector) < 0 or max(vector) > MOST_TOKENS:
+            most = (MOST_TOKENS,) * COST + (MOST_COST, 1)
+            vector = tuple(min(max(amount, 0), limit) for amount, limit in zip(vector, most, strict=True))  # type: ignore[assignment]
+        return vector

@@ -4,6 +4,7 @@ An engine takes a vector of amounts from every limit of a set or from none, reme
 and later replaces what was taken by what was used. Both engines (``memory`` and ``redis``) decide alike.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -74,6 +75,10 @@ class StoreDown(Exception):
     """The counters cannot be reached, or not be trusted yet."""
 
 
+ASK_SECONDS = 2.0
+"""For the ledger to say what was spent."""
+
+
 class Orphan(NamedTuple):
     """A reservation whose worker died: its money stays charged until somebody knows better."""
 
@@ -109,6 +114,14 @@ class Engine(Protocol):
         """Tell what was used so far: what is charged should this worker die. Never waits and never raises."""
         ...
 
+    def debit(self, rid: str, limits: LimitSet, actual: Vector) -> None:
+        """Book what was used without a reservation (``rid`` must have none). Never waits and never raises."""
+        ...
+
+    def workers(self, shard: str) -> int:
+        """How many workers share the counters of an organization, as far as is known."""
+        ...
+
     async def states(self, limits: LimitSet) -> Sequence[State]:
         """Where limits stand now. Raises StoreDown."""
         ...
@@ -127,3 +140,12 @@ def state(limit: Limit, level: Level, now: int) -> State:
         remaining = max(limit.cap - value - reserved, 0)
         return State(limit, value, reserved, remaining, None if over is None else max(over - now, 0))
     return State(limit, value, 0, max(limit.cap - value, 0), 0)
+
+
+async def ask(spent: Spent, scope: str, begin: int, over: int) -> Amounts:
+    """What the ledger knows. Raises StoreDown when it does not answer."""
+    try:
+        async with asyncio.timeout(ASK_SECONDS):
+            return await spent(scope, begin, over)
+    except Exception as e:
+        raise StoreDown("what was spent so far is not known") from e

@@ -8,9 +8,11 @@ from config.schema import Config, LimitValues, Outage
 from ..call import Owner, Principal
 from ..errors import StoreUnavailable
 from .amounts import Amounts
-from .engine import Engine, Granted, Refused, Spent, State, StoreDown
+from .engine import Engine, Granted, Orphan, Refused, Spent, State, StoreDown
 from .headers import ratelimit_headers, refusal
 from .memory import MemoryEngine
+from .outage import LocalShare
+from .redis import RedisEngine
 from .rules import LimitSet, Rules
 from .thresholds import Threshold, Thresholds
 
@@ -102,15 +104,27 @@ class Limiter:
         self.on_threshold: list[Callable[[Threshold], None]] = []
         """Called once per worker when a budget's threshold is passed."""
         self._rules = rules
-        self._outage = outage or Outage()
+        self._local = LocalShare(engine, outage or Outage())
         self._capacities = {name: rules.capacity(name, values) for name, values in (capacities or {}).items()}
         self._thresholds = Thresholds(thresholds)
 
     @classmethod
-    def from_config(cls, config: Config, *, spent: Spent | None = None) -> "Limiter":
-        """The limiter of a configuration; ``spent`` asks the ledger for counters that are not known yet."""
+    def from_config(
+        cls, config: Config, *, spent: Spent | None = None, on_orphan: Callable[[Orphan], None] | None = None
+    ) -> "Limiter":
+        """The limiter of a configuration.
+
+        ``spent`` asks the ledger for counters that are not known yet; ``on_orphan`` is told of every reservation of
+        a dead worker, whose money stays charged.
+        """
+        engine: Engine = MemoryEngine(spent)
+        if config.redis is not None:
+            shared = RedisEngine(config.redis, lease=config.counters.lease, spent=spent)
+            if on_orphan is not None:
+                shared.on_orphan.append(on_orphan)
+            engine = shared
         return cls(
-            MemoryEngine(spent),
+            engine,
             Rules(config.model_groups),
             outage=config.counters.on_outage,
             capacities=deployment_limits(config),
@@ -120,7 +134,7 @@ class Limiter:
     def configure(self, config: Config) -> None:
         """Enforce another configuration from now on; what is counted and reserved stays."""
         self._rules = Rules(config.model_groups)
-        self._outage = config.counters.on_outage
+        self._local.policy = config.counters.on_outage
         limits = deployment_limits(config)
         self._capacities = {name: self._rules.capacity(name, values) for name, values in limits.items()}
         self._thresholds = Thresholds(config.counters.thresholds)
@@ -128,9 +142,11 @@ class Limiter:
     async def start(self) -> None:
         """Connect, load scripts, begin heartbeats. Raises StoreDown when the counters are unfit for use."""
         await self.engine.start()
+        await self._local.start()
 
     async def close(self) -> None:
         """Settle what is queued; raises nothing."""
+        await self._local.close()
         await self.engine.close()
 
     async def reserve(self, rid: str, principal: Principal, model: str, tier: str, amounts: Amounts) -> Reservation:
@@ -148,16 +164,21 @@ class Limiter:
     async def _reserve(self, rid: str, limits: LimitSet | None, amounts: Amounts) -> Reservation:
         if limits is None:
             return Reservation(rid, amounts, None, None, None)
+        engine, need = self.engine, amounts.vector()
         try:
-            outcome = await self.engine.reserve(rid, limits, amounts.vector())
-        except StoreDown as e:
-            raise StoreUnavailable("Budgets and limits cannot be enforced at the moment.") from e
+            outcome = await engine.reserve(rid, limits, need)
+        except StoreDown:
+            engine = self._local
+            try:
+                outcome = await engine.reserve(rid, limits, need)
+            except StoreDown as e:
+                raise StoreUnavailable("Budgets and limits cannot be enforced at the moment.") from e
         if isinstance(outcome, Refused):
             raise refusal(outcome)
         if limits.budgets and self.on_threshold:
             for passed in self._thresholds.passed(limits, outcome.states()):
                 self._tell(passed)
-        return Reservation(rid, amounts, self.engine, limits, outcome)
+        return Reservation(rid, amounts, engine, limits, outcome)
 
     def _tell(self, passed: Threshold) -> None:
         for callback in self.on_threshold:

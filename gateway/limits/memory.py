@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from .amounts import Vector
-from .engine import Granted, Level, Refused, Spent, State, StoreDown, state
+from .amounts import NOTHING, SLOTS, Vector
+from .engine import Granted, Level, Refused, Spent, State, ask, state
 from .rules import BUCKET, WINDOW, Limit, LimitSet
 from .windows import DAY, MONTH, TOTAL, WEEK, end, start, window
 
@@ -66,8 +66,9 @@ class MemoryEngine:
         now, current = self._monotonic(), self._current()
         for position, counter in enumerate(bound):
             if lacks(counter, need[counter[2]], now, current):
-                return self._refuse(limits, position, counter, need)
-        self._held[rid] = (limits, need, deduct(bound, need))
+                amount = need[counter[2]]
+                return self._refuse(limits, position, amount, amount)
+        self._held[rid] = (limits, need, deduct(bound, need, now))
         return InMemory(self, limits)
 
     async def adjust(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused:
@@ -85,19 +86,19 @@ class MemoryEngine:
             live.append(counter)
             more = need[unit] - before[unit]
             if lacks(counter, more, now, current) and more > 0:
-                return self._refuse(limits, position, counter, need)
-        put_back(live, before, need)
+                return self._refuse(limits, position, need[unit], more)
+        put_back(live, before, need, now)
         self._held[rid] = (limits, need, windows)
         return InMemory(self, limits)
 
-    def _refuse(self, limits: LimitSet, position: int, counter: Counter, need: Vector) -> Refused:
-        kind, cell, unit, cap, rate, period = counter
-        amount = need[unit]
+    def _refuse(self, limits: LimitSet, position: int, amount: int, more: int) -> Refused:
+        """``amount`` is wanted in all, ``more`` of it in addition to what is held."""
+        kind, cell, _, cap, rate, period = self._cells_of(limits)[position]
         wait: int | None = 0
-        if amount * (period if kind == BUCKET else 1) > cap:
+        if amount * (period if kind == BUCKET else 1) > cap or (kind == BUCKET and not rate):
             wait = None
         elif kind == BUCKET:
-            wait = -(-(amount * period - cell[0]) // rate)
+            wait = -(-(more * period - cell[0]) // rate)
         elif kind == WINDOW:
             over = end(period, cell[0])
             wait = None if over is None else max(over - self._wall(), 0)
@@ -112,16 +113,30 @@ class MemoryEngine:
         numbers = iter(windows)
         for kind, cell, unit, cap, rate, period in self._bound.get(limits) or self._cells_of(limits):
             if kind == BUCKET:
-                if now != cell[1]:
+                if now > cell[1]:
                     refill(cell, now, cap, rate)
                 level = cell[0] + (need[unit] - actual[unit]) * period
                 cell[0] = min(cap, level)
+                cell[1] = now
             elif kind == WINDOW:
                 if cell[0] == next(numbers):  # else that day is over, and its counter with it
                     cell[1] += actual[unit]
                     cell[2] -= need[unit]
             else:
                 cell[0] = max(cell[0] - need[unit], 0)
+
+    def debit(self, rid: str, limits: LimitSet, actual: Vector) -> None:
+        bound = self._bound.get(limits) or self._cells_of(limits)
+        now, current = self._monotonic(), self._current()
+        for counter in bound:
+            lacks(counter, 0, now, current)
+        actual = (*actual[:SLOTS], 0)  # type: ignore[assignment]  # no slot was held
+        put_back(bound, NOTHING, actual, now)
+        self._held[rid] = (limits, actual, [cell[0] for kind, cell, *_ in bound if kind == WINDOW])
+        self.settle(rid, actual)
+
+    def workers(self, shard: str) -> int:  # noqa: ARG002 - it is the only one
+        return 1
 
     def checkpoint(self, rid: str, used: Vector) -> None:
         """Counters in memory die with their worker: there is nobody to tell."""
@@ -167,10 +182,7 @@ class MemoryEngine:
     async def _seed(self, shard: str, limit: Limit, spent: Spent) -> None:
         number = self._current()[limit.period]
         over = end(limit.period, number)
-        try:
-            known = await spent(limit.scope, start(limit.period, number), over if over is not None else self._wall())
-        except Exception as e:
-            raise StoreDown("what was spent so far is not known") from e
+        known = await ask(spent, limit.scope, start(limit.period, number), self._wall() if over is None else over)
         key = (shard, limit.scope, limit.field)
         self._cells.setdefault(key, ([number, known.vector()[limit.unit], 0], limit))
 
@@ -216,10 +228,9 @@ class MemoryEngine:
 
 
 def refill(cell: Cell, now: int, cap: int, rate: int) -> None:
-    """Bring a bucket up to now; a clock that was set back regains nothing."""
+    """Bring a bucket up to now."""
     level = cell[0] + (now - cell[1]) * rate
-    if now > cell[1]:
-        cell[0] = min(cap, level)
+    cell[0] = min(cap, level)
     cell[1] = now
 
 
@@ -227,7 +238,7 @@ def lacks(counter: Counter, amount: int, now: int, current: Sequence[int]) -> bo
     """Bring a counter up to now and tell whether it has less than ``amount`` left."""
     kind, cell, _, cap, rate, period = counter
     if kind == BUCKET:
-        if now != cell[1]:
+        if now > cell[1]:
             refill(cell, now, cap, rate)
         return amount * period > cell[0]
     if kind == WINDOW:
@@ -237,22 +248,24 @@ def lacks(counter: Counter, amount: int, now: int, current: Sequence[int]) -> bo
     return cell[0] + amount > cap
 
 
-def put_back(bound: Bound, before: Vector, need: Vector) -> None:
+def put_back(bound: Bound, before: Vector, need: Vector, now: int) -> None:
     """Hold ``need`` instead of ``before``."""
     for kind, cell, unit, cap, _, period in bound:
         less = before[unit] - need[unit]
         if kind == BUCKET:
             cell[0] = min(cap, cell[0] + less * period)
+            cell[1] = now
         elif kind == WINDOW:
             cell[2] -= less
 
 
-def deduct(bound: Bound, need: Vector) -> list[int]:
+def deduct(bound: Bound, need: Vector, now: int) -> list[int]:
     """Take what fits; gives the windows taken from."""
     windows = []
     for kind, cell, unit, _, _, period in bound:
         if kind == BUCKET:
             cell[0] -= need[unit] * period
+            cell[1] = now  # a clock that was set back regains nothing, and is believed from now on
         elif kind == WINDOW:
             cell[2] += need[unit]
             windows.append(cell[0])

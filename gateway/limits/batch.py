@@ -1,0 +1,180 @@
+"""What one call of ``reserve.lua`` carries, and how its reply is read."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import msgpack
+
+from .amounts import Vector
+from .engine import Granted, Level, Refused, State, state
+from .rules import BUCKET, WINDOW, Limit, LimitSet
+from .windows import end
+
+SETTLE, CHECKPOINT, CHARGE, REFUND = range(4)
+RESERVE, ADJUST, RESTORE, READ = range(4)
+"""Modes of a settle and of a reserve, as in ``reserve.lua``."""
+
+REPEATED, UNSEEDED, CLOSED = -1, -2, -3
+"""Outcomes of a reserve other than granted (0) and refused (the limit's position, from 1)."""
+
+STALE, ALIVE, REBORN = -5, -4, -1
+"""First element of a reply that says: nothing was done."""
+
+
+class Settle:
+    """An entry that replaces a reservation by what was used."""
+
+    __slots__ = ("actual", "at", "first", "limits", "mode", "rid")
+
+    def __init__(self, rid: str, limits: LimitSet, actual: Vector, at: int, mode: int = SETTLE) -> None:
+        self.rid = rid
+        self.limits = limits
+        self.actual = actual
+        self.at = at
+        """When it was reserved, 0 for now: the window that is debited should there be no reservation (any more)."""
+        self.mode = mode
+        self.first = 0
+        """The fence of the call that carried it first."""
+
+
+class Reserve:
+    """An entry that takes, and whoever waits for its outcome."""
+
+    __slots__ = ("at", "limits", "mode", "need", "rid", "waiter")
+
+    def __init__(
+        self,
+        rid: str,
+        limits: LimitSet,
+        need: Vector,
+        waiter: "asyncio.Future[Granted | Refused] | None",
+        *,
+        mode: int = RESERVE,
+        at: int = 0,
+    ) -> None:
+        self.rid = rid
+        self.limits = limits
+        self.need = need
+        self.waiter = waiter
+        self.mode = mode
+        self.at = at
+
+
+class Seed:
+    """What a scope begins with: (field, window, used) for each of its windows."""
+
+    __slots__ = ("scope", "values")
+
+    def __init__(self, scope: str, values: Sequence[tuple[str, int, int]]) -> None:
+        self.scope = scope
+        self.values = values
+
+
+class Batch:
+    """Entries that are executed together, and the tables that ``reserve.lua`` reads them with."""
+
+    def __init__(self, prefix: str, keys: Sequence[str]) -> None:
+        self.keys = list(keys)
+        self.settles: list[Settle] = []
+        self.reserves: list[Reserve] = []
+        self.seeds: list[Seed] = []
+        self.size = 0
+        """Operations on limits: what the script's run time grows with."""
+        self._prefix = prefix
+        self._scopes: dict[str, int] = {}
+        self._limits: dict[tuple[str, str], int] = {}
+        self._rows: list[tuple[int, str, int, int, int, int, int]] = []
+        self._sets: dict[LimitSet, int] = {}
+        self._members: list[list[int]] = []
+
+    def tables(self) -> list[Any]:
+        """Everything after the header, as ``reserve.lua`` wants it."""
+        # Reserves first: where a limit was just changed, the new one decides, not that of an older reservation.
+        reserves = [(r.rid, self._set(r.limits), r.mode, r.at, *r.need, r.limits.packed) for r in self.reserves]
+        settles = [(s.rid, self._set(s.limits), s.mode, s.first, s.at, *s.actual) for s in self.settles]
+        seeds = [(self._scope(s.scope), [part for value in s.values for part in value]) for s in self.seeds]
+        return [self._rows, self._members, seeds, settles, reserves]
+
+    def _set(self, limits: LimitSet) -> int:
+        number = self._sets.get(limits)
+        if number is None:
+            self._members.append([self._limit(limit) for limit in limits.limits])
+            number = self._sets[limits] = len(self._members)
+        return number
+
+    def _limit(self, limit: Limit) -> int:
+        key = (limit.scope, limit.field)
+        number = self._limits.get(key)
+        if number is None:
+            _, field, kind, cap, rate, period, unit = limit
+            self._rows.append((self._scope(limit.scope), field, kind, cap, rate, period, unit + 1))
+            number = self._limits[key] = len(self._rows)
+        return number
+
+    def _scope(self, scope: str) -> int:
+        number = self._scopes.get(scope)
+        if number is None:
+            self.keys.append(self._prefix + scope)
+            number = self._scopes[scope] = len(self.keys)
+        return number
+
+    def rows(self) -> dict[LimitSet, list[int]]:
+        """Where each set's counters are in the reply."""
+        return {s: [number - 1 for number in self._members[i - 1]] for s, i in self._sets.items()}
+
+
+class Reply:
+    """The counters as one call left them, shared by the outcomes of all that were in it."""
+
+    __slots__ = ("_reserved", "_rows", "_values", "_windows", "live", "now", "outcomes", "seq", "settled")
+
+    def __init__(self, batch: Batch, raw: Sequence[Any]) -> None:
+        self.now, self.seq, _, self.live, self.settled, self.outcomes, *levels = raw
+        self._values, self._reserved, self._windows = levels
+        self._rows = batch.rows()
+
+    def states(self, limits: LimitSet) -> Sequence[State]:
+        rows = self._rows[limits]
+        return [state(limit, self._level(limit, row), self.now) for limit, row in zip(limits.limits, rows, strict=True)]
+
+    def _level(self, limit: Limit, row: int) -> Level:
+        if limit.kind == WINDOW:
+            return Level(self._values[row], self._reserved[row], self._windows[row])
+        return Level(self._values[row])
+
+    def refused(self, entry: Reserve, position: int, wait: int) -> Refused:
+        limits = entry.limits
+        limit = limits.limits[position]
+        need = entry.need[limit.unit]
+        until: int | None = 0
+        if need > limit.cap or (limit.kind == BUCKET and not limit.rate):
+            until = None
+        elif limit.kind == BUCKET:
+            until = wait
+        elif limit.kind == WINDOW:
+            over = end(limit.period, self._windows[self._rows[limits][position]])
+            until = None if over is None else max(over - self.now, 0)
+        return Refused(limits, position, need, until, lambda: self.states(limits))
+
+
+class InRedis(Granted):
+    """A grant whose states come with the reply that granted it."""
+
+    __slots__ = ("_limits", "_reply")
+
+    def __init__(self, reply: Reply, limits: LimitSet) -> None:
+        self._reply = reply
+        self._limits = limits
+
+    def states(self) -> Sequence[State]:
+        return self._reply.states(self._limits)
+
+
+def read_record(record: bytes) -> tuple[int, Vector, tuple[Limit, ...]]:
+    """A reservation as ``reserve.lua`` keeps it: when it was made, what would be charged for it, its limits."""
+    unpacker = msgpack.Unpacker(strict_map_key=False)
+    unpacker.feed(record)
+    at, _, need, _, checkpoint = unpacker.unpack()
+    limits = tuple(Limit(*limit) for limit in unpacker.unpack())
+    return at, tuple(checkpoint or need), limits

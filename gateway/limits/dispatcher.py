@@ -1,0 +1,326 @@
+"""Group commit: one call of ``reserve.lua`` at a time per organization carries everything that waited meanwhile.
+
+An idle organization waits for nothing; a busy one needs one round trip for many requests. There is no timer.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from .amounts import NOTHING, Vector
+from .batch import (
+    ADJUST,
+    CHECKPOINT,
+    CLOSED,
+    REBORN,
+    REPEATED,
+    RESERVE,
+    RESTORE,
+    SETTLE,
+    STALE,
+    UNSEEDED,
+    Batch,
+    InRedis,
+    Reply,
+    Reserve,
+    Seed,
+    Settle,
+)
+from .engine import Granted, Refused, StoreDown
+from .outage import Breaker
+from .rules import LimitSet
+from .seeds import Seeds
+from .store import Broken, Slow, Store
+
+log = logging.getLogger(__name__)
+
+MAX_ENTRIES = 64
+MAX_OPERATIONS = 400
+"""On limits, per call: about 1.5 ms of Redis, during which it serves nobody else."""
+_FENCES = 4
+"""Per call: its first sending, and repetitions."""
+
+
+class Held(NamedTuple):
+    """A reservation of this worker."""
+
+    limits: LimitSet
+    need: Vector
+    at: int
+
+
+class Dispatcher:
+    """The counters of one organization (or deployment), as one worker sees them.
+
+    ``lease`` is in milliseconds: a worker silent for so long is dead.
+    """
+
+    def __init__(self, shard: str, *, lease: int, store: Store, breaker: Breaker, seeds: Seeds) -> None:
+        self.shard = shard
+        self.process = secrets.token_hex(6)
+        """The name of this worker here: a new one each time, so that nobody takes it for a dead one come back."""
+        self.live = 1
+        """Workers alive at the last heartbeat, this one included."""
+        self.calls = 0
+        """Of ``reserve.lua`` so far."""
+        self.generation = ""
+        self.prefix = f"l:{{{shard}}}:"
+        self.keys = [self.prefix + name for name in ("meta", "procs", "reaped", f"rsv:{self.process}")]
+        self.used = time.monotonic()
+        """When it last had something to do."""
+        self._lease = lease
+        self._store = store
+        self._breaker = breaker
+        self._seeds = seeds
+        self._seen = 0
+        self._number = 0
+        self._offset = 0.0
+        """The clock of Redis less our monotonic one, in ms."""
+        self._held: dict[str, Held] = {}
+        self._settles: deque[Settle] = deque()
+        self._reserves: deque[Reserve] = deque()
+        self._ready: list[Seed] = []
+        self._seeding: dict[str, asyncio.Task[None]] = {}
+        """Scope -> who is asking what it begins with."""
+        self._beat_due = False
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is held, queued or under way."""
+        return bool(self._held or self._settles or self._reserves or self._seeding or self._task)
+
+    def redis_now(self) -> int:
+        """Milliseconds since 1970 by the clock of Redis, as far as the last reply tells."""
+        return int(time.monotonic() * 1000 + self._offset)
+
+    async def reserve(self, rid: str, limits: LimitSet, need: Vector, mode: int = RESERVE) -> Granted | Refused:
+        """Take, change (ADJUST) or only look (READ): see ``Engine``."""
+        if self._breaker.is_open:
+            raise StoreDown("the counters do not answer")
+        waiter: asyncio.Future[Granted | Refused] = asyncio.get_running_loop().create_future()
+        self._reserves.append(Reserve(rid, limits, need, waiter, mode=mode))
+        self.kick()
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            # Perhaps granted a moment ago, and then nobody else would give it back.
+            if mode == RESERVE and waiter.done() and not waiter.cancelled():
+                self.settle(rid, NOTHING)
+            raise
+
+    def settle(self, rid: str, actual: Vector) -> None:
+        held = self._held.pop(rid, None)
+        if held is not None:
+            self._enqueue(Settle(rid, held.limits, actual, held.at))
+
+    def debit(self, rid: str, limits: LimitSet, actual: Vector) -> None:
+        self._enqueue(Settle(rid, limits, actual, 0))
+
+    def checkpoint(self, rid: str, used: Vector) -> None:
+        held = self._held.get(rid)
+        if held is not None:
+            self._enqueue(Settle(rid, held.limits, used, held.at, CHECKPOINT))
+
+    def beat(self) -> None:
+        """Renew the lease with the next call, and make one if none is due."""
+        self._beat_due = True
+        self.kick()
+
+    def _enqueue(self, entry: Settle) -> None:
+        self._settles.append(entry)
+        self.kick()
+
+    def kick(self) -> None:
+        """Begin to send, unless that is under way or in vain."""
+        if self._breaker.is_open:
+            self._breaker.wait(self.kick)
+        elif self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def _probe(self) -> None:
+        if self._task is None:
+            self._beat_due = True
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        try:
+            while self._settles or self._reserves or self._ready or self._beat_due:
+                batch = self._collect()
+                try:
+                    await self._commit(batch)
+                except Exception as e:
+                    if not isinstance(e, StoreDown):
+                        log.exception("a batch of %s failed", self.shard)
+                    self._give_up(batch, e if isinstance(e, StoreDown) else StoreDown(type(e).__name__))
+                    return
+        finally:
+            self._task = None
+            self.used = time.monotonic()
+
+    def _collect(self) -> Batch:
+        """Settles first: they make room."""
+        batch = Batch(self.prefix, self.keys)
+        batch.seeds, self._ready = self._ready, []
+        self._beat_due = False
+        size = 0
+        while self._settles and len(batch.settles) < MAX_ENTRIES and size < MAX_OPERATIONS:
+            batch.settles.append(self._settles.popleft())
+            size += len(batch.settles[-1].limits.limits)
+        while self._reserves and len(batch.reserves) < MAX_ENTRIES and size < MAX_OPERATIONS:
+            entry = self._reserves.popleft()
+            # What was settled meanwhile must not be taken again.
+            if entry.mode in (ADJUST, RESTORE) and entry.rid not in self._held:
+                self._fail(entry, StoreDown("settled meanwhile"))
+            elif entry.waiter is None or not entry.waiter.done():
+                batch.reserves.append(entry)
+                size += len(entry.limits.limits)
+        return batch
+
+    async def _commit(self, batch: Batch) -> None:
+        """Have a batch executed exactly once, or raise StoreDown with its outcome unknown."""
+        self._number += 1
+        fence = self._number * _FENCES
+        for entry in batch.settles:
+            entry.first = entry.first or fence
+        tables = batch.tables()
+        failure: Exception | None = None
+        for attempt in range(2):
+            try:
+                raw = await self._send(batch.keys, fence + attempt, tables)
+            except Slow as e:
+                # Who has waited so long gets an answer now; what is granted to him after all will be given back.
+                self._refuse_all(batch, StoreDown("the counters are too slow"))
+                failure = e
+            except Broken as e:
+                failure = e
+            else:
+                self._breaker.close()
+                self._apply(batch, Reply(batch, raw))
+                return
+        raise StoreDown("the counters do not answer") from failure
+
+    async def _send(self, keys: Sequence[str], fence: int, tables: Sequence[Any]) -> Any:
+        while True:
+            if not self.generation:
+                await self.join("")
+            self.calls += 1
+            header = (self.generation, self.process, fence, self._lease, self._seen)
+            raw = await self._store.reserve(keys, [*header, *tables, False])
+            if raw[0] == STALE:
+                raise StoreDown("a later call has overtaken this one")
+            if raw[0] != REBORN:
+                return raw
+            await self.join(self.generation)
+
+    async def join(self, lost: str) -> None:
+        """Take part in the current generation; after a loss, put back what this worker holds."""
+        self.generation = await self._store.join(self.keys[0], secrets.token_hex(6), lost, self._lease // 2)
+        self._seen = 0
+        if not lost:
+            return
+        log.warning("the counters of %s were lost: restoring %d reservations", self.shard, len(self._held))
+        recorded = {rid.decode() for rid in await self._store.command("HKEYS", self.keys[3])} - {"#"}
+        for rid in recorded.difference(self._held, (entry.rid for entry in self._settles)):
+            # Settled, but that was lost with the rest: the ledger knows it, the record must go.
+            self._settles.append(Settle(rid, LimitSet(self.shard, ()), NOTHING, 0))
+        for rid, held in self._held.items():
+            self._reserves.appendleft(Reserve(rid, held.limits, held.need, None, mode=RESTORE, at=held.at))
+
+    async def check_server(self) -> None:
+        """Another server answers: unless its counters were begun there, they are to be taken for lost."""
+        if self.generation and await self._store.command("HGET", self.keys[0], "run") != self._store.server.encode():
+            self._seen = 2**53  # which no counter has reached: the next call joins a new generation
+            self.beat()
+
+    def _apply(self, batch: Batch, reply: Reply) -> None:
+        self._seen = reply.seq
+        self._offset = reply.now - time.monotonic() * 1000
+        if reply.live:
+            self.live = reply.live
+        for entry, outcome in zip(batch.settles, reply.settled, strict=True):
+            if entry.mode == SETTLE and outcome:
+                self._seeds.count(entry.limits, entry.actual, entry.at or reply.now)
+        for number, waiting in enumerate(batch.reserves):
+            self._answer(waiting, reply.outcomes[2 * number], reply.outcomes[2 * number + 1], reply)
+
+    def _answer(self, entry: Reserve, outcome: int, wait: int, reply: Reply) -> None:
+        if outcome == UNSEEDED:
+            self._await_seeds(entry, wait, reply.now)
+        elif outcome == CLOSED:
+            self._fail(entry, StoreDown("the counters were lost and are being restored"))
+        elif outcome in (0, REPEATED):
+            self._grant(entry, reply)
+        elif entry.waiter is not None and not entry.waiter.done():
+            entry.waiter.set_result(reply.refused(entry, outcome - 1, wait))
+
+    def _grant(self, entry: Reserve, reply: Reply) -> None:
+        if entry.mode == RESERVE or (entry.mode == ADJUST and entry.rid in self._held):
+            self._held[entry.rid] = Held(entry.limits, entry.need, reply.now)
+        if entry.waiter is not None and not entry.waiter.done():
+            entry.waiter.set_result(InRedis(reply, entry.limits))
+        elif entry.mode == RESERVE:
+            self.settle(entry.rid, NOTHING)  # nobody waits for it any more
+
+    def _await_seeds(self, entry: Reserve, positions: int, now: int) -> None:
+        """Queue it again when its unseeded counters (bits of ``positions``) have something to begin with."""
+        everything = range(len(entry.limits.limits))
+        unseeded = [i for i in everything if positions >> i & 1] or everything  # more than a number has bits
+        scope = entry.limits.limits[unseeded[0]].scope
+        same = [i for i in unseeded if entry.limits.limits[i].scope == scope]
+        task = self._seeding.get(scope)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._seed(scope, entry.limits, same, now))
+            self._seeding[scope] = task
+
+        def again(done: asyncio.Task[None]) -> None:
+            failure = done.exception()
+            if failure is None:
+                self._reserves.append(entry)
+                self.kick()
+            else:
+                self._fail(entry, failure if isinstance(failure, StoreDown) else StoreDown(repr(failure)))
+
+        task.add_done_callback(again)
+
+    async def _seed(self, scope: str, limits: LimitSet, positions: Sequence[int], now: int) -> None:
+        try:
+            self._ready += await self._seeds.ask(limits, positions, now)
+        finally:
+            del self._seeding[scope]
+
+    def _give_up(self, batch: Batch, error: StoreDown) -> None:
+        """Nothing is known of a batch: refuse what it wanted, give back what it may have got, keep what it settles."""
+        self._refuse_all(batch, error)
+        for entry in batch.reserves:
+            if entry.mode == RESTORE:
+                self._reserves.append(entry)
+            elif entry.mode == RESERVE:
+                self._settles.append(Settle(entry.rid, entry.limits, NOTHING, 0))
+        self._settles.extendleft(
+            reversed(batch.settles)
+        )  # in every call from now on, until one is known to be executed
+        self._ready += batch.seeds
+        self._breaker.trip(self._probe)
+
+    def _refuse_all(self, batch: Batch, error: StoreDown) -> None:
+        for entry in (*batch.reserves, *self._reserves):
+            self._fail(entry, error)
+
+    def _fail(self, entry: Reserve, error: StoreDown) -> None:
+        if entry.waiter is not None and not entry.waiter.done():
+            entry.waiter.set_exception(error)
+
+    async def close(self) -> None:
+        """Send what is queued; then leave nothing behind, unless something is still held: that is for a reaper."""
+        for _ in range(2):
+            if self._task is not None:
+                await self._task
+        if self._held or self._settles or not self.generation:
+            return
+        await self._store.command("ZREM", self.keys[1], self.process)
+        await self._store.command("DEL", self.keys[3])

@@ -1,0 +1,131 @@
+"""The Redis side of limits: connections, scripts, time-outs. The only place where exceptions of redis-py are seen."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from typing import Any, TypeAlias
+
+import msgpack
+import redis.asyncio as aioredis
+from redis.asyncio.cluster import RedisCluster
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+from redis.exceptions import TimeoutError as RedisTimeout
+from redis.retry import Retry
+
+from config import schema
+
+from .engine import StoreDown
+
+Client: TypeAlias = "aioredis.Redis | RedisCluster"
+CLUSTER = "redis+cluster://"
+TLS_CLUSTER = "rediss+cluster://"
+
+
+class Slow(Exception):
+    """No answer in time: whether the call was executed is not known."""
+
+
+class Broken(Exception):
+    """No connection, or one that broke: whether the call was executed is not known."""
+
+
+class Script:
+    """A Lua script, known to Redis by its digest."""
+
+    def __init__(self, name: str) -> None:
+        self.source = (files("gateway.limits") / name).read_text("utf-8")
+        self.digest = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+
+RESERVE = Script("reserve.lua")
+JOIN = Script("join.lua")
+
+
+class Store:
+    """One client for all organizations' counters. Only primaries are read: a replica that lags would over-admit."""
+
+    def __init__(self, config: schema.Redis) -> None:
+        self._config = config
+        url = config.url.get_secret_value()
+        self.is_cluster = url.startswith((CLUSTER, TLS_CLUSTER))
+        # redis-py retries ten times by itself, each time-out 5 s: here a lost reply must not be repeated unasked.
+        options: dict[str, Any] = {
+            "socket_timeout": config.timeout,
+            "socket_connect_timeout": config.timeout,
+            "retry": Retry(NoBackoff(), 0),
+        }
+        self.server = ""
+        """Names the server process: changes when Redis restarts or another server takes over. Empty in a cluster."""
+        self.clock: Callable[[], int] | None = None
+        """For tests: the time in ms that the script shall believe, instead of Redis' own."""
+        self._client: Client
+        if self.is_cluster:
+            self._client = RedisCluster.from_url(url.replace("+cluster", "", 1), **options)
+        else:
+            self._client = aioredis.Redis.from_url(url, **options)
+
+    async def start(self) -> None:
+        """Load the scripts and refuse a Redis that may evict counters. Raises StoreDown."""
+        try:
+            for script in (RESERVE, JOIN):
+                await self._client.script_load(script.source)
+            policies = await self._policies()
+        except (RedisError, OSError) as e:
+            raise StoreDown(f"Redis cannot be used for limits: {type(e).__name__}") from e
+        await self.look()
+        bad = sorted({policy for policy in policies if policy != "noeviction"})
+        if bad and self._config.require_noeviction:
+            raise StoreDown(
+                f"Redis may evict counters: its maxmemory-policy is {', '.join(bad)}. "
+                "Set it to noeviction, or set redis.require_noeviction to false."
+            )
+
+    async def _policies(self) -> list[str]:
+        info = await self._client.info("memory")
+        nodes = info.values() if self.is_cluster and all(isinstance(v, dict) for v in info.values()) else [info]
+        return [str(node.get("maxmemory_policy", "")) for node in nodes]
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def reserve(self, keys: Sequence[str], content: Sequence[Any]) -> Any:
+        """Run ``reserve.lua``; gives its reply. Raises Slow or Broken when the outcome is unknown, else StoreDown."""
+        blob = msgpack.packb(content, use_bin_type=False)  # cmsgpack does not read the type of bytes
+        arguments = (*keys, blob) if self.clock is None else (*keys, blob, self.clock())
+        reply = await self._run(RESERVE, len(keys), arguments)
+        return msgpack.unpackb(reply, strict_map_key=False)
+
+    async def join(self, meta: str, fresh: str, lost: str, learn: int) -> str:
+        """Run ``join.lua``; gives the generation. Raises like ``reserve``."""
+        generation, _ = await self._run(JOIN, 1, (meta, fresh, lost, learn, self.server))
+        return str(generation.decode())
+
+    async def _run(self, script: Script, keys: int, arguments: Sequence[Any]) -> Any:
+        try:
+            try:
+                return await self._client.evalsha(script.digest, keys, *arguments)
+            except NoScriptError:  # nothing was executed
+                await self._client.script_load(script.source)
+                return await self._client.evalsha(script.digest, keys, *arguments)
+        except (TimeoutError, RedisTimeout) as e:
+            raise Slow from e
+        except (aioredis.ConnectionError, OSError) as e:
+            raise Broken from e
+        except (RedisError, RedisClusterException) as e:
+            raise StoreDown(f"Redis refused: {type(e).__name__}") from e
+
+    async def command(self, *arguments: Any) -> Any:
+        """Any other command. Raises StoreDown."""
+        try:
+            return await self._client.execute_command(*arguments)
+        except (RedisError, RedisClusterException, OSError) as e:
+            raise StoreDown(f"Redis failed: {type(e).__name__}") from e
+
+    async def look(self) -> bool:
+        """Whether another server answers than before. Raises StoreDown."""
+        if self.is_cluster:
+            return False
+        info = await self.command("INFO", "server")
+        before, self.server = self.server, str(info.get("run_id", ""))
+        return bool(before) and before != self.server
