@@ -41,6 +41,14 @@ class Usage:
     def total_tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
 
+    def plus(self, other: "Usage") -> "Usage":
+        """The sum of two attempts' usage."""
+        calls = dict(self.calls or {})
+        for name, number in (other.calls or {}).items():
+            calls[name] = calls.get(name, 0) + number
+        values: dict[str, Any] = {n: getattr(self, n) + getattr(other, n) for n in _NUMBERS}
+        return Usage(**values, calls=calls or None)
+
     def to_openai(self) -> dict[str, Any]:
         """The ``usage`` object of a completion, whose counts are inclusive (checklist C-274, C-275)."""
         prompt, completion = self.prompt_tokens, self.completion_tokens
@@ -86,6 +94,7 @@ class Usage:
 
 
 NO_USAGE = Usage()
+_NUMBERS = tuple(f.name for f in fields(Usage) if f.name != "calls")
 TOKEN_BUCKETS = tuple(
     f.name for f in fields(Usage) if f.name not in ("accepted_prediction", "rejected_prediction", "calls")
 )

@@ -1,13 +1,14 @@
 """What is known of one call, stage by stage. Values only; imports no sibling."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from adapters.errors import ErrorKind
-from adapters.interface import Adapter, ChatRequest, Target
+from adapters.interface import Adapter, ChatRequest, CredentialSpec, Target
 from adapters.usage import NO_USAGE, Usage
-from config.schema import Limits, TierPolicy
+from config.schema import Deployment as DeploymentConfig
+from config.schema import Limits, PublicModel, TierPolicy, Timeouts
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +43,24 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A validated request and what its head said."""
+    """A validated request."""
 
     id: str
     """``req_`` and 32 hex digits: unguessable, the idempotency token of every settlement."""
     request: ChatRequest
     size: int
-    """Bytes of the body as received: the true upper bound of its tokens."""
+    """Bytes of the body as received: the true upper bound of its prompt tokens."""
+    created: int
+    """Seconds since the epoch: what ``created`` of the answer says where the provider says nothing."""
+    model: str = ""
+    """The model as the client named it."""
     stream: bool = False
     include_usage: bool = False
     obfuscation: bool = True
-    client_request_id: str | None = None
-    deadline: float | None = None
+    store: bool = False
+    n: int = 1
+    operation: Any = None
+    """How it is prepared and its answer read: an ``answer.Operation``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +71,24 @@ class Deployment:
     provider: str
     adapter: Adapter
     target: Target
-    config: Any
-    """The ``config.schema.Deployment`` it was made from."""
+    config: DeploymentConfig
+    timeouts: Timeouts = Timeouts()
+    credential: CredentialSpec | None = None
+    trusted_tiers: bool = True
+    """Whether a service tier may be sent: never to a custom base URL that did not declare it, which would drop it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A public model as routing sees it."""
+
+    name: str
+    config: PublicModel
+    deployments: tuple[Deployment, ...]
+
+
+Plan: TypeAlias = Sequence[Deployment]
+"""The deployments to try, best first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +119,10 @@ class CallRecord:
 
     id: str
     model: str = ""
+    """The public model that was routed to; empty before that."""
     principal: Principal | None = None
     status: int = 0
-    """The HTTP status the client got; 0 while it got none."""
+    """The HTTP status the client got; 499 when it left before it got one."""
     code: str = "ok"
     """``ok`` or the code of the error."""
     stream: bool = False
@@ -108,9 +132,13 @@ class CallRecord:
     attempts: list[Attempt] = field(default_factory=list)
     usage: Usage = NO_USAGE
     cost: int = 0
+    """In nano-dollars: the sum over the attempts."""
     started: float = 0.0
     """Wall clock, seconds since the epoch."""
     seconds: float = 0.0
     ttft: float | None = None
     phases: dict[str, float] = field(default_factory=dict)
     """Seconds of the gateway's own time by phase."""
+    dropped: tuple[str, ...] = ()
+    fallback: str | None = None
+    """The public model that served instead, if another one did."""

@@ -13,6 +13,7 @@ Everything the gateway says no with, and how OpenAI words it.
     - Conflict                      409  conflict
     - IdempotencyMismatch           422
   - Unauthenticated                 401  invalid_api_key
+    - NoCredential                  401
   - PermissionDenied                403
   - LimitExceeded                   429  requests | tokens / rate_limit_exceeded
     - BudgetExceeded                429  insufficient_quota
@@ -138,7 +139,11 @@ class IdempotencyMismatch(InvalidRequest):
 class Unauthenticated(GatewayError):
     status = 401
     type = "invalid_request_error"
-    code = "invalid_api_key"
+    code: str | None = "invalid_api_key"
+
+
+class NoCredential(Unauthenticated):
+    code = None
 
 
 class PermissionDenied(GatewayError):

@@ -262,16 +262,16 @@ class PriceBook:
         """By identity: equal deployments of two models may differ in policy."""
         self.known = known or PriceList.load(config.pricing.prices)
         self._default = from_config(config.pricing.default) if config.pricing.default is not None else None
-        self._found: dict[str, Price | None] = {}
+        self._found: dict[int, Price | None] = {}
 
     def price(self, deployment: Deployment) -> Price | None:
         """The price of a deployment, looked up once; None when it has none and that is to be refused."""
         try:
-            return self._found[deployment.id]
+            return self._found[id(deployment.config)]
         except KeyError:
             adapter = self._adapters.get(deployment.provider, deployment.provider)
             found = self.of(adapter, deployment.config, self._policies.get(id(deployment.config)))
-            self._found[deployment.id] = found
+            self._found[id(deployment.config)] = found
             return found
 
     def cost(self, deployment: Deployment, usage: Usage, tier: str | None = None) -> int:

@@ -111,7 +111,7 @@ async def test_slow_work_may_ask_for_more_time(postgres_url: str) -> None:
 
 
 async def test_a_failed_block_is_rolled_back(database: Database) -> None:
-    with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the block is what is tested
+    with pytest.raises(ZeroDivisionError):
         async with database.write() as connection:
             await connection.execute(text("UPDATE audit_head SET seq = 7"))
             raise ZeroDivisionError

@@ -1,1 +1,1 @@
-"""HTTP in, HTTP out: nothing else."""
+"""HTTP in, HTTP out: nothing else. ``routes.py`` matches, the other modules answer."""

@@ -1,0 +1,276 @@
+"""A provider's answer, from its first content on: falling back is over, usage is known or estimated."""
+
+import sys
+from array import array
+from base64 import b64encode
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from adapters import emit
+from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
+from adapters.interface import (
+    JSON,
+    Adapter,
+    EmbeddingAdapter,
+    RelayAdapter,
+    StreamRelay,
+    StreamTranslator,
+    Target,
+    UpstreamRequest,
+)
+from adapters.usage import Usage
+
+from .call import Call, Deployment
+from .upstream import UpstreamResponse
+
+MAX_BODY = 64 * 1024 * 1024
+"""Decoded bytes of an answer that is not streamed: an upstream's bomb must not become ours."""
+
+
+class Translated:
+    """A translator and the writer of lawful chunks, behind the interface of a relay."""
+
+    def __init__(self, translator: StreamTranslator, writer: emit.StreamWriter, keep: emit.Accumulator | None) -> None:
+        self._translator = translator
+        self._writer = writer
+        self._keep = keep
+
+    @property
+    def usage(self) -> Usage | None:
+        return self._translator.usage
+
+    @property
+    def served_tier(self) -> str | None:
+        return self._translator.served_tier
+
+    @property
+    def started(self) -> bool:
+        return self._writer.started
+
+    @property
+    def text_bytes(self) -> int:
+        return self._writer.text_bytes
+
+    def feed(self, data: bytes) -> bytes:
+        chunks = self._translator.feed(data)
+        if self._keep is not None:
+            self._keep.add(chunks)
+        return self._writer.write(chunks)
+
+    def close(self) -> bytes:
+        chunks = self._translator.close()
+        if self._keep is not None:
+            self._keep.add(chunks)
+        return self._writer.write(chunks) + self._writer.finish(self.usage, self.served_tier)
+
+
+def relay_for(call: Call, deployment: Deployment, sent: UpstreamRequest, keep: emit.Accumulator | None) -> StreamRelay:
+    """The byte path where the upstream speaks our dialect and nobody needs the chunks; else translation."""
+    adapter = deployment.adapter
+    if keep is None and isinstance(adapter, RelayAdapter):
+        relay = adapter.relay(sent, include_usage=call.include_usage)
+        if relay is not None:
+            return relay
+    writer = emit.StreamWriter(
+        id=completion_id(call),
+        created=call.created,
+        model=deployment.target.model,
+        include_usage=call.include_usage,
+        obfuscation=call.obfuscation,
+        n=call.n,
+        forced_tool=forces_a_tool(call),
+        functions=bool(call.request.get("functions")),
+    )
+    return Translated(adapter.stream(sent), writer, keep)
+
+
+def completion_id(call: Call) -> str:
+    """An id for providers that have none of their own kind."""
+    return f"chatcmpl-{call.id.removeprefix('req_')}"
+
+
+def forces_a_tool(call: Call) -> bool:
+    """Whether one named tool must be called: such answers finish with ``stop`` (checklist C-266)."""
+    choice = call.request.get("tool_choice")
+    return isinstance(choice, dict) and choice.get("type") == "function"
+
+
+class StreamedAnswer:
+    """A stream whose first content has arrived."""
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        sent: UpstreamRequest,
+        response: UpstreamResponse,
+        relay: StreamRelay,
+        first: bytes,
+        kept: emit.Accumulator | None,
+    ) -> None:
+        self.deployment = deployment
+        self.sent = sent
+        self._response = response
+        self._relay = relay
+        self._first = first
+        self._kept = kept
+
+    @property
+    def usage(self) -> Usage | None:
+        return self._relay.usage
+
+    @property
+    def served_tier(self) -> str | None:
+        return self._relay.served_tier
+
+    @property
+    def text_bytes(self) -> int:
+        return self._relay.text_bytes
+
+    async def next(self) -> bytes | None:
+        """More bytes for the client (never empty), None when the upstream is done; raises ProviderError."""
+        if first := self._first:
+            self._first = b""
+            return first
+        while data := await self._response.chunk():
+            if out := self._relay.feed(data):
+                return out
+        return None
+
+    def last(self) -> bytes:
+        """The closing bytes, ``[DONE]`` included; raises ProviderError if the stream was cut short."""
+        return self._relay.close()
+
+    def completion(self) -> JSON | None:
+        """The whole answer, where it was asked to be kept."""
+        return self._kept.completion() if self._kept is not None else None
+
+    async def close(self) -> None:
+        await self._response.close()
+
+    def abort(self) -> None:
+        self._response.abort()
+
+
+class WholeAnswer:
+    """An answer that is not streamed, complete."""
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        sent: UpstreamRequest,
+        body: bytes,
+        usage: Usage | None,
+        served_tier: str | None,
+        completion: JSON,
+    ) -> None:
+        self.deployment = deployment
+        self.sent = sent
+        self.body = body
+        self.usage = usage
+        self.served_tier = served_tier
+        self._completion = completion
+
+    @property
+    def text_bytes(self) -> int:
+        return len(self.body)
+
+    def completion(self) -> JSON:
+        return self._completion
+
+
+class Ended:
+    """A relay whose stream ended before any content: all its bytes are last bytes."""
+
+    started = True
+
+    def __init__(self, relay: StreamRelay, rest: bytes) -> None:
+        self._rest = rest
+        self.usage = relay.usage
+        self.served_tier = relay.served_tier
+        self.text_bytes = relay.text_bytes
+
+    def feed(self, data: bytes) -> bytes:  # noqa: ARG002 - nothing comes after the end
+        return b""
+
+    def close(self) -> bytes:
+        return self._rest
+
+
+class Chat:
+    """Create Chat Completion."""
+
+    def prepare(self, adapter: Adapter, request: Mapping[str, Any], target: Target) -> UpstreamRequest:
+        return adapter.prepare(request, target)
+
+    async def read(
+        self, call: Call, deployment: Deployment, sent: UpstreamRequest, response: UpstreamResponse
+    ) -> StreamedAnswer | WholeAnswer:
+        if call.stream:
+            return await _first_content(call, deployment, sent, response)
+        return _whole(call, deployment, sent, await response.read(MAX_BODY))
+
+
+class Embeddings:
+    """Create Embeddings."""
+
+    def prepare(self, adapter: Adapter, request: Mapping[str, Any], target: Target) -> UpstreamRequest:
+        if not isinstance(adapter, EmbeddingAdapter):
+            raise UnsupportedParameter("model", "This model has no embeddings.")
+        return adapter.prepare_embeddings(request, target)
+
+    async def read(
+        self, call: Call, deployment: Deployment, sent: UpstreamRequest, response: UpstreamResponse
+    ) -> StreamedAnswer | WholeAnswer:
+        assert isinstance(deployment.adapter, EmbeddingAdapter), "prepare has seen to it"
+        answer = deployment.adapter.parse_embeddings(await response.read(MAX_BODY), sent)
+        if call.request.get("encoding_format") == "base64":
+            for item in answer.completion["data"]:
+                item["embedding"] = packed(item["embedding"])
+        body = orjson.dumps({**answer.completion, "model": answer.completion.get("model") or deployment.target.model})
+        return WholeAnswer(deployment, sent, body, answer.usage, answer.served_tier, answer.completion)
+
+
+def packed(embedding: list[float]) -> str:
+    """Little-endian float32 in base64: what the SDKs ask for when the caller names no format (checklist C-505)."""
+    numbers = array("f", embedding)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return b64encode(numbers.tobytes()).decode()
+
+
+async def _first_content(
+    call: Call, deployment: Deployment, sent: UpstreamRequest, response: UpstreamResponse
+) -> StreamedAnswer:
+    """Read until the model has said something: up to here nothing was sent, and another may still answer."""
+    kept = emit.Accumulator() if call.store else None
+    relay = relay_for(call, deployment, sent, kept)
+    held: list[bytes] = []
+    while not relay.started:
+        data = await response.chunk()
+        if not data:
+            # Over before any content: lawful only for an answer that is complete without any.
+            held.append(relay.close())
+            return StreamedAnswer(deployment, sent, response, Ended(relay, b"".join(held)), b"", kept)
+        held.append(relay.feed(data))
+    return StreamedAnswer(deployment, sent, response, relay, b"".join(held), kept)
+
+
+def _whole(call: Call, deployment: Deployment, sent: UpstreamRequest, body: bytes) -> WholeAnswer:
+    """Read a complete answer; raises ProviderError where it is none."""
+    answer = deployment.adapter.parse(body, sent)
+    if answer.body is not None:
+        return WholeAnswer(deployment, sent, answer.body, answer.usage, answer.served_tier, answer.completion)
+    completion = emit.completion(
+        answer,
+        id=completion_id(call),
+        created=call.created,
+        model=deployment.target.model,
+        forced_tool=forces_a_tool(call),
+        functions=bool(call.request.get("functions")),
+        n=call.n,
+    )
+    if len(completion["choices"]) < call.n:
+        raise ProviderError(ErrorKind.PROTOCOL, "The upstream returned fewer choices than were asked for.")
+    return WholeAnswer(deployment, sent, orjson.dumps(completion), answer.usage, answer.served_tier, completion)

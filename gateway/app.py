@@ -1,0 +1,205 @@
+"""The composition root: builds every object of a worker. Nobody imports it but the command line and tests."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import aiohttp
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from config.schema import Config
+
+from .auth import Authenticator, configured_keys
+from .call import Route
+from .credentials import Credentials, HTTPFetch
+from .deployments import routes
+from .dispatch import Dispatcher
+from .endpoints import chat, health, models
+from .endpoints.exchange import Exchange
+from .endpoints.routes import Routes
+from .health import Health
+from .intake import read_embeddings
+from .limits import Limiter
+from .limits.estimate import Estimator
+from .metering import Meter
+from .observers.access_log import AccessLog
+from .observers.metrics import PrometheusObserver
+from .pipeline import Pipeline
+from .pricing import PriceBook
+from .records.cache import KeyCache
+from .records.database import Database
+from .records.keys import KeyStore, Peppers
+from .records.ledger import Ledger
+from .routing import Router
+from .server import Site, State
+from .upstream import SystemResolver, Upstream
+
+Closer = Callable[[], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Records:
+    """The SQL side of a worker."""
+
+    database: Database
+    keys: KeyCache
+    ledger: Ledger | None
+
+
+@dataclass(slots=True)
+class Gateway:
+    """A worker: its two listeners, and what must be closed, in order."""
+
+    config: Config
+    state: State
+    pipeline: Pipeline
+    registry: CollectorRegistry
+    records: Records
+    data: Site
+    admin: Site
+    closers: list[Closer] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.config.server.host}:{self.data.port}"
+
+    @property
+    def admin_url(self) -> str:
+        return f"http://{self.config.admin.host}:{self.admin.port}"
+
+    async def start(self, *, reuse_port: bool = False) -> None:
+        await self.admin.start(self.config.admin.host, self.config.admin.port, reuse_port=reuse_port)
+        await self.data.start(self.config.server.host, self.config.server.port, reuse_port=reuse_port)
+        self.state.ready = True
+
+    async def close(self) -> None:
+        """Stop listening, then close what was opened, last first: settlements before the stores they go to."""
+        self.state.ready = False
+        await self.data.close()
+        await self.admin.close()
+        await close_all(self.closers)
+
+
+async def build(config: Config) -> Gateway:
+    """Everything of one worker, started but not yet listening; raises ConfigError where the config cannot work."""
+    closers: list[Closer] = []
+    try:
+        registry = CollectorRegistry()
+        records = await _records(config, closers)
+        pipeline = await _pipeline(config, records, registry, closers)
+    except BaseException:
+        await close_all(closers)
+        raise
+    state = State()
+    return Gateway(
+        config=config,
+        state=state,
+        pipeline=pipeline,
+        registry=registry,
+        records=records,
+        data=Site(data_routes(pipeline), config.server, state, cors=config.server.cors_origins),
+        admin=Site(admin_routes(state, registry), config.server, state),
+        closers=closers,
+    )
+
+
+async def close_all(closers: list[Closer]) -> None:
+    for closer in reversed(closers):
+        await closer()
+
+
+async def _records(config: Config, closers: list[Closer]) -> Records:
+    database = Database(config.database)
+    closers.append(database.close)
+    if config.database.migrate:
+        await database.upgrade()
+    store = KeyStore(database, config)
+    keys = KeyCache(database, store, Peppers.of(config), ttl=config.auth.cache_ttl, size=config.auth.cache_size)
+    await keys.start()
+    closers.append(keys.close)
+    ledger = None
+    if config.ledger.enabled:
+        ledger = Ledger(database, config.ledger)
+        await ledger.start()
+        closers.append(ledger.close)
+    return Records(database, keys, ledger)
+
+
+async def _pipeline(config: Config, records: Records, registry: CollectorRegistry, closers: list[Closer]) -> Pipeline:
+    session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
+    closers.append(session.close)
+    credentials = Credentials(HTTPFetch(session))
+    closers.append(credentials.close)
+    table = routes(config, credentials.check)
+    limiter = Limiter.from_config(config)
+    await limiter.start()
+    closers.append(limiter.close)
+    prices = PriceBook(config)
+    return Pipeline(
+        auth=Authenticator(configured_keys(config), records.keys),
+        router=Router(table, config.aliases),
+        meter=Meter(limiter, prices, Estimator(config, prices), records.ledger),
+        dispatch=Dispatcher(_upstreams(config, closers), credentials, config.retries, _health(config, table)),
+        observers=(PrometheusObserver(registry), AccessLog()),
+        allow=frozenset(name for model in config.models.values() for name in model.params.allow),
+    )
+
+
+def _upstreams(config: Config, closers: list[Closer]) -> dict[str, Upstream]:
+    resolve = SystemResolver()
+    upstreams = {
+        name: Upstream(
+            limit=provider.max_concurrency,
+            allow_private=provider.allow_private,
+            allow_plain_http=provider.allow_plain_http,
+            resolve=resolve,
+        )
+        for name, provider in config.providers.items()
+    }
+    closers.extend(upstream.close for upstream in upstreams.values())
+    return upstreams
+
+
+def _health(config: Config, table: dict[str, Route]) -> dict[str, Health]:
+    return {d.id: Health(config.health) for route in table.values() for d in route.deployments}
+
+
+def data_routes(pipeline: Pipeline) -> Routes:
+    """Everything clients call, under /v1."""
+    routes = Routes()
+    auth, router = pipeline.auth, pipeline.router
+
+    async def create(exchange: Exchange, _: str) -> web.StreamResponse:
+        return await chat.create(exchange, pipeline)
+
+    async def embed(exchange: Exchange, _: str) -> web.StreamResponse:
+        return await chat.create(exchange, pipeline, read_embeddings)
+
+    async def index(exchange: Exchange, _: str) -> web.StreamResponse:
+        return await models.index(exchange, auth, router)
+
+    async def show(exchange: Exchange, name: str) -> web.StreamResponse:
+        return await models.show(exchange, name, auth, router)
+
+    routes.add("POST", "/v1/chat/completions", create)
+    routes.add("POST", "/v1/embeddings", embed)
+    routes.add("GET", "/v1/models", index)
+    routes.add("GET", "/v1/models/{id}", show)
+    routes.add("GET", "/healthz", health.healthz)
+    return routes
+
+
+def admin_routes(state: State, registry: CollectorRegistry) -> Routes:
+    """Everything operators call."""
+    routes = Routes()
+
+    async def readyz(exchange: Exchange, _: str) -> web.StreamResponse:
+        return await health.readyz(exchange, state.ready, "draining" if state.draining else "")
+
+    async def metrics(exchange: Exchange, _: str) -> web.StreamResponse:
+        return await health.metrics(exchange, registry)
+
+    routes.add("GET", "/healthz", health.healthz)
+    routes.add("GET", "/readyz", readyz)
+    routes.add("GET", "/metrics", metrics)
+    return routes

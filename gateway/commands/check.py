@@ -1,0 +1,43 @@
+"""``sluice check``: is this configuration good, and what does it come to?"""
+
+import json
+import sys
+from typing import Any
+
+import click
+import yaml
+
+from config import Config, ConfigError, load
+
+from ..deployments import routes
+
+
+def effective(config: Config) -> dict[str, Any]:
+    """The configuration with every default filled in and every secret masked."""
+    masked: dict[str, Any] = json.loads(config.model_dump_json())  # SecretStr dumps as asterisks
+    return masked
+
+
+@click.command("check")
+@click.argument("file", type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of YAML.")
+@click.option("--quiet", "-q", is_flag=True, help="Print mistakes only.")
+def command(file: str, as_json: bool, quiet: bool) -> None:
+    """Check FILE: print the effective configuration, or every mistake at once and exit with 1."""
+    try:
+        config = load(file)
+        routes(config)
+    except ConfigError as exc:
+        if as_json:
+            click.echo(json.dumps({"ok": False, "problems": exc.problems}))
+        else:
+            for problem in exc.problems:
+                click.echo(f"{file}: {problem}", err=True)
+        sys.exit(1)
+    if quiet:
+        return
+    shown = effective(config)
+    if as_json:
+        click.echo(json.dumps({"ok": True, "config": shown}))
+    else:
+        click.echo(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True), nl=False)

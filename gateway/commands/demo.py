@@ -1,0 +1,145 @@
+"""``sluice demo``: a gateway on embedded defaults, in front of a scripted upstream, shown at work."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import click
+
+from config import Config, parse
+
+KEY = "sk-demo-0123456789abcdef0123456789abcdef"
+ADMIN_KEY = "demo-admin-0123456789abcdef0123456789abcdef"
+
+
+def configuration(upstream: str, port: int, folder: Path) -> Config:
+    """Two demo providers behind one model, the first of them dead, and the real ones whose keys are at hand."""
+    providers: dict[str, Any] = {
+        "demo-openai": {"adapter": "openai", "base_url": f"{upstream}/openai/v1", "api_key": "demo"},
+        "demo-anthropic": {"adapter": "anthropic", "base_url": f"{upstream}/anthropic", "api_key": "demo"},
+    }
+    free = {"input": 0, "output": 0}
+    models: dict[str, Any] = {
+        "demo": {
+            "deployments": [
+                {"provider": "demo-openai", "model": "demo-529", "price": free},
+                {"provider": "demo-anthropic", "model": "demo-echo", "price": free},
+            ]
+        },
+        "demo-tools": {"deployments": [{"provider": "demo-openai", "model": "demo-parallel", "price": free}]},
+        "demo-slow": {"deployments": [{"provider": "demo-openai", "model": "demo-slow", "price": free}]},
+    }
+    for variable, adapter, model in (
+        ("OPENAI_API_KEY", "openai", "gpt-5-mini"),
+        ("ANTHROPIC_API_KEY", "anthropic", "claude-haiku-4-5"),
+    ):
+        if os.environ.get(variable):
+            providers[adapter] = {"adapter": adapter, "api_key": f"${{{variable}}}"}
+            models[model] = {"deployments": [{"provider": adapter, "model": model}]}
+    import yaml
+
+    return parse(
+        yaml.safe_dump(
+            {
+                "server": {"port": port, "drain_delay": 0},
+                "admin": {"port": 0, "keys": {"demo": ADMIN_KEY}},
+                "providers": providers,
+                "models": models,
+                "teams": {"demo": {"limits": {"rpm": 600, "budget": {"day": 5}}}},
+                "keys": [{"name": "demo", "key": KEY, "team": "demo", "limits": {"tpm": 1_000_000, "concurrency": 50}}],
+                "database": {"url": f"sqlite:///{folder}/sluice.db"},
+                "ledger": {"journal": f"{folder}/journal"},
+                "logging": {"format": "text", "level": "warning"},
+            }
+        )
+    )
+
+
+@click.command("demo")
+@click.option("--once", is_flag=True, help="End after the demonstration.")
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65_535))
+@click.option("--upstream-only", is_flag=True, help="Serve only the scripted upstream.")
+def command(once: bool, port: int, upstream_only: bool) -> None:
+    """Start demo upstreams and a gateway, send one streamed completion through a failover, keep serving."""
+    from ..worker import loop_factory
+
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(_upstream_only(port) if upstream_only else _demonstrate(once, port))
+
+
+async def _upstream_only(port: int) -> None:
+    from .. import demo
+
+    upstream = await demo.start(port=port)
+    click.echo(f"demo upstream: {upstream.url}/openai/v1 and {upstream.url}/anthropic")
+    await _until_stopped()
+    await upstream.close()
+
+
+async def _demonstrate(once: bool, port: int) -> None:
+    import tempfile
+
+    from .. import demo, logs
+    from ..app import build
+
+    with tempfile.TemporaryDirectory(prefix="sluice-demo-") as folder:
+        upstream = await demo.start()
+        try:
+            config = configuration(upstream.url, port, Path(folder))
+            logs.configure(config.logging)
+            gateway = await build(config)
+            await gateway.start()
+            try:
+                await _show(gateway.url)
+                if not once:
+                    _how_to(gateway.url)
+                    await _until_stopped()
+            finally:
+                await gateway.close()
+        finally:
+            await upstream.close()
+
+
+async def _show(url: str) -> None:
+    """One streamed completion by the official SDK, through a provider that is overloaded to one that is not."""
+    from openai import AsyncOpenAI
+
+    click.echo(f"gateway   {url}/v1, in front of two demo providers: the first answers 529, the second works")
+    client = AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY)
+    async with client:
+        raw = await client.chat.completions.with_raw_response.create(
+            model="demo",
+            messages=[{"role": "user", "content": "Tell me: who answered this?"}],
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        click.echo("answer    ", nl=False)
+        usage = None
+        async for chunk in raw.parse():
+            usage = chunk.usage or usage
+            for choice in chunk.choices:
+                click.echo(choice.delta.content or "", nl=False)
+        click.echo()
+    assert usage is not None, "usage was asked for"
+    click.echo(f"served by {raw.headers['x-sluice-deployment']}, after {raw.headers['x-sluice-attempts']} attempts")
+    click.echo(f"usage     {usage.prompt_tokens} prompt and {usage.completion_tokens} completion tokens")
+
+
+def _how_to(url: str) -> None:
+    click.echo("\nPoint your own client here:\n")
+    click.echo(f"  export OPENAI_BASE_URL={url}/v1")
+    click.echo(f"  export OPENAI_API_KEY={KEY}")
+    click.echo(
+        """  python -c "import openai; print(openai.OpenAI().chat.completions.create(model='demo', messages="""
+        """[{'role': 'user', 'content': 'Hello'}]).choices[0].message.content)"\n"""
+    )
+    click.echo("Serving until Ctrl-C.")
+
+
+async def _until_stopped() -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()

@@ -1,0 +1,101 @@
+"""The providers and models of a configuration, made ready to use once: adapters loaded, options decoded, time-outs merged."""
+
+from collections.abc import Callable
+
+from adapters import registry
+from adapters.interface import Adapter, CredentialSpec, Target
+from config.loader import ConfigError
+from config.schema import Config, Provider, PublicModel, TimeoutOverrides, Timeouts
+from config.schema import Deployment as DeploymentConfig
+
+from .call import Deployment, Route
+
+
+def routes(config: Config, check: Callable[[CredentialSpec], None] | None = None) -> dict[str, Route]:
+    """Every public model with its deployments; raises ConfigError naming every provider that cannot work.
+
+    ``check`` raises ValueError for a credential whose settings lack something.
+    """
+    problems: list[str] = []
+    loaded = {name: _load(name, provider, problems) for name, provider in config.providers.items()}
+    for name, provider in loaded.items():
+        if check is not None and provider is not None and provider.credential is not None:
+            try:
+                check(provider.credential)
+            except ValueError as exc:
+                problems.append(f"providers.{name}.options: {exc}")
+    if problems:
+        raise ConfigError(problems)
+    return {
+        name: Route(
+            name,
+            model,
+            tuple(_deployment(config, model, d, loaded[d.provider]) for d in model.deployments),
+        )
+        for name, model in config.models.items()
+    }
+
+
+class _Loaded:
+    """A provider with its adapter and decoded options."""
+
+    def __init__(self, config: Provider, adapter: Adapter, options: object) -> None:
+        self.config = config
+        self.adapter = adapter
+        self.options = options
+        self.base_url = (config.base_url or adapter.base_url).rstrip("/")
+        self.credential = adapter.credential(options) if config.api_key is None else None
+        self.headers = {name.lower(): value.get_secret_value() for name, value in config.headers.items()}
+
+
+def _load(name: str, provider: Provider, problems: list[str]) -> "_Loaded":
+    path = f"providers.{name}"
+    try:
+        adapter = registry.load(provider.adapter)
+    except LookupError as exc:
+        problems.append(f"{path}.adapter: {exc.args[0]}")
+        return None  # type: ignore[return-value]  # never used: the problems are raised before
+    except ImportError as exc:
+        problems.append(f"{path}.adapter: '{provider.adapter}' needs a package that is not installed: {exc.name}")
+        return None  # type: ignore[return-value]  # as above
+    try:
+        options = adapter.options(provider.options)
+    except ValueError as exc:
+        problems.append(f"{path}.options: {exc}")
+        return None  # type: ignore[return-value]  # as above
+    if not provider.base_url and not adapter.base_url:
+        problems.append(f"{path}.base_url: this adapter has no address of its own; name one")
+    return _Loaded(provider, adapter, options)
+
+
+def _deployment(config: Config, model: PublicModel, deployment: DeploymentConfig, provider: _Loaded) -> Deployment:
+    key = provider.config.api_key
+    target = Target(
+        base_url=provider.base_url,
+        model=deployment.model,
+        api_key=key.get_secret_value() if key is not None else "",
+        options=provider.options,
+        unsupported=model.params.unsupported,
+        allow=frozenset(model.params.allow),
+        max_output=deployment.max_output,
+        headers=provider.headers,
+    )
+    own_address = provider.config.base_url is None or provider.base_url == provider.adapter.base_url.rstrip("/")
+    return Deployment(
+        id=deployment.name or f"{deployment.provider}/{deployment.model}",
+        provider=deployment.provider,
+        adapter=provider.adapter,
+        target=target,
+        config=deployment,
+        timeouts=merged(config.timeouts, provider.config.timeouts, model.timeouts, deployment.timeouts),
+        credential=provider.credential,
+        trusted_tiers=own_address or deployment.tiers is not None,
+    )
+
+
+def merged(base: Timeouts, *overrides: TimeoutOverrides) -> Timeouts:
+    """Later overrides win."""
+    values = base.model_dump()
+    for override in overrides:
+        values.update(override.model_dump(exclude_none=True))
+    return Timeouts(**values)

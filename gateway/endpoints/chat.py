@@ -1,0 +1,23 @@
+"""POST /v1/chat/completions and /v1/embeddings: the same flow, read differently."""
+
+from aiohttp import HttpVersion11, web
+
+from ..errors import InvalidRequest
+from ..intake import Read, read_call
+from ..pipeline import Pipeline
+from ..reply import HTTPReply
+from .exchange import Exchange
+
+
+async def create(exchange: Exchange, pipeline: Pipeline, read: Read = read_call) -> web.StreamResponse:
+    """Run the pipeline; what it raises is rendered by the server."""
+    request = exchange.request
+    if request.version < HttpVersion11:
+        raise InvalidRequest("HTTP/1.1 is needed.", code="http_version")
+    reply = HTTPReply(request, exchange.headers, exchange.limits.write_timeout, exchange.limits.ping)
+    try:
+        await pipeline.run(exchange, reply, read)
+    finally:
+        reply.stop()
+    assert reply.response is not None, "the pipeline replies or raises"
+    return reply.response

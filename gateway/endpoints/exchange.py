@@ -1,0 +1,97 @@
+"""One HTTP request as the endpoints see it: its id, its credential, its body, the headers its answer will have."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from aiohttp import web
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+
+from config.schema import Server as ServerConfig
+
+from ..auth import bearer
+from ..errors import ClientDisconnected, InvalidRequest, RequestTooLarge, UnsupportedMediaType
+
+JSON_TYPES = frozenset({"application/json", ""})
+"""An absent Content-Type is taken for JSON: curl without -H and some SDKs send none."""
+MAX_CLIENT_REQUEST_ID = 512
+
+
+@dataclass(slots=True)
+class Exchange:
+    """A request whose head has been read and whose body has not."""
+
+    request: web.BaseRequest
+    limits: ServerConfig
+    id: str
+    started: float
+    """``time.perf_counter`` when the head was complete."""
+    headers: dict[str, str]
+    """Of every answer, an error too."""
+
+    @property
+    def credential(self) -> str | None:
+        given = self.request.headers
+        return bearer(given.getall("Authorization", []), [*given.getall("api-key", []), *given.getall("x-api-key", [])])
+
+    def check_client_request_id(self) -> None:
+        """``X-Client-Request-Id`` is ASCII of at most 512 characters (checklist C-028)."""
+        given = self.request.headers.get("X-Client-Request-Id")
+        if given is not None and (len(given) > MAX_CLIENT_REQUEST_ID or not given.isascii()):
+            raise InvalidRequest("Invalid 'X-Client-Request-Id': expected ASCII of at most 512 characters.")
+
+    async def body(self) -> bytes:
+        """The whole JSON body; raises InvalidRequest for another type, a body too large or one that comes too slowly."""
+        self.check_client_request_id()
+        if self.request.content_type not in JSON_TYPES and "Content-Type" in self.request.headers:
+            raise UnsupportedMediaType("Unsupported content type: expected 'application/json'.")
+        return await read_body(self.request, self.limits)
+
+
+async def read_body(request: web.BaseRequest, limits: ServerConfig) -> bytes:
+    """Read within the caps of size, gap and total time; the connection is closed after a refusal."""
+    declared = request.headers.get("Content-Length")
+    if declared is not None and declared.isdigit() and int(declared) > limits.max_body:
+        raise _too_large(limits.max_body)
+    content = request.content
+    if content is EMPTY_PAYLOAD:
+        return b""
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        if content.is_eof():  # all of it has arrived: no timer is needed
+            data = content.read_nowait(-1)
+            size = len(data)
+            pieces.append(data)
+        else:
+            async with asyncio.timeout(limits.body_timeout):
+                while data := await _piece(content, limits.body_gap_timeout):
+                    size += len(data)
+                    if size > limits.max_body:
+                        raise _too_large(limits.max_body)
+                    pieces.append(data)
+    except TimeoutError:
+        raise InvalidRequest("The request body was not received in time.", code="request_timeout") from None
+    except web.RequestPayloadError:
+        raise InvalidRequest("The request body could not be read: it is cut short or badly encoded.") from None
+    except ConnectionError as exc:
+        raise ClientDisconnected from exc
+    if size > limits.max_body:
+        raise _too_large(limits.max_body)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+async def _piece(content: StreamReader, gap: float) -> bytes:
+    async with asyncio.timeout(gap):
+        return await content.readany()
+
+
+def _too_large(limit: int) -> RequestTooLarge:
+    return RequestTooLarge(f"The request body is larger than the limit of {limit} bytes.", code="request_too_large")
+
+
+def new_exchange(request: web.BaseRequest, limits: ServerConfig, common: Mapping[str, str]) -> Exchange:
+    request_id = f"req_{secrets.token_hex(16)}"
+    return Exchange(request, limits, request_id, time.perf_counter(), {**common, "x-request-id": request_id})

@@ -1,0 +1,71 @@
+"""What an upstream's failure becomes for the client: a table from kind to error."""
+
+from collections.abc import Mapping
+
+from adapters.errors import ErrorKind, ProviderError
+
+from .errors import (
+    CapacityUnavailable,
+    GatewayError,
+    InvalidRequest,
+    LimitExceeded,
+    NoHealthyUpstream,
+    Overloaded,
+    RequestTooLarge,
+    UpstreamFailed,
+    UpstreamTimeout,
+)
+
+CLASSES: Mapping[ErrorKind, type[GatewayError]] = {
+    ErrorKind.INVALID_REQUEST: InvalidRequest,
+    ErrorKind.CONTEXT_LENGTH: InvalidRequest,
+    ErrorKind.CONTENT_POLICY: InvalidRequest,
+    ErrorKind.TOO_LARGE: RequestTooLarge,
+    ErrorKind.AUTHENTICATION: UpstreamFailed,  # our credential, never the client's (checklist C-400)
+    ErrorKind.NOT_FOUND: UpstreamFailed,
+    ErrorKind.RATE_LIMITED: LimitExceeded,
+    ErrorKind.QUOTA: NoHealthyUpstream,
+    ErrorKind.CAPACITY: CapacityUnavailable,
+    ErrorKind.OVERLOADED: Overloaded,
+    ErrorKind.SERVER: UpstreamFailed,
+    ErrorKind.TIMEOUT: UpstreamTimeout,
+    ErrorKind.CONNECTION: UpstreamFailed,
+    ErrorKind.INCOMPLETE: UpstreamFailed,
+    ErrorKind.PROTOCOL: UpstreamFailed,
+}
+
+MESSAGES: Mapping[ErrorKind, str] = {
+    ErrorKind.AUTHENTICATION: "The provider of this model refused the gateway's own credential.",
+    ErrorKind.NOT_FOUND: "The provider does not serve this model under the configured name.",
+    ErrorKind.QUOTA: "The gateway's account at the provider of this model has no quota left.",
+    ErrorKind.CONNECTION: "The provider of this model could not be reached.",
+    ErrorKind.TIMEOUT: "The provider of this model did not answer in time.",
+    ErrorKind.INCOMPLETE: "The provider of this model broke off its answer.",
+    ErrorKind.PROTOCOL: "The provider of this model sent something that is not an answer.",
+    ErrorKind.SERVER: "The provider of this model had an error.",
+    ErrorKind.OVERLOADED: "The provider of this model is overloaded.",
+    ErrorKind.RATE_LIMITED: "The provider of this model limits the rate of the gateway's requests.",
+    ErrorKind.CAPACITY: "Resource Unavailable: there is no capacity for this service tier right now.",
+}
+"""Our own words where the provider's could tell of its account; the rest is about the request and is passed on."""
+
+CODES: Mapping[ErrorKind, str] = {
+    ErrorKind.CONTEXT_LENGTH: "context_length_exceeded",
+    ErrorKind.CONTENT_POLICY: "content_policy_violation",
+}
+
+THEIR_CODES = frozenset({ErrorKind.INVALID_REQUEST, ErrorKind.CONTENT_POLICY, ErrorKind.CONTEXT_LENGTH})
+"""Kinds that are about the request: the provider's own code helps the client."""
+
+
+def to_gateway_error(error: ProviderError, *, tried: int = 1) -> GatewayError:
+    """The error that a client is told; after several attempts of ours the SDK's own retries are declined."""
+    made = CLASSES[error.kind](
+        MESSAGES.get(error.kind, error.message),
+        param=error.param,
+        code=(error.code if error.kind in THEIR_CODES else None) or CODES.get(error.kind),
+        retry_after=error.retry_after,
+    )
+    if tried > 1 and made.status >= 429:
+        made.should_retry = False
+    return made

@@ -1,0 +1,62 @@
+"""Logging of the process: one event a line, control characters escaped, secrets of known shapes blotted out."""
+
+import logging
+import re
+import sys
+from datetime import UTC, datetime
+
+import orjson
+
+from config.schema import Logging
+
+_SECRET = re.compile(
+    r"(?i)\b(?:sk|pk|rk|gsk|xai|key|AIza|ya29|AKIA|ASIA|ghp|hf|r8|pplx|csk|nvapi)[-_.]?[A-Za-z0-9_\-./+=]{12,}"
+    r"|bearer\s+\S+|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"
+)
+
+
+def redact(text: str) -> str:
+    """Blot out what looks like a credential: the last net under code that never logs one."""
+    return _SECRET.sub("[redacted]", text)
+
+
+class JSONFormatter(logging.Formatter):
+    """One JSON object a line. A message that is an object already keeps its fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = redact(record.getMessage())
+        event: dict[str, object] = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+        }
+        if message.startswith("{"):
+            try:
+                return orjson.dumps({**event, **orjson.loads(message)}).decode()
+            except (orjson.JSONDecodeError, TypeError):
+                pass
+        event["event"] = message
+        if record.exc_info and record.exc_info[0] is not None:
+            event["exception"] = record.exc_info[0].__name__  # never its text: it may hold a prompt
+        return orjson.dumps(event).decode()
+
+
+class TextFormatter(logging.Formatter):
+    """For a person at a terminal. Control characters are escaped: no event can forge another line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S")
+        text = redact(record.getMessage())
+        printable = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+        return f"{at} {record.levelname.lower():7} {printable}"
+
+
+def configure(config: Logging) -> None:
+    """Set up the root logger; called once by the process that serves."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JSONFormatter() if config.format == "json" else TextFormatter())
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(config.level.upper())
+    logging.getLogger("sluice.access").setLevel(logging.INFO if config.access else logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it prints representations of what failed

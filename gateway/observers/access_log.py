@@ -1,0 +1,39 @@
+"""One line of JSON for each finished call. No prompt, answer, key or header is in it."""
+
+import logging
+
+import orjson
+
+from ..call import CallRecord
+
+LOGGER = logging.getLogger("sluice.access")
+
+
+class AccessLog:
+    def call_finished(self, record: CallRecord) -> None:
+        if not LOGGER.isEnabledFor(logging.INFO):
+            return
+        principal = record.principal
+        LOGGER.info(
+            "%s",
+            orjson.dumps(
+                {
+                    "event": "call",
+                    "time": round(record.started, 3),
+                    "request_id": record.id,
+                    "key": principal.key_id if principal else None,
+                    "team": principal.team if principal else None,
+                    "model": record.model or None,
+                    "status": record.status,
+                    "code": record.code,
+                    "stream": record.stream,
+                    "tier": record.served_tier,
+                    "attempts": [f"{a.deployment}:{a.status}" for a in record.attempts],
+                    "prompt_tokens": record.usage.prompt_tokens,
+                    "completion_tokens": record.usage.completion_tokens,
+                    "cost_nano_usd": record.cost,
+                    "ttft_ms": round(record.ttft * 1000, 1) if record.ttft is not None else None,
+                    "ms": round(record.seconds * 1000, 1),
+                }
+            ).decode(),
+        )

@@ -1,0 +1,113 @@
+"""One call, from credential to record. Read ``Pipeline.run`` top to bottom."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from adapters.errors import ProviderError
+
+from . import tiers
+from .answer import StreamedAnswer, WholeAnswer
+from .auth import Authenticator
+from .call import CallRecord
+from .dispatch import Dispatcher
+from .errors import ClientDisconnected, GatewayError
+from .failures import to_gateway_error
+from .intake import Read, read_call
+from .metering import Meter, Metered
+from .reply import Reply
+from .routing import Router
+
+
+class Observer(Protocol):
+    """Told of each finished call. It must not block; what it raises is logged and goes no further."""
+
+    def call_finished(self, record: CallRecord) -> None: ...
+
+
+class Incoming(Protocol):
+    """A request whose head has been read and whose body has not."""
+
+    id: str
+
+    @property
+    def credential(self) -> str | None: ...
+
+    async def body(self) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    auth: Authenticator
+    router: Router
+    meter: Meter
+    dispatch: Dispatcher
+    observers: Sequence[Observer]
+    allow: frozenset[str] = frozenset()
+    """Extensions that some model passes on; which one, its own parameter policy says."""
+
+    async def run(self, incoming: Incoming, reply: Reply, read: Read = read_call) -> None:
+        """Serve one call; raises GatewayError while nothing was sent, ClientDisconnected when nobody is there."""
+        clock = time.perf_counter
+        record, started = CallRecord(incoming.id, started=time.time()), clock()
+        metered: Metered | None = None
+        try:
+            principal = record.principal = await self.auth.authenticate(incoming.credential, record.started)
+            call = read(incoming.id, await incoming.body(), principal, self.allow)
+            record.stream, record.requested_tier = call.stream, call.request.get("service_tier")
+            route = self.router.resolve(call.model, principal)
+            record.model = route.name
+            record.effective_tier = tiers.effective(call.request, principal)
+            plan = self.router.plan(route)
+            metered = await self.meter.reserve(call, principal, route, plan, record)
+            answer = await self.dispatch.answer(metered, plan, record)
+            record.ttft = clock() - started
+            headers = metered.headers(answer, record)
+            if isinstance(answer, WholeAnswer):
+                await metered.settled(answer, record)
+                await reply.whole(answer.body, headers)
+            else:
+                await self._stream(answer, metered, record, reply, headers)
+            record.status = 200
+        except GatewayError as exc:
+            record.status, record.code = exc.status, exc.label
+            exc.extra_headers.update(metered.limit_headers() if metered is not None else {})
+            raise
+        except (ClientDisconnected, asyncio.CancelledError):
+            record.status, record.code = record.status or 499, "client_closed" if record.code == "ok" else record.code
+            raise
+        except BaseException:
+            record.status, record.code = 500, "internal_error"
+            raise
+        finally:
+            record.seconds = clock() - started
+            if metered is not None:
+                metered.close(record)  # synchronous: no cancellation can come between
+            self.tell(record)
+
+    async def _stream(
+        self, answer: StreamedAnswer, metered: Metered, record: CallRecord, reply: Reply, headers: dict[str, str]
+    ) -> None:
+        """Relay until the end. A failure now is an error event and a broken connection, never a clean end."""
+        metered.answer = answer
+        try:
+            await reply.start(headers)
+            while (data := await answer.next()) is not None:
+                await reply.send(data)
+            last = answer.last()
+            await metered.settled(answer, record)
+            await reply.finish(last)
+            await answer.close()
+        except ProviderError as exc:
+            record.status, record.code = 200, f"stream_{exc.kind.value}"
+            answer.abort()
+            await reply.fail(to_gateway_error(exc))
+        except BaseException:
+            answer.abort()  # before anything else: the upstream is billed for what nobody reads
+            raise
+
+    def tell(self, record: CallRecord) -> None:
+        for observer in self.observers:
+            observer.call_finished(record)

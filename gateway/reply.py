@@ -1,0 +1,143 @@
+"""Bytes for the client: one HTTP response, whole or as server-sent events, and what happens when the client leaves."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Protocol
+
+import orjson
+from aiohttp import web
+
+from .errors import ClientDisconnected, GatewayError
+
+JSON_HEADERS = {
+    "content-type": "application/json; charset=utf-8",
+    "cache-control": "no-store",
+    "x-content-type-options": "nosniff",
+}
+SSE_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache, no-store",
+    "x-content-type-options": "nosniff",
+    "x-accel-buffering": "no",  # nginx in front would buffer the stream otherwise
+}
+PING_CHUNK = b"8\r\n: ping\n\n\r\n"
+"""An SSE comment as a chunk of the chunked body; streams are always HTTP/1.1 (see endpoints.chat)."""
+
+
+class Reply(Protocol):
+    """Where the pipeline writes to. Every method raises ClientDisconnected when nobody is there."""
+
+    async def whole(self, body: bytes, headers: Mapping[str, str]) -> None: ...
+    async def start(self, headers: Mapping[str, str]) -> None: ...
+    async def send(self, data: bytes) -> None: ...
+    async def finish(self, data: bytes) -> None: ...
+    async def fail(self, error: GatewayError) -> None:
+        """Tell of a failure inside a stream and break the connection, so that it cannot look like an end."""
+        ...
+
+
+class HTTPReply:
+    """A reply to one aiohttp request. ``headers`` are sent with whatever is sent.
+
+    A started stream that is silent for ``ping`` seconds gets an SSE comment, which clients ignore and proxies
+    count as life (checklist C-302). A client that reads nothing for ``write_timeout`` seconds is dropped.
+    """
+
+    def __init__(
+        self, request: web.BaseRequest, headers: Mapping[str, str], write_timeout: float, ping: float | None = None
+    ) -> None:
+        self._request = request
+        self._headers = headers
+        self._write_timeout = write_timeout
+        self._ping = ping
+        self._silent = False
+        self._timer: asyncio.TimerHandle | None = None
+        self.response: web.StreamResponse | None = None
+
+    async def whole(self, body: bytes, headers: Mapping[str, str]) -> None:
+        self.response = web.Response(body=body, headers={**self._headers, **JSON_HEADERS, **headers})
+        await self._begin(self.response)
+        await self._write_eof(self.response, b"")
+
+    async def start(self, headers: Mapping[str, str]) -> None:
+        self.response = web.StreamResponse(headers={**self._headers, **SSE_HEADERS, **headers})
+        await self._begin(self.response)
+        if self._ping is not None:
+            self._timer = asyncio.get_running_loop().call_later(self._ping, self._tick)
+
+    async def send(self, data: bytes) -> None:
+        response = self.response
+        assert response is not None, "start comes first"
+        self._silent = False
+        try:
+            if self._request.protocol.writing_paused:  # a slow reader: only then is a timer worth its price
+                async with asyncio.timeout(self._write_timeout):
+                    await response.write(data)
+            else:
+                await response.write(data)
+        except (ConnectionError, TimeoutError) as exc:
+            self._abort()
+            raise ClientDisconnected from exc
+
+    async def finish(self, data: bytes) -> None:
+        assert self.response is not None, "start comes first"
+        self.stop()
+        await self._write_eof(self.response, data)
+
+    async def fail(self, error: GatewayError) -> None:
+        self.stop()
+        await self.send(b"data: " + orjson.dumps(error.to_openai()) + b"\n\n")
+        # No last chunk: SDKs take a clean end without [DONE] for a complete answer (checklist C-343).
+        if (transport := self._request.transport) is not None:
+            transport.close()  # flushes what was written, then closes without the final chunk
+        raise ClientDisconnected
+
+    def stop(self) -> None:
+        """No more pings; called whatever became of the stream."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _tick(self) -> None:
+        response, transport = self.response, self._request.transport
+        if response is None or self._ping is None or transport is None or transport.is_closing():
+            return
+        if self._silent and not self._request.protocol.writing_paused:
+            transport.write(PING_CHUNK)
+        self._silent = True
+        self._timer = asyncio.get_running_loop().call_later(self._ping, self._tick)
+
+    async def _begin(self, response: web.StreamResponse) -> None:
+        try:
+            await response.prepare(self._request)
+        except ConnectionError as exc:
+            raise ClientDisconnected from exc
+
+    async def _write_eof(self, response: web.StreamResponse, data: bytes) -> None:
+        try:
+            if self._request.protocol.writing_paused:
+                async with asyncio.timeout(self._write_timeout):
+                    await response.write_eof(data)
+            else:
+                await response.write_eof(data)
+        except (ConnectionError, TimeoutError) as exc:
+            self._abort()
+            raise ClientDisconnected from exc
+
+    def _abort(self) -> None:
+        self.stop()
+        if (transport := self._request.transport) is not None:
+            transport.abort()
+
+
+def error_response(error: GatewayError, headers: Mapping[str, str]) -> web.Response:
+    """An error before the first byte: a real status and OpenAI's body."""
+    return web.Response(
+        status=error.status,
+        body=orjson.dumps(error.to_openai()),
+        headers={**headers, **JSON_HEADERS, **error.headers()},
+    )
+
+
+def json_response(body: object, headers: Mapping[str, str], status: int = 200) -> web.Response:
+    return web.Response(status=status, body=orjson.dumps(body), headers={**headers, **JSON_HEADERS})

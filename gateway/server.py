@@ -1,0 +1,146 @@
+"""The listeners of one worker: what is served where, how errors are rendered, how it drains."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from dataclasses import dataclass, field
+
+import orjson
+from aiohttp import web
+
+from config.schema import Server as ServerConfig
+
+from .connection import SERVER_HEADER, Listener, log_crash
+from .endpoints.exchange import Exchange, new_exchange
+from .endpoints.routes import Routes
+from .errors import ClientDisconnected, GatewayError, Overloaded
+from .reply import error_response
+
+LOGGER = logging.getLogger("sluice.server")
+COMMON = {"server": SERVER_HEADER, "openai-version": "2020-10-01"}
+EXPOSED = "X-Request-ID"
+
+
+@dataclass(slots=True)
+class State:
+    """What readiness and draining look at."""
+
+    in_flight: int = 0
+    draining: bool = False
+    ready: bool = False
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once nothing is in flight any more while draining."""
+
+    def leave(self) -> None:
+        self.in_flight -= 1
+        if self.draining and not self.in_flight:
+            self.idle.set()
+
+
+class Site:
+    """One listener: routes in front of handlers, every error in OpenAI's shape."""
+
+    def __init__(self, routes: Routes, config: ServerConfig, state: State, *, cors: tuple[str, ...] = ()) -> None:
+        self._routes = routes
+        self._config = config
+        self._state = state
+        self._cors = cors
+        self._common = dict(COMMON)
+        if cors:
+            self._common["access-control-expose-headers"] = EXPOSED
+        self.listener = Listener(self.handle, config)
+        self._runner: web.ServerRunner | None = None
+        self.port = 0
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        exchange = new_exchange(request, self._config, self._common)
+        if self._cors and "Origin" in request.headers:
+            self._allow_origin(exchange)
+        self._state.in_flight += 1
+        try:
+            response = await self._answer(exchange)
+        except GatewayError as exc:
+            response = self._refuse(exchange, exc)
+        except ClientDisconnected:
+            response = self._nobody(request)
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except Exception as exc:
+            log_crash(exc)
+            response = self._refuse(exchange, GatewayError())
+        finally:
+            self._state.leave()
+        if self._state.draining:
+            response.force_close()
+        return response
+
+    async def _answer(self, exchange: Exchange) -> web.StreamResponse:
+        request = exchange.request
+        if request.method == "OPTIONS" and self._cors:
+            return self._preflight(exchange)
+        handler, found = self._routes.match(request.method, request.raw_path)
+        if self._state.in_flight > self._config.max_requests_in_flight:
+            raise Overloaded("The gateway is handling as many requests as it can.")
+        return await handler(exchange, found)
+
+    def _refuse(self, exchange: Exchange, error: GatewayError) -> web.StreamResponse:
+        exchange.headers["openai-processing-ms"] = str(int((time.perf_counter() - exchange.started) * 1000))
+        response = error_response(error, exchange.headers)
+        if not exchange.request.content.is_eof():
+            response.force_close()  # what is left of the body is not worth reading
+        return response
+
+    def _nobody(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.transport is not None:
+            request.transport.close()
+        return web.Response(status=499)
+
+    def _allow_origin(self, exchange: Exchange) -> None:
+        origin = exchange.request.headers["Origin"]
+        if "*" in self._cors or origin in self._cors:
+            exchange.headers["access-control-allow-origin"] = "*" if "*" in self._cors else origin
+            exchange.headers["vary"] = "Origin"
+
+    def _preflight(self, exchange: Exchange) -> web.StreamResponse:
+        asked = exchange.request.headers.get("Access-Control-Request-Headers", "")
+        headers = {
+            **exchange.headers,
+            "access-control-allow-methods": "GET, POST, DELETE, OPTIONS",
+            "access-control-max-age": "600",
+        }
+        if asked and asked.isascii() and asked.isprintable():
+            headers["access-control-allow-headers"] = asked[:1024]
+        return web.Response(status=204, headers=headers)
+
+    async def start(self, host: str, port: int, *, reuse_port: bool = False) -> None:
+        """Listen; ``port`` 0 takes a free one, told by ``self.port``."""
+        self.listener.check()
+        self._runner = web.ServerRunner(self.listener, handle_signals=False, shutdown_timeout=1.0)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, host, port, backlog=4096, reuse_port=reuse_port or None)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def close(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def stop_listening(self) -> None:
+        """Accept nothing more; what runs goes on."""
+        if self._runner is not None:
+            for site in list(self._runner.sites):
+                await site.stop()
+
+
+async def drain(state: State, config: ServerConfig, sites: list[Site]) -> None:
+    """Not ready, a pause for load balancers, no more connections, then up to ``drain`` seconds for what runs."""
+    state.draining, state.ready = True, False
+    LOGGER.info("%s", orjson.dumps({"event": "draining", "in_flight": state.in_flight}).decode())
+    await asyncio.sleep(config.drain_delay)
+    for site in sites:
+        await site.stop_listening()
+    if state.in_flight:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(config.drain):
+                await state.idle.wait()

@@ -1,0 +1,57 @@
+"""One worker process: its event loop, its signals, its end."""
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+
+import orjson
+
+from config.schema import Config
+
+from . import logs
+from .app import build
+from .server import drain
+
+LOGGER = logging.getLogger("sluice.server")
+
+
+def run(config: Config) -> None:
+    """Serve until SIGTERM or SIGINT, drain, close; a second signal exits at once with 130."""
+    logs.configure(config.logging)
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(serve(config))
+
+
+def loop_factory() -> "type[asyncio.AbstractEventLoop] | None":
+    """uvloop's where there is one: about a fifth less CPU per request."""
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    return uvloop.Loop
+
+
+async def serve(config: Config) -> None:
+    gateway = await build(config)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(130)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    await gateway.start()
+    # What was built at start lives for ever: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    LOGGER.info("%s", orjson.dumps({"event": "serving", "url": gateway.url, "admin": gateway.admin_url}).decode())
+    await stop.wait()
+    await drain(gateway.state, config.server, [gateway.data])
+    await gateway.close()

@@ -1,0 +1,67 @@
+"""A gateway in front of demo upstreams, in this process, on free ports of 127.0.0.1."""
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import yaml
+
+from config import Config, parse
+from gateway import demo
+from gateway.app import Gateway, build
+
+KEY = "sk-sl-test-0123456789abcdef"
+FREE = {"input": 0, "output": 0}
+PRICE = {"input": 2, "output": 8}
+"""US dollars per million tokens: 2,000 and 8,000 nano-dollars a token."""
+
+
+def deployment(script: str, provider: str = "openai", **more: Any) -> dict[str, Any]:
+    return {"provider": provider, "model": script, "price": PRICE, **more}
+
+
+def configuration(upstream: str, folder: str, models: dict[str, Any], **sections: Any) -> Config:
+    """``models`` maps a public name to a script name, a list of deployments or a whole model."""
+    shaped = {name: _model(value) for name, value in models.items()}
+    document: dict[str, Any] = {
+        "server": {"port": 0, "drain_delay": 0, **sections.pop("server", {})},
+        "admin": {"port": 0, **sections.pop("admin", {})},
+        "providers": {
+            "openai": {"adapter": "openai", "base_url": f"{upstream}/openai/v1", "api_key": "up"},
+            "anthropic": {"adapter": "anthropic", "base_url": f"{upstream}/anthropic", "api_key": "up"},
+            **sections.pop("providers", {}),
+        },
+        "models": shaped,
+        "keys": sections.pop("keys", [{"name": "test", "key": KEY}]),
+        "retries": {"base_delay": 0.001, "max_delay": 0.01, **sections.pop("retries", {})},
+        "database": {"url": f"sqlite:///{folder}/sluice.db", **sections.pop("database", {})},
+        "ledger": {"journal": f"{folder}/journal", **sections.pop("ledger", {})},
+        "logging": {"access": False},
+        **sections,
+    }
+    return parse(yaml.safe_dump(document), {})
+
+
+def _model(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"deployments": [deployment(value)]}
+    return {"deployments": value} if isinstance(value, list) else value
+
+
+@asynccontextmanager
+async def running(models: dict[str, Any], **sections: Any) -> AsyncIterator[tuple[Gateway, demo.DemoUpstream]]:
+    """A started gateway and the demo upstream behind it; both are closed at the end."""
+    upstream = await demo.start()
+    folder = tempfile.mkdtemp(prefix="sluice-test-")
+    try:
+        gateway = await build(configuration(upstream.url, folder, models, **sections))
+        await gateway.start()
+        try:
+            yield gateway, upstream
+        finally:
+            await gateway.close()
+    finally:
+        await upstream.close()
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,195 @@
+"""The configuration file: what it may say, and how a mistake is told."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from pydantic import BaseModel
+
+from config import ConfigError, load, parse
+from config.schema import Config
+from gateway.__main__ import main
+
+EXAMPLE = Path(__file__).parents[1] / "config" / "example.yaml"
+GOOD: dict[str, Any] = {
+    "providers": {"openai": {"adapter": "openai", "api_key": "sk-test"}},
+    "models": {"fast": {"deployments": [{"provider": "openai", "model": "gpt-5-mini"}]}},
+    "keys": [{"name": "k", "key": "sk-sl-0123456789abcdef"}],
+}
+
+
+def changed(**sections: Any) -> str:
+    return yaml.safe_dump({**GOOD, **sections})
+
+
+def problems(text: str, **environ: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, environ)
+    return caught.value.problems
+
+
+def test_the_example_loads() -> None:
+    config = load(EXAMPLE, {})
+    assert config.models["fast"].deployments[0].provider == "openai"
+
+
+def options(model: type[BaseModel], seen: set[type]) -> set[str]:
+    names: set[str] = set()
+    if model in seen:
+        return names
+    seen.add(model)
+    for name, field in model.model_fields.items():
+        names.add(name)
+        stack = [field.annotation]
+        while stack:
+            annotation = stack.pop()
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                names |= options(annotation, seen)
+            stack.extend(get_args(annotation))
+    return names
+
+
+def test_the_example_shows_every_option() -> None:
+    text = EXAMPLE.read_text()
+    missing = {name for name in options(Config, set()) if f"{name}:" not in text}
+    assert missing - {"digest"} == set()  # a key has either `key` or `digest`; the comment names it
+    assert "digest:" in text
+
+
+def test_every_option_has_one_meaning() -> None:
+    config = parse(yaml.safe_dump(GOOD), {})
+    assert config.server.workers == 1
+    assert config.redis is None
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("server: {prot: 1}", "server.prot: no such option; did you mean 'port'?"),
+        ("servers: {}", "servers: no such option; did you mean 'server'?"),
+        ("server: {port: x}", "server.port: input should be a valid integer, unable to parse string as an integer"),
+        (
+            "models: {m: {deployments: []}}",
+            "models.m.deployments: tuple should have at least 1 item after validation, not 0",
+        ),
+        ("models: {m: {deploymnets: []}}", "models.m.deploymnets: no such option; did you mean 'deployments'?"),
+        ("server: {port: 1, port: 2}", "not YAML:"),
+        ("[1, 2]", "the file must be a mapping of options"),
+        ("a: [", "not YAML:"),
+    ],
+)
+def test_a_mistake_names_its_path(text: str, line: str) -> None:
+    assert any(p.startswith(line) for p in problems(text)), problems(text)
+
+
+def test_a_reference_to_nothing_suggests_the_nearest_name() -> None:
+    text = changed(
+        models={"fast": {"deployments": [{"provider": "opena", "model": "x"}], "fallbacks": {"any": ["slow"]}}}
+    )
+    assert problems(text) == [
+        "models.fast.deployments[0].provider: no provider 'opena'; did you mean 'openai'?",
+        "models.fast.fallbacks.any[0]: no model 'slow'",
+    ]
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    text = changed(
+        teams={"a": {"organization": "nowhere"}},
+        users={"u": {"team": "b"}},
+        keys=[{"name": "k", "key": "short"}, {"name": "k", "digest": "sha256:" + "0" * 64, "team": "c"}],
+        admin={"keys": {"ops": "weak"}},
+        aliases={"fast": "fast", "x": "y"},
+        model_groups={"g": ["z"]},
+    )
+    assert [p.split(":")[0] for p in problems(text)] == [
+        "aliases.fast", "aliases.x", "model_groups.g[0]", "teams.a.organization", "users.u.team",
+        "keys[1].name", "keys[1].team", "admin.keys.ops", "keys[0].key",
+    ]  # fmt: skip
+
+
+def test_fallback_cycles_are_refused() -> None:
+    deployment = {"deployments": [{"provider": "openai", "model": "x"}]}
+    text = changed(
+        models={
+            "a": {**deployment, "fallbacks": {"any": ["b"]}},
+            "b": {**deployment, "fallbacks": {"timeout": ["c"]}},
+            "c": {**deployment, "cheaper": "a"},
+        }
+    )
+    assert "models.a.fallbacks: a cycle: a -> b -> c -> a" in problems(text)
+
+
+def test_environment_variables_are_expanded_once() -> None:
+    text = changed(server={"host": "${HOST}", "port": "${PORT:-9000}"}, logging={"level": "${LEVEL:-info}"})
+    config = parse(text, {"HOST": "${PORT}", "PORT": ""})
+    assert config.server.host == "${PORT}"
+    assert config.server.port == 9000
+
+
+def test_a_variable_that_is_not_set_is_a_mistake_with_its_path() -> None:
+    text = changed(providers={"openai": {"adapter": "openai", "api_key": "${NOPE}"}})
+    assert problems(text) == [
+        "providers.openai.api_key: the environment variable NOPE is not set (write ${NOPE:-} if it may be empty)"
+    ]
+
+
+def test_dollar_dollar_is_a_dollar() -> None:
+    config = parse(changed(organizations={"default": {"metadata": {"a": "$${HOME} $$5"}}}), {})
+    assert config.organizations["default"].metadata == {"a": "${HOME} $5"}
+
+
+def test_several_workers_need_redis() -> None:
+    assert problems(changed(server={"workers": 2})) == [
+        "server.workers: more than one worker needs `redis`: a limit that each worker enforces alone is not a limit"
+    ]
+
+
+def test_plain_http_to_another_machine_must_be_wanted() -> None:
+    away = {"openai": {"adapter": "openai", "base_url": "http://models.example/v1"}}
+    assert problems(changed(providers=away))[0].startswith(
+        "providers.openai.base_url: http:// sends the key in the clear"
+    )
+    parse(changed(providers={"openai": {**away["openai"], "allow_plain_http": True}}), {})
+
+
+def test_no_value_of_a_bad_option_is_repeated() -> None:
+    """S-19: a secret in the wrong place must not be printed."""
+    text = changed(providers={"openai": {"adapter": "openai", "api_keys": "sk-canary", "api_key": ["sk-canary-2"]}})
+    assert not any("canary" in p for p in problems(text))
+
+
+def write(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "sluice.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_check_prints_the_effective_config_with_secrets_masked(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["check", write(tmp_path, changed())])
+    assert result.exit_code == 0
+    shown = yaml.safe_load(result.output)
+    assert shown["server"]["keepalive"] == 75
+    assert "sk-test" not in result.output
+    assert "0123456789abcdef" not in result.output
+
+
+def test_check_prints_every_mistake_and_exits_with_1(tmp_path: Path) -> None:
+    path = write(tmp_path, changed(server={"prot": 1}, aliases={"a": "b"}))
+    result = CliRunner().invoke(main, ["check", path])
+    assert result.exit_code == 1
+    assert f"{path}: server.prot: no such option; did you mean 'port'?" in result.output
+
+
+def test_check_names_an_adapter_that_is_not_installed(tmp_path: Path) -> None:
+    path = write(tmp_path, changed(providers={"openai": {"adapter": "antropic", "api_key": "x"}}))
+    result = CliRunner().invoke(main, ["check", path])
+    assert result.exit_code == 1
+    assert "providers.openai.adapter: no adapter 'antropic'; did you mean 'anthropic'?" in result.output
+
+
+def test_check_says_when_a_file_is_not_there() -> None:
+    result = CliRunner().invoke(main, ["check", "/nowhere.yaml"])
+    assert result.exit_code == 1
+    assert "/nowhere.yaml: cannot be read" in result.output
