@@ -13,6 +13,7 @@ from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
 from adapters.interface import (
     JSON,
     Adapter,
+    Answer,
     EmbeddingAdapter,
     RelayAdapter,
     StreamRelay,
@@ -142,9 +143,12 @@ class StreamedAnswer:
         """The closing bytes, ``[DONE]`` included; raises ProviderError if the stream was cut short."""
         return self._relay.close()
 
-    def completion(self) -> JSON | None:
-        """The whole answer, where it was asked to be kept."""
-        return self._kept.completion() if self._kept is not None else None
+    def completion(self, call: Call) -> JSON | None:
+        """The whole answer as the client could put it together, where it was asked to be kept; after ``last``."""
+        if self._kept is None:
+            return None
+        answer = Answer(self._kept.completion(), self.usage, self.served_tier)
+        return _lawful(answer, call, self.deployment)
 
     async def close(self) -> None:
         await self._response.close()
@@ -176,7 +180,7 @@ class WholeAnswer:
     def text_bytes(self) -> int:
         return len(self.body)
 
-    def completion(self) -> JSON:
+    def completion(self, call: Call) -> JSON:  # noqa: ARG002 - a streamed answer needs it
         return self._completion
 
 
@@ -262,7 +266,14 @@ def _whole(call: Call, deployment: Deployment, sent: UpstreamRequest, body: byte
     answer = deployment.adapter.parse(body, sent)
     if answer.body is not None:
         return WholeAnswer(deployment, sent, answer.body, answer.usage, answer.served_tier, answer.completion)
-    completion = emit.completion(
+    completion = _lawful(answer, call, deployment)
+    if len(completion["choices"]) < call.n:
+        raise ProviderError(ErrorKind.PROTOCOL, "The upstream returned fewer choices than were asked for.")
+    return WholeAnswer(deployment, sent, orjson.dumps(completion), answer.usage, answer.served_tier, completion)
+
+
+def _lawful(answer: Answer, call: Call, deployment: Deployment) -> JSON:
+    return emit.completion(
         answer,
         id=completion_id(call),
         created=call.created,
@@ -271,6 +282,3 @@ def _whole(call: Call, deployment: Deployment, sent: UpstreamRequest, body: byte
         functions=bool(call.request.get("functions")),
         n=call.n,
     )
-    if len(completion["choices"]) < call.n:
-        raise ProviderError(ErrorKind.PROTOCOL, "The upstream returned fewer choices than were asked for.")
-    return WholeAnswer(deployment, sent, orjson.dumps(completion), answer.usage, answer.served_tier, completion)

@@ -7,6 +7,7 @@ import aiohttp
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from config import ConfigError
 from config.schema import Config
 
 from .auth import Authenticator, configured_keys
@@ -17,8 +18,10 @@ from .dispatch import Dispatcher
 from .endpoints import chat, health, models
 from .endpoints.exchange import Exchange
 from .endpoints.routes import Routes
+from .endpoints.stored import StoredEndpoints
 from .health import Health
 from .intake import read_embeddings
+from .keeping import Keeper
 from .limits import Limiter
 from .limits.estimate import Estimator
 from .metering import Meter
@@ -27,9 +30,12 @@ from .observers.metrics import PrometheusObserver
 from .pipeline import Pipeline
 from .pricing import PriceBook
 from .records.cache import KeyCache
-from .records.database import Database
+from .records.database import Database, DatabaseError
+from .records.housekeeping import Housekeeper
 from .records.keys import KeyStore, Peppers
 from .records.ledger import Ledger
+from .records.stored import StoredCompletions
+from .records.usage import UsageStore
 from .routing import Router
 from .server import Site, State
 from .upstream import SystemResolver, Upstream
@@ -44,6 +50,8 @@ class Records:
     database: Database
     keys: KeyCache
     ledger: Ledger | None
+    usage: UsageStore
+    stored: StoredCompletions | None
 
 
 @dataclass(slots=True)
@@ -87,8 +95,10 @@ async def build(config: Config) -> Gateway:
         registry = CollectorRegistry()
         records = await _records(config, closers)
         pipeline = await _pipeline(config, records, registry, closers)
-    except BaseException:
+    except BaseException as exc:
         await close_all(closers)
+        if isinstance(exc, DatabaseError):
+            raise ConfigError([str(exc)]) from exc
         raise
     state = State()
     return Gateway(
@@ -122,7 +132,12 @@ async def _records(config: Config, closers: list[Closer]) -> Records:
         ledger = Ledger(database, config.ledger)
         await ledger.start()
         closers.append(ledger.close)
-    return Records(database, keys, ledger)
+    usage = UsageStore(database)
+    stored = StoredCompletions(database, config.stored_completions) if config.stored_completions.enabled else None
+    housekeeper = Housekeeper(database, usage, stored, retention_days=config.ledger.retention_days)
+    await housekeeper.start()
+    closers.append(housekeeper.close)
+    return Records(database, keys, ledger, usage, stored)
 
 
 async def _pipeline(config: Config, records: Records, registry: CollectorRegistry, closers: list[Closer]) -> Pipeline:
@@ -142,6 +157,7 @@ async def _pipeline(config: Config, records: Records, registry: CollectorRegistr
         dispatch=Dispatcher(_upstreams(config, closers), credentials, config.retries, _health(config, table)),
         observers=(PrometheusObserver(registry), AccessLog()),
         allow=frozenset(name for model in config.models.values() for name in model.params.allow),
+        keeper=Keeper(records.stored) if records.stored is not None else None,
     )
 
 
@@ -186,6 +202,8 @@ def data_routes(pipeline: Pipeline) -> Routes:
     routes.add("GET", "/v1/models", index)
     routes.add("GET", "/v1/models/{id}", show)
     routes.add("GET", "/healthz", health.healthz)
+    if pipeline.keeper is not None:
+        StoredEndpoints(auth, pipeline.keeper.store).add_to(routes)
     return routes
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from adapters.errors import ProviderError
@@ -16,6 +16,7 @@ from .dispatch import Dispatcher
 from .errors import ClientDisconnected, GatewayError
 from .failures import to_gateway_error
 from .intake import Read, read_call
+from .keeping import Keeper
 from .metering import Meter, Metered
 from .reply import Reply
 from .routing import Router
@@ -47,6 +48,8 @@ class Pipeline:
     observers: Sequence[Observer]
     allow: frozenset[str] = frozenset()
     """Extensions that some model passes on; which one, its own parameter policy says."""
+    keeper: Keeper | None = None
+    """Keeps completions with ``store: true``; None: ``store`` is taken for false."""
 
     async def run(self, incoming: Incoming, reply: Reply, read: Read = read_call) -> None:
         """Serve one call; raises GatewayError while nothing was sent, ClientDisconnected when nobody is there."""
@@ -56,6 +59,8 @@ class Pipeline:
         try:
             principal = record.principal = await self.auth.authenticate(incoming.credential, record.started)
             call = read(incoming.id, await incoming.body(), principal, self.allow)
+            if call.store and (self.keeper is None or not principal.may_store):
+                call = replace(call, store=False)
             record.stream, record.requested_tier = call.stream, call.request.get("service_tier")
             route = self.router.resolve(call.model, principal)
             record.model = route.name
@@ -67,6 +72,7 @@ class Pipeline:
             headers = metered.headers(answer, record)
             if isinstance(answer, WholeAnswer):
                 await metered.settled(answer, record)
+                await self._keep(answer, metered, record)
                 await reply.whole(answer.body, headers)
             else:
                 await self._stream(answer, metered, record, reply, headers)
@@ -98,6 +104,7 @@ class Pipeline:
                 await reply.send(data)
             last = answer.last()
             await metered.settled(answer, record)
+            await self._keep(answer, metered, record)
             await reply.finish(last)
             await answer.close()
         except ProviderError as exc:
@@ -107,6 +114,10 @@ class Pipeline:
         except BaseException:
             answer.abort()  # before anything else: the upstream is billed for what nobody reads
             raise
+
+    async def _keep(self, answer: StreamedAnswer | WholeAnswer, metered: Metered, record: CallRecord) -> None:
+        if metered.call.store and self.keeper is not None and record.principal is not None:
+            await self.keeper.keep(metered.call, record.principal, answer)
 
     def tell(self, record: CallRecord) -> None:
         for observer in self.observers:
