@@ -86,12 +86,15 @@ class StreamWriter:
         self._next = 0
         """The first choice that has not appeared yet: they appear in ascending order (C-313)."""
 
-    def write(self, chunks: Iterable[Chunk]) -> bytes:
-        """The bytes for the client; raises ProviderError(PROTOCOL) for a choice that was not asked for."""
+    def write(self, chunks: Iterable[Chunk], served_tier: str | None = None) -> bytes:
+        """The bytes for the client; raises ProviderError(PROTOCOL) for a choice that was not asked for.
+
+        ``served_tier`` is stamped when it is known by the first chunk (C-308).
+        """
         out: list[bytes] = []
         for chunk in chunks:
             if not self._choices:
-                self._stamp(chunk)
+                self._stamp(chunk, served_tier)
             for choice in chunk.get("choices") or ():
                 index = choice.get("index") or 0
                 if not 0 <= index < self._n:
@@ -120,7 +123,7 @@ class StreamWriter:
         a choice that never ended.
         """
         if not self._choices:
-            self._stamp({})
+            self._stamp({}, served_tier)
         if any(choice.finish is None for choice in self._choices):
             raise ProviderError(ErrorKind.INCOMPLETE, "The upstream's answer ended before it was complete.")
         if served_tier is not None and served_tier != self._tier:
@@ -138,10 +141,10 @@ class StreamWriter:
         """The event that ends a failed stream; nothing follows it, not even ``[DONE]`` (C-341)."""
         return b"data: " + dumps(body) + b"\n\n"
 
-    def _stamp(self, chunk: Chunk) -> None:
+    def _stamp(self, chunk: Chunk, served_tier: str | None) -> None:
         if isinstance(model := chunk.get("model"), str) and model:
             self._model = model
-        if isinstance(tier := chunk.get("service_tier"), str):
+        if isinstance(tier := chunk.get("service_tier", served_tier), str):
             self._tier = tier
         if isinstance(fingerprint := chunk.get("system_fingerprint"), str):
             self._fingerprint = fingerprint

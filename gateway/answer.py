@@ -58,7 +58,7 @@ class Translated:
         chunks = self._translator.feed(data)
         if self._keep is not None:
             self._keep.add(chunks)
-        return self._writer.write(chunks)
+        return self._writer.write(chunks, None if self._writer.started else self._translator.served_tier)
 
     def close(self) -> bytes:
         chunks = self._translator.close()

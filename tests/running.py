@@ -31,6 +31,7 @@ def configuration(upstream: str, folder: str, models: dict[str, Any], **sections
         "providers": {
             "openai": {"adapter": "openai", "base_url": f"{upstream}/openai/v1", "api_key": "up"},
             "anthropic": {"adapter": "anthropic", "base_url": f"{upstream}/anthropic", "api_key": "up"},
+            "compatible": {"adapter": "openai-compatible", "base_url": f"{upstream}/openai/v1", "api_key": "up"},
             **sections.pop("providers", {}),
         },
         "models": shaped,

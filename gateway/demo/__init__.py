@@ -6,6 +6,6 @@ The model name of a request says how it is answered (``scripts``), both dialects
 
 from .journal import Entry, Journal
 from .scripts import Script, script_for
-from .server import DemoUpstream, start
+from .server import DemoUpstream, Verbatim, start
 
-__all__ = ["DemoUpstream", "Entry", "Journal", "Script", "script_for", "start"]
+__all__ = ["DemoUpstream", "Entry", "Journal", "Script", "Verbatim", "script_for", "start"]

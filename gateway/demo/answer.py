@@ -31,6 +31,10 @@ class Prompt:
     tier: str = "default"
     stream: bool = False
     include_usage: bool = False
+    forced: bool = False
+    """One named tool must be called: OpenAI then finishes with ``stop`` (checklist C-266)."""
+    obfuscation: bool = False
+    """Whether events are padded to one length modulo 16, as OpenAI does by default (checklist C-333)."""
 
 
 class ToolCall(NamedTuple):
@@ -59,6 +63,8 @@ class Answer:
     """Whether the script reports it..."""
     stream_usage: bool = False
     """...and whether the client wants it in the stream."""
+    forced: bool = False
+    obfuscation: bool = False
 
 
 class Frame(NamedTuple):
@@ -118,6 +124,8 @@ def answer(prompt: Prompt, script: Script, number: int) -> Answer:
         n=prompt.n,
         tell_usage=script.usage,
         stream_usage=prompt.include_usage,
+        forced=prompt.forced,
+        obfuscation=prompt.obfuscation,
     )
 
 

@@ -14,6 +14,7 @@ from .refusals import Refusal
 CREATED = 1_700_000_000
 _TIERS = {"auto": "default", "fast": "priority"}
 DONE = b"data: [DONE]\n\n"
+_PADDING = b"abcdefghijklmnop"
 
 
 class OpenAIDialect:
@@ -36,6 +37,7 @@ class OpenAIDialect:
         tools = [(f["name"], f.get("parameters") or {}) for f in functions if forced in (None, f["name"])]
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
         tier = str(body.get("service_tier") or "auto")
+        options = body.get("stream_options") or {}
         return Prompt(
             model=body["model"],
             words=max(1, sum(len(text.split()) for text in texts)),
@@ -48,7 +50,9 @@ class OpenAIDialect:
             n=body.get("n") or 1,
             tier=_TIERS.get(tier, tier),
             stream=bool(body.get("stream")),
-            include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
+            include_usage=bool(options.get("include_usage")),
+            forced=forced is not None,
+            obfuscation=options.get("include_obfuscation") is not False,
         )
 
     def whole(self, answer: Answer) -> dict[str, Any]:
@@ -67,7 +71,8 @@ class OpenAIDialect:
                 for c in answer.calls
             ]
         choices = [
-            {"index": i, "message": message, "logprobs": None, "finish_reason": answer.finish} for i in range(answer.n)
+            {"index": i, "message": message, "logprobs": None, "finish_reason": _finish(answer)}
+            for i in range(answer.n)
         ]
         body = {**_head(answer, "chat.completion"), "choices": choices}
         if answer.tell_usage:
@@ -80,7 +85,7 @@ class OpenAIDialect:
 
         def frame(index: int, delta: dict[str, Any], finish: str | None = None) -> Frame:
             choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
-            return Frame(_event({**head, "choices": [choice], **extra}))
+            return Frame(_padded({**head, "choices": [choice], **extra}, answer.obfuscation))
 
         choices = range(answer.n)
         content = None if answer.calls or answer.refusal else ""
@@ -100,9 +105,10 @@ class OpenAIDialect:
                     delta = {"tool_calls": [{"index": at, "function": {"arguments": piece}}]}
                     yield frame(i, delta)._replace(output=1)
         for i in choices:
-            yield frame(i, {}, answer.finish)
+            yield frame(i, {}, _finish(answer))
         if answer.stream_usage and answer.tell_usage:
-            yield Frame(_event({**head, "choices": [], "usage": answer.usage.to_openai()}), usage=True)
+            told = {**head, "choices": [], "usage": answer.usage.to_openai()}
+            yield Frame(_padded(told, answer.obfuscation), usage=True)
         yield Frame(DONE, last=True)
 
     def refusal(self, refusal: Refusal) -> dict[str, Any]:
@@ -156,6 +162,17 @@ def _head(answer: Answer, kind: str) -> dict[str, Any]:
         "service_tier": answer.tier,
         "system_fingerprint": "fp_demo",
     }
+
+
+def _finish(answer: Answer) -> str:
+    return "stop" if answer.forced and answer.calls else answer.finish
+
+
+def _padded(data: dict[str, Any], obfuscation: bool) -> bytes:
+    if not obfuscation:
+        return _event(data)
+    event = _event({**data, "obfuscation": ""})
+    return event[:-4] + _PADDING[: (9 - len(event.decode())) % 16] + event[-4:]
 
 
 def _event(data: dict[str, Any]) -> bytes:

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 
 import orjson
 from aiohttp import web
@@ -27,6 +28,16 @@ async def start(host: str = "127.0.0.1", port: int = 0) -> "DemoUpstream":
     return upstream
 
 
+@dataclass(frozen=True, slots=True)
+class Verbatim:
+    """An answer to the letter. An event stream is written one event at a time."""
+
+    body: bytes
+    status: int = 200
+    content_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
 class DemoUpstream:
     """A running demo upstream."""
 
@@ -36,6 +47,8 @@ class DemoUpstream:
         """Requests being answered now."""
         self.scripts: dict[str, Script] = {}
         """Scripts of models by name, instead of what the name says: change them while it runs."""
+        self.verbatim: dict[str, Verbatim] = {}
+        """What models answer by name, word for word, instead of playing a script."""
         self.url = ""
         self._seen: Counter[str] = Counter()
         app = web.Application(client_max_size=MAX_BODY)
@@ -94,6 +107,9 @@ class DemoUpstream:
         except (ValueError, KeyError, TypeError, AttributeError):
             return web.json_response(dialect.refusal(REFUSALS["invalid"]), status=400)
         entry = self.journal.open(dialect.name, prompt.model, _headers(request), body, stream=prompt.stream)
+        if (fixed := self.verbatim.get(prompt.model)) is not None:
+            entry.status, entry.complete = fixed.status, True
+            return await _recite(request, fixed)
         script = self.scripts.get(prompt.model) or script_for(prompt.model)
         self._seen[prompt.model] += 1
         exchange = Exchange(
@@ -143,6 +159,19 @@ class DemoUpstream:
 
     async def _stats(self, _request: web.Request) -> web.Response:
         return web.json_response({"in_flight": self.in_flight, "connections": self.connections})
+
+
+async def _recite(request: web.Request, fixed: Verbatim) -> web.StreamResponse:
+    headers = {"content-type": fixed.content_type, **fixed.headers}
+    if fixed.content_type != "text/event-stream":
+        return web.Response(status=fixed.status, body=fixed.body, headers=headers)
+    response = web.StreamResponse(status=fixed.status, headers=headers)
+    await response.prepare(request)
+    for event in fixed.body.split(b"\n\n"):
+        if event:
+            await response.write(event + b"\n\n")
+    await response.write_eof()
+    return response
 
 
 def _headers(request: web.Request) -> dict[str, str]:
