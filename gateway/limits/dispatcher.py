@@ -41,8 +41,10 @@ log = logging.getLogger(__name__)
 MAX_ENTRIES = 64
 MAX_OPERATIONS = 400
 """On limits, per call: about 1.5 ms of Redis, during which it serves nobody else."""
-_FENCES = 4
-"""Per call: its first sending, and repetitions."""
+_SENDINGS = 3
+"""Of one call, at most; a reply that is late counts twice."""
+_PAUSE_SECONDS = 0.02
+"""Between them, when a connection broke: a new primary may be on its way."""
 
 
 class Held(NamedTuple):
@@ -184,25 +186,27 @@ class Dispatcher:
     async def _commit(self, batch: Batch) -> None:
         """Have a batch executed exactly once, or raise StoreDown with its outcome unknown."""
         self._number += 1
-        fence = self._number * _FENCES
+        fence = self._number * _SENDINGS
         for entry in batch.settles:
             entry.first = entry.first or fence
         tables = batch.tables()
-        failure: Exception | None = None
-        for attempt in range(2):
+        patience = _SENDINGS
+        while patience > 0:
             try:
-                raw = await self._send(batch.keys, fence + attempt, tables)
-            except Slow as e:
+                raw = await self._send(batch.keys, fence, tables)
+            except Slow:
                 # Who has waited so long gets an answer now; what is granted to him after all will be given back.
                 self._refuse_all(batch, StoreDown("the counters are too slow"))
-                failure = e
-            except Broken as e:
-                failure = e
+                patience -= 2
+            except Broken:
+                patience -= 1
+                await asyncio.sleep(_PAUSE_SECONDS)
             else:
                 self._breaker.close()
                 self._apply(batch, Reply(batch, raw))
                 return
-        raise StoreDown("the counters do not answer") from failure
+            fence += 1
+        raise StoreDown("the counters do not answer")
 
     async def _send(self, keys: Sequence[str], fence: int, tables: Sequence[Any]) -> Any:
         while True:

@@ -38,6 +38,7 @@ class RedisEngine:
         self._shards: dict[str, Dispatcher] = {}
         self._rids: dict[str, Dispatcher] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._closing = False
 
     async def start(self) -> None:
         await self._store.start()
@@ -45,6 +46,7 @@ class RedisEngine:
         self._tasks = [loop.create_task(self._heartbeats()), loop.create_task(self._reaping())]
 
     async def close(self) -> None:
+        self._closing = True  # redis-py can swallow a cancellation that meets a reply
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -99,7 +101,7 @@ class RedisEngine:
 
     async def _heartbeats(self) -> None:
         """Four in a lease, for every organization that is in use; look whether the server is still the same."""
-        while True:
+        while not self._closing:
             await asyncio.sleep(self._lease / 4)
             try:
                 if await self._store.look():
@@ -120,7 +122,7 @@ class RedisEngine:
             await shard.close()
 
     async def _reaping(self) -> None:
-        while True:
+        while not self._closing:
             await asyncio.sleep(min(1.0, self._lease / 4))
             for shard in list(self._shards.values()):
                 try:

@@ -9,7 +9,15 @@ import msgpack
 import redis.asyncio as aioredis
 from redis.asyncio.cluster import RedisCluster
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+from redis.exceptions import (
+    ClusterDownError,
+    MasterDownError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+    TryAgainError,
+)
 from redis.exceptions import TimeoutError as RedisTimeout
 from redis.retry import Retry
 
@@ -22,12 +30,16 @@ CLUSTER = "redis+cluster://"
 TLS_CLUSTER = "rediss+cluster://"
 
 
+_TRANSIENT = (ClusterDownError, MasterDownError, ReadOnlyError, TryAgainError)
+"""Said while a slot or the role of primary moves; over in moments."""
+
+
 class Slow(Exception):
     """No answer in time: whether the call was executed is not known."""
 
 
 class Broken(Exception):
-    """No connection, or one that broke: whether the call was executed is not known."""
+    """No connection, or one that broke, or no primary: whether the call was executed is not known."""
 
 
 class Script:
@@ -107,10 +119,13 @@ class Store:
                 return await self._client.evalsha(script.digest, keys, *arguments)
             except NoScriptError:  # nothing was executed
                 await self._client.script_load(script.source)
+            try:
                 return await self._client.evalsha(script.digest, keys, *arguments)
+            except NoScriptError:  # flushed again, or a node that was not there a moment ago
+                return await self._client.eval(script.source, keys, *arguments)
         except (TimeoutError, RedisTimeout) as e:
             raise Slow from e
-        except (aioredis.ConnectionError, OSError) as e:
+        except (aioredis.ConnectionError, OSError, *_TRANSIENT) as e:
             raise Broken from e
         except (RedisError, RedisClusterException) as e:
             raise StoreDown(f"Redis refused: {type(e).__name__}") from e
