@@ -787,6 +787,17 @@ def test_C_270_grounding_becomes_citations_by_characters():
     assert Gemini().parse(json.dumps(response).encode(), sent).usage.calls == {"web_search": 1}
 
 
+def test_a_citation_is_where_its_words_are():
+    response = answer({"text": "One. Two."})
+    segment = {"startIndex": 6, "endIndex": 10, "text": "Two."}  # off by one, as recorded
+    response["candidates"][0]["groundingMetadata"] = {
+        "groundingChunks": [{"web": {"uri": "https://a"}}],
+        "groundingSupports": [{"segment": segment, "groundingChunkIndices": [0]}],
+    }
+    cited = said(response)["message"]["annotations"][0]["url_citation"]
+    assert (cited["start_index"], cited["end_index"]) == (5, 9)
+
+
 def test_recitations_become_citations():
     response = answer({"text": "To be"})
     response["candidates"][0]["citationMetadata"] = {

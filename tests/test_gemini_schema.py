@@ -118,9 +118,9 @@ def test_a_lost_reference_is_refused_by_name():
 def test_a_schema_that_explodes_is_refused_in_time():
     defs = {
         f"d{n}": {"type": "object", "properties": {k: {"$ref": f"#/$defs/d{n + 1}"} for k in "abcdefgh"}}
-        for n in range(40)
+        for n in range(12)
     }
-    defs["d40"] = {"type": "string"}
+    defs["d12"] = {"type": "string"}
     with pytest.raises(UnsupportedParameter):
         subset({"$defs": defs, "$ref": "#/$defs/d0"}, "p")
 

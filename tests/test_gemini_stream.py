@@ -196,6 +196,20 @@ def test_E_073_a_blocked_prompt_in_a_stream():
     assert choice["message"]["refusal"]
 
 
+def test_a_block_reason_beside_an_answer_takes_nothing_from_it():
+    blocked = sse({"promptFeedback": {"blockReason": "OTHER"}})
+    choice = told(stream(event({"text": "a"}), blocked, event(finishReason="STOP")))
+    assert (choice["finish_reason"], choice["message"]["content"]) == ("stop", "a")
+
+
+def test_C_282_ids_are_unique_and_the_same_for_the_same_bytes():
+    body = event(*({"functionCall": {"name": "f", "id": i}} for i in ("g", "g", "", "x" * 41)), finishReason="STOP")
+    ids = [c["choices"][0]["delta"]["tool_calls"][0]["id"] for c in stream(body).chunks[:-1]]
+    assert len(set(ids)) == 4
+    assert max(map(len, ids)) <= 40
+    assert stream(body).same(stream(body))
+
+
 def test_a_safety_stop_in_the_middle_keeps_the_text():
     choice = told(stream(event({"text": "Once"}), sse({"candidates": [{"finishReason": "SAFETY"}]})))
     assert (choice["finish_reason"], choice["message"]["content"], choice["message"]["refusal"]) == (
@@ -229,11 +243,16 @@ def test_arguments_by_path():
     assert json.loads(calls[0]["function"]["arguments"]) == {"a": "xy", "b": [None, {"c": 2}], "d e": True, "n": None}
 
 
-@pytest.mark.parametrize("path", ["$", "", "$.a[99999]", "$.a[0].b"])
+@pytest.mark.parametrize("path", ["$", "", "$.a[99999]"])
 def test_arguments_with_a_wrong_path_are_a_failure(path):
     first = pieces({"jsonPath": "$.a[0]", "stringValue": "x"}, name="f")
     outcome = stream(first, pieces({"jsonPath": path, "stringValue": "x"}, more=False), event(finishReason="STOP"))
-    assert outcome.error is None or outcome.error.kind is ErrorKind.PROTOCOL
+    assert outcome.error.kind is ErrorKind.PROTOCOL
+
+
+def test_arguments_without_their_last_piece_are_told_at_the_end():
+    outcome = stream(pieces({"jsonPath": "$.a", "stringValue": "x"}, name="f"), event(finishReason="STOP"))
+    assert told(outcome)["message"]["tool_calls"][0]["function"]["arguments"] == '{"a":"x"}'
 
 
 # -- what goes wrong
