@@ -643,6 +643,12 @@ def test_the_address_and_the_key():
     assert adapter.credential(adapter.options({})) is None
 
 
+@pytest.mark.parametrize("base", ["https://proxy.example", "https://proxy.example/v1beta"])
+def test_an_address_without_a_version_gets_ours(base):
+    sent = Gemini().prepare({"model": "x", "messages": [user("hi")]}, Target(base, NEW, "k", Gemini().options({})))
+    assert sent.url == f"https://proxy.example/v1beta/models/{NEW}:generateContent"
+
+
 def test_safety_settings_are_the_operators():
     adapter = Gemini()
     options = adapter.options(
@@ -654,7 +660,9 @@ def test_safety_settings_are_the_operators():
     assert body["safetySettings"] == [{"category": "HARM_CATEGORY_HATE_SPEECH", "threshold": "BLOCK_NONE"}]
 
 
-@pytest.mark.parametrize("raw", [{"nope": 1}, {"safety_settings": "x"}, {"safety_settings": [{"category": "y"}]}])
+@pytest.mark.parametrize(
+    "raw", [{"nope": 1}, {"safety_settings": "x"}, {"safety_settings": [{"category": "HARM_CATEGORY_X"}]}]
+)
 def test_a_bad_option_is_named(raw):
     with pytest.raises(ValueError, match=next(iter(raw))):
         Gemini().options(raw)

@@ -89,6 +89,7 @@ def test_the_location_is_global_unless_named():
 
 
 def test_a_configured_address_stays():
+    assert url(base_url="https://proxy.example").startswith("https://proxy.example/v1beta1/projects/acme/")
     got = url(base_url="https://proxy.example/v1", location="us-central1")
     assert got.startswith("https://proxy.example/v1/projects/acme/locations/us-central1/")
 
@@ -133,7 +134,7 @@ def test_the_credential_is_googles_and_its_token_is_sent():
     ("raw", "named"),
     [
         ({}, "project"), ({"project": ""}, "project"), ({"project": 5}, "project"), ({"project": "p", "region": "x"}, "region"),
-        ({"project": "p", "location": "a/b"}, "location"), ({"project": "p", "express": "yes"}, "express"),
+        ({"project": "p", "location": "a/b"}, "location"), ({"project": "p", "express": "perhaps"}, "express"),
     ],
 )  # fmt: skip
 def test_a_bad_option_is_named(raw, named):

@@ -1,5 +1,6 @@
 """Google Gemini by API key (AI Studio): ``generateContent``, ``streamGenerateContent``, ``batchEmbedContents``."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -7,8 +8,10 @@ from urllib.parse import quote
 from ..errors import ProviderError
 from ..interface import JSON, Answer, ChatRequest, CredentialSpec, StreamTranslator, Target, UpstreamRequest
 from ..jsonio import dumps
+from ..options import decode
 from ..params import Fate
-from . import embeddings, errors, options, request, response
+from . import embeddings, errors, request, response
+from .options import GeminiOptions
 from .signatures import Memory
 from .stream import Translator
 from .usage import TIERS
@@ -31,9 +34,8 @@ class Gemini:
     def __init__(self) -> None:
         self._memory = Memory()
 
-    def options(self, raw: Mapping[str, Any]) -> options.Options:
-        options.known(raw, ("safety_settings",))
-        return options.Options(options.safety(raw))
+    def options(self, raw: Mapping[str, Any]) -> GeminiOptions:
+        return decode(GeminiOptions, raw)
 
     def credential(self, options: Any) -> CredentialSpec | None:  # noqa: ARG002 - the key is static
         return None
@@ -80,8 +82,8 @@ class Gemini:
             asked,
             target,
             self._memory,
-            files=target.base_url if self.has_files else "",
-            safety=target.options.safety if target.options is not None else (),
+            files=self._base(target) if self.has_files else "",
+            safety=target.options.safety() if target.options is not None else [],
             both=self.searches_with_functions,
         )
 
@@ -91,7 +93,11 @@ class Gemini:
 
     def _model(self, target: Target) -> str:
         """The address of the model, without an operation."""
-        return f"{target.base_url}/{quote(self._name(target), safe='/-._~@')}"
+        return f"{self._base(target)}/{quote(self._name(target), safe='/-._~@:')}"
+
+    def _base(self, target: Target) -> str:
+        """The address with its version; one that names none gets ours."""
+        return versioned(target.base_url or self.base_url, self.base_url)
 
     def _headers(self, target: Target) -> dict[str, str]:
         return {"content-type": "application/json", "x-goog-api-key": target.api_key}
@@ -103,3 +109,8 @@ class Gemini:
 
     def _tier_headers(self, asked: ChatRequest) -> dict[str, str]:  # noqa: ARG002 - AI Studio takes it in the body
         return {}
+
+
+def versioned(base: str, ours: str) -> str:
+    """``base`` with the version of ``ours``, unless it has one."""
+    return base if re.search(r"/v\d\w*$", base) else f"{base}/{ours.rsplit('/', 1)[-1]}"

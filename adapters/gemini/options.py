@@ -1,38 +1,53 @@
-"""Options of the Gemini providers, as the configuration gives them."""
+"""The ``options`` of a provider that serves Gemini."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-Safety = tuple[Mapping[str, str], ...]
+from pydantic import Field, SecretStr, model_validator
+
+from ..interface import CredentialSpec
+from ..options import Options
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    safety: Safety = ()
-    """``safety_settings``: a list of ``{category, threshold}``, sent with every request."""
+class SafetySetting(Options):
+    category: str = Field(pattern=r"^HARM_CATEGORY_[A-Z_]+$")
+    threshold: str = Field(pattern=r"^[A-Z_]+$")
+    method: str | None = None
+    """Vertex AI only."""
 
 
-def known(raw: Mapping[str, Any], names: Collection[str]) -> None:
-    """Raise ValueError for an option that there is not."""
-    if foreign := sorted(set(raw) - set(names)):
-        raise ValueError(f"no such option '{foreign[0]}'; there are: {', '.join(sorted(names))}")
+class GeminiOptions(Options):
+    safety_settings: tuple[SafetySetting, ...] = ()
+    """Sent with every request; clients cannot change them."""
+
+    def safety(self) -> list[Mapping[str, Any]]:
+        return [setting.model_dump(exclude_none=True) for setting in self.safety_settings]
 
 
-def text(raw: Mapping[str, Any], name: str) -> str | None:
-    """An optional text; raises ValueError naming it when it is none, or empty."""
-    value = raw.get(name)
-    if value is not None and (not isinstance(value, str) or not value.strip()):
-        raise ValueError(f"'{name}' must be a text")
-    return value
+class VertexOptions(GeminiOptions):
+    project: str | None = Field(None, pattern=r"^[a-z0-9.:-]+$")
+    """The Google Cloud project that is billed."""
+    location: str = Field("global", pattern=r"^[a-z0-9-]+$")
+    """A region, or ``global``, ``us`` or ``eu``."""
+    express: bool = False
+    """Whether requests go by ``api_key`` without a project (Google's express mode)."""
+    credentials_file: str | None = None
+    """A service account's or a user's; absent: Application Default Credentials."""
+    credentials_json: SecretStr | None = None
+    token_endpoint: str | None = None
 
+    @model_validator(mode="after")
+    def _billed(self) -> "VertexOptions":
+        if self.project is None and not self.express:
+            raise ValueError("'project' is missing: the Google Cloud project, or 'express: true' for an API key")
+        return self
 
-def safety(raw: Mapping[str, Any]) -> Safety:
-    """The ``safety_settings``; raises ValueError for one that is not ``{category, threshold}``."""
-    settings = raw.get("safety_settings") or []
-    fits = isinstance(settings, list) and all(
-        isinstance(setting, Mapping) and {"category", "threshold"} <= set(setting) for setting in settings
-    )
-    if not fits:
-        raise ValueError("'safety_settings' must be a list of {category, threshold}")
-    return tuple(dict(setting) for setting in settings)
+    def credential(self) -> CredentialSpec | None:
+        if self.express:
+            return None
+        settings = {
+            "credentials_file": self.credentials_file,
+            "credentials_json": self.credentials_json and self.credentials_json.get_secret_value(),
+            "token_endpoint": self.token_endpoint,
+        }
+        return CredentialSpec("google", {key: value for key, value in settings.items() if value is not None})

@@ -8,7 +8,7 @@ from typing import Any
 from .. import tools as openai_tools
 from ..errors import UnsupportedParameter
 from ..interface import JSON, ChatRequest, Target
-from ..params import GATEWAY_PARAMS, PARAMS, Fate, unsupported
+from ..params import PARAMS, Fate, unsupported
 from . import functions, schema
 from .contents import Conversation
 from .models import Gates, gates
@@ -57,7 +57,7 @@ def build(
     memory: Memory,
     *,
     files: str,
-    safety: tuple[Mapping[str, str], ...],
+    safety: list[Mapping[str, Any]],
     both: bool,
 ) -> Built:
     """Translate; raises UnsupportedParameter for what cannot be told.
@@ -81,15 +81,14 @@ def build(
         body["generationConfig"] = generation
     body.update({name: value for name, value in asked.items() if name in target.allow and name not in FATES})
     if safety:
-        body["safetySettings"] = list(safety)
+        body["safetySettings"] = safety
     count = asked.get("n", 1)
     told = {**functions.notes(tools), "n": count, "nonce": secrets.token_hex(8)}
     return Built(body, tuple(dropped), told)
 
 
 def _left_out(asked: Mapping[str, Any], target: Target) -> list[str]:
-    own = {name: value for name, value in asked.items() if name not in GATEWAY_PARAMS}
-    dropped = list(unsupported(own, FATES, target.unsupported, target.allow))
+    dropped = list(unsupported(asked, FATES, target.unsupported, target.allow))
     if "audio" in asked.get("modalities", ()):
         _refuse("modalities", "Unsupported value: 'modalities' does not support 'audio' here.", target, dropped)
     for hint, value in (asked.get("web_search_options") or {}).items():

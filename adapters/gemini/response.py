@@ -8,6 +8,7 @@ from ..emit import Accumulator
 from ..errors import ErrorKind, ProviderError
 from ..interface import JSON, Answer, Chunk
 from ..jsonio import dumps, loads
+from ..shapes import documented
 from ..usage import Usage
 from . import citations, functions, usage
 from .arguments import StreamedArguments
@@ -75,6 +76,10 @@ class Reader:
 
     def read(self, response: Any) -> list[Chunk]:
         """Translate one object; raises ProviderError for an error, or what is no such object."""
+        with documented():
+            return self._read(response)
+
+    def _read(self, response: Any) -> list[Chunk]:
         if (failure := of_answer(response)) is not None:
             raise failure
         if not isinstance(response, Mapping):
@@ -96,6 +101,10 @@ class Reader:
 
     def end(self) -> list[Chunk]:
         """The ends of all choices; raises ProviderError(INCOMPLETE) for one that never ended."""
+        with documented():
+            return self._end()
+
+    def _end(self) -> list[Chunk]:
         if not self._candidates and self._blocked is not None:
             return [
                 _chunk(index, delta, finish)

@@ -1,26 +1,17 @@
 """Gemini on Vertex AI: other addresses, other credentials, the tier in a header; the same bodies."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
-from urllib.parse import quote
 
 from ..interface import JSON, ChatRequest, CredentialSpec, Target, UpstreamRequest
-from . import Gemini, embeddings, options
+from ..options import decode
+from . import Gemini, embeddings
+from .options import VertexOptions
 
 _VERSION = "v1beta1"
 _MULTI_REGIONS = frozenset({"us", "eu"})
 _TIER_HEADER = "x-vertex-ai-llm-shared-request-type"
 """Google's pages "Flex PayGo" and "Priority PayGo". Provisioned throughput, where bought, is used first."""
-
-
-@dataclass(frozen=True, slots=True)
-class VertexOptions(options.Options):
-    project: str | None = None
-    location: str = "global"
-    express: bool = False
-    """Whether requests go by API key without a project (Google's express mode)."""
-    credentials_file: str | None = None
 
 
 class VertexGemini(Gemini):
@@ -32,24 +23,10 @@ class VertexGemini(Gemini):
     has_files: ClassVar[bool] = False
 
     def options(self, raw: Mapping[str, Any]) -> VertexOptions:
-        options.known(raw, ("project", "location", "express", "credentials_file", "safety_settings"))
-        express = raw.get("express", False)
-        if express not in (True, False):
-            raise ValueError("'express' must be true or false")
-        project = options.text(raw, "project")
-        if not express and project is None:
-            raise ValueError("'project' is missing: the Google Cloud project, or 'express: true' for an API key")
-        location = options.text(raw, "location") or "global"
-        if not location.replace("-", "").isalnum():
-            raise ValueError(f"'location' is no location: {location}")
-        return VertexOptions(
-            options.safety(raw), project, location, bool(express), options.text(raw, "credentials_file")
-        )
+        return decode(VertexOptions, raw)
 
     def credential(self, options: VertexOptions) -> CredentialSpec | None:
-        if options.express:
-            return None
-        return CredentialSpec("google", {"credentials_file": options.credentials_file, "project": options.project})
+        return options.credential()
 
     def prepare_embeddings(self, request: Mapping[str, Any], target: Target) -> UpstreamRequest:
         texts = embeddings.texts(request)
@@ -78,8 +55,14 @@ class VertexGemini(Gemini):
             name = f"publishers/google/models/{name}"
         return name if chosen.express else f"projects/{chosen.project}/locations/{chosen.location}/{name}"
 
-    def _model(self, target: Target) -> str:
-        return f"{_address(target)}/{quote(self._name(target), safe='/-._~@:')}"
+    def _base(self, target: Target) -> str:
+        """The configured address, or that of the location."""
+        location = target.options.location
+        if target.base_url not in ("", self.base_url) or location == "global" or target.options.express:
+            return super()._base(target)
+        if location in _MULTI_REGIONS:
+            return f"https://aiplatform.{location}.rep.googleapis.com/{_VERSION}"
+        return f"https://{location}-aiplatform.googleapis.com/{_VERSION}"
 
     def _headers(self, target: Target) -> dict[str, str]:
         if target.options.express:
@@ -91,13 +74,3 @@ class VertexGemini(Gemini):
 
     def _tier_headers(self, asked: ChatRequest) -> dict[str, str]:
         return {_TIER_HEADER: asked["service_tier"]} if asked.get("service_tier") in ("flex", "priority") else {}
-
-
-def _address(target: Target) -> str:
-    """The configured address, or that of the location."""
-    location = target.options.location
-    if target.base_url != VertexGemini.base_url or location == "global" or target.options.express:
-        return target.base_url
-    if location in _MULTI_REGIONS:
-        return f"https://aiplatform.{location}.rep.googleapis.com/{_VERSION}"
-    return f"https://{location}-aiplatform.googleapis.com/{_VERSION}"
