@@ -86,6 +86,11 @@ class StreamWriter:
         self._next = 0
         """The first choice that has not appeared yet: they appear in ascending order (C-313)."""
 
+    @property
+    def finished(self) -> bool:
+        """Whether every choice has ended."""
+        return bool(self._choices) and all(choice.finish is not None for choice in self._choices)
+
     def write(self, chunks: Iterable[Chunk], served_tier: str | None = None) -> bytes:
         """The bytes for the client; raises ProviderError(PROTOCOL) for a choice that was not asked for.
 

@@ -52,6 +52,8 @@ class ProviderError(Exception):
         param: str | None = None,
     ) -> None:
         super().__init__(message)
+        self.maybe_billed = False
+        """Whether the provider had the whole request and did not refuse it: it may bill what it did."""
         self.kind = kind
         self.message = message
         self.status = status

@@ -116,6 +116,11 @@ class StreamRelay(Protocol):
         ...
 
     @property
+    def finished(self) -> bool:
+        """Whether every choice has ended: usage that was reported is final."""
+        ...
+
+    @property
     def text_bytes(self) -> int:
         """An upper estimate of the generated text so far, in bytes: for settling a stream that reports no usage."""
         ...

@@ -51,6 +51,10 @@ class Translated:
         return self._writer.started
 
     @property
+    def finished(self) -> bool:
+        return self._writer.finished
+
+    @property
     def text_bytes(self) -> int:
         return self._writer.text_bytes
 
@@ -126,6 +130,11 @@ class StreamedAnswer:
         return self._relay.served_tier
 
     @property
+    def finished(self) -> bool:
+        """Whether the provider told the end of every choice: its usage is final."""
+        return self._relay.finished
+
+    @property
     def text_bytes(self) -> int:
         return self._relay.text_bytes
 
@@ -160,6 +169,8 @@ class StreamedAnswer:
 class WholeAnswer:
     """An answer that is not streamed, complete."""
 
+    finished = True
+
     def __init__(
         self,
         deployment: Deployment,
@@ -178,16 +189,25 @@ class WholeAnswer:
 
     @property
     def text_bytes(self) -> int:
-        return len(self.body)
+        """Of the generated text, without the JSON around it."""
+        return sum(map(_text_bytes, self._completion.get("choices") or ()))
 
     def completion(self, call: Call) -> JSON:  # noqa: ARG002 - a streamed answer needs it
         return self._completion
 
 
+def _text_bytes(choice: Mapping[str, Any]) -> int:
+    message = choice.get("message") or {}
+    calls = [c.get("function") or c.get("custom") or {} for c in message.get("tool_calls") or ()]
+    texts = [message.get("content"), message.get("refusal"), message.get("reasoning_content")]
+    texts += [c.get("arguments") or c.get("input") for c in calls]
+    return sum(len(text.encode("utf-8", "replace")) for text in texts if isinstance(text, str))
+
+
 class Ended:
     """A relay whose stream ended before any content: all its bytes are last bytes."""
 
-    started = True
+    started = finished = True
 
     def __init__(self, relay: StreamRelay, rest: bytes) -> None:
         self._rest = rest

@@ -22,7 +22,7 @@ from .endpoints.stored import StoredEndpoints
 from .health import Health
 from .intake import read_embeddings
 from .keeping import Keeper
-from .limits import Limiter
+from .limits import Limiter, StoreDown
 from .limits.estimate import Estimator
 from .metering import Meter
 from .observers.access_log import AccessLog
@@ -34,6 +34,7 @@ from .records.database import Database, DatabaseError
 from .records.housekeeping import Housekeeper
 from .records.keys import KeyStore, Peppers
 from .records.ledger import Ledger
+from .records.spent import spent_in
 from .records.stored import StoredCompletions
 from .records.usage import UsageStore
 from .routing import Router
@@ -146,8 +147,7 @@ async def _pipeline(config: Config, records: Records, registry: CollectorRegistr
     credentials = Credentials(HTTPFetch(session))
     closers.append(credentials.close)
     table = routes(config, credentials.check)
-    limiter = Limiter.from_config(config)
-    await limiter.start()
+    limiter = await _limiter(config, records)
     closers.append(limiter.close)
     prices = PriceBook(config)
     return Pipeline(
@@ -159,6 +159,19 @@ async def _pipeline(config: Config, records: Records, registry: CollectorRegistr
         allow=frozenset(name for model in config.models.values() for name in model.params.allow),
         keeper=Keeper(records.stored) if records.stored is not None else None,
     )
+
+
+async def _limiter(config: Config, records: Records) -> Limiter:
+    """The limiter, whose counters begin with what the ledger knows; raises ConfigError where it cannot work."""
+    spent = None
+    if records.ledger is not None:
+        spent = spent_in(UsageStore(records.database), records.ledger, lambda: config.model_groups)
+    limiter = Limiter.from_config(config, spent=spent)
+    try:
+        await limiter.start()
+    except StoreDown as exc:
+        raise ConfigError([f"redis: {exc}"]) from exc
+    return limiter
 
 
 def _upstreams(config: Config, closers: list[Closer]) -> dict[str, Upstream]:

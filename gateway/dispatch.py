@@ -1,6 +1,5 @@
 """Try the deployments of a plan until one answers: retry, fall back, until the first content is in hand."""
 
-import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -35,8 +34,20 @@ class Prepared(Protocol):
 
     call: Call
 
+    async def admit(self, deployment: Deployment, number: int) -> None:
+        """Hold what attempt ``number`` may cost at worst, and the deployment's own capacity.
+
+        Raises ProviderError where the deployment is full, UnsupportedParameter where a budget cannot bound it, and
+        GatewayError where a budget has not enough left.
+        """
+        ...
+
     def outgoing(self, deployment: Deployment) -> tuple[Mapping[str, Any], str | None]:
         """The request to translate, and the tier it is sent with."""
+        ...
+
+    def over(self, attempt: Attempt, deployment: Deployment, *, maybe_billed: bool) -> Attempt:
+        """Let go of what a failed attempt held; gives its row, with what the provider may bill for it."""
         ...
 
 
@@ -126,20 +137,27 @@ class Dispatcher:
         health, started = self._health[deployment.id], self._clock()
         attempt = Attempt(len(record.attempts) + 1, deployment.id, deployment.provider, deployment.target.model)
         try:
+            await call.admit(deployment, attempt.number)
+        except BaseException:
+            health.release()
+            raise  # nothing was sent: no row
+        try:
             request, tier = call.outgoing(deployment)
             attempt = replace(attempt, sent_tier=tier)
             answer = await self._exchange(call.call, request, deployment)
         except UnsupportedParameter:
             health.release()
+            call.over(attempt, deployment, maybe_billed=False)
             raise  # nothing was sent: no row
         except ProviderError as exc:
             health.failed(exc)
-            seconds = self._clock() - started
-            record.attempts.append(replace(attempt, status=exc.kind.value, error=exc.kind, seconds=seconds))
+            failed = replace(attempt, status=exc.kind.value, error=exc.kind, seconds=self._clock() - started)
+            record.attempts.append(call.over(failed, deployment, maybe_billed=exc.maybe_billed))
             raise
-        except asyncio.CancelledError:
+        except BaseException:
             health.release()
-            record.attempts.append(replace(attempt, status="client_closed", seconds=self._clock() - started))
+            left = replace(attempt, status="client_closed", seconds=self._clock() - started)
+            record.attempts.append(call.over(left, deployment, maybe_billed=True))
             raise
         health.succeeded()
         record.dropped = answer.sent.dropped
@@ -162,7 +180,9 @@ class Dispatcher:
                 raise deployment.adapter.error(response.status, response.headers, body)
             answer: StreamedAnswer | WholeAnswer = await call.operation.read(call, deployment, sent, response)
             return answer
-        except BaseException:
+        except BaseException as exc:
+            if isinstance(exc, ProviderError):
+                exc.maybe_billed = response.status in STATUSES_OK
             response.abort()
             raise
 

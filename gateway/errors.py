@@ -162,6 +162,8 @@ class BudgetExceeded(LimitExceeded):
     type = "insufficient_quota"
     code = "insufficient_quota"
     should_retry = False  # the SDKs retry every 429 twice unless told (checklist C-391)
+    remaining: int = 0
+    """Nano-dollars that the budget has left."""
 
 
 class CapacityUnavailable(LimitExceeded):

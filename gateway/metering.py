@@ -4,14 +4,15 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
 from adapters.usage import NO_USAGE, Usage
 
 from .answer import StreamedAnswer, WholeAnswer
 from .call import Attempt, Call, CallRecord, Deployment, Plan, Principal, Route
-from .errors import InvalidRequest
+from .errors import BudgetExceeded, InvalidRequest, LimitExceeded, StoreUnavailable
 from .limits import Amounts, Limiter, Reservation
 from .limits.estimate import Bound, Estimator
 from .outgoing import outgoing
@@ -19,6 +20,13 @@ from .pricing import PriceBook
 
 DURABLE_WITHIN = 5.0
 """Seconds that an answer's last byte waits for its row at most; the row is safe from our own death long before."""
+CHECKPOINT_SECONDS = 5.0
+"""Between two notes of what a stream has used so far: what is charged for it should this process die."""
+NOTHING_USED = Amounts(0)
+KINDS: Mapping[str, ErrorKind] = {kind.value: kind for kind in ErrorKind}
+CLAMPINGS = 4
+"""Of one request: each budget that refuses it may lower its answer once."""
+NO_PRICE = "This model has no price in the gateway's configuration, so no budget can bound it."
 
 
 class Ledger(Protocol):
@@ -53,52 +61,120 @@ class Meter:
         limits = self.limiter.applies(principal, route.name, tier)
         hard = limits is not None and bool(limits.budgets)
         bound = self.estimator.bound(call, plan, route.config.params.default, hard=hard)
-        cost = self._worst_case(plan, bound, tier, hard=hard)
-        amounts = Amounts(1, bound.input_tokens, bound.output_tokens, cost)
-        reservation = await self.limiter.reserve(call.id, principal, route.name, tier, amounts)
-        metered = Metered(self, call, route, tier, reservation, bound)
-        if self.ledger is not None:
-            try:
-                self.ledger.open(
-                    call.id, principal, route.name, reserved=cost, started=record.started, stream=call.stream,
-                    requested_tier=record.requested_tier, effective_tier=tier,
-                )  # fmt: skip
-            except BaseException:
-                reservation.settle(Amounts(0))
-                raise
+        if hard and any(self.prices.price(d) is None for d in plan):
+            raise InvalidRequest(NO_PRICE, param="model", code="model_not_priced")
+        reservation, bound = await self._hold(call, principal, route, plan, tier, bound)
+        metered = Metered(self, call, route, plan, tier, reservation, bound, hard=hard)
+        try:
+            metered.note(principal, record)
+        except BaseException:
+            reservation.settle(NOTHING_USED)
+            raise
         return metered
 
-    def _worst_case(self, plan: Plan, bound: Bound, tier: str, *, hard: bool) -> int:
-        """The dearest that any deployment of the plan can be, at any tier it may be served at."""
-        costs = [self.prices.worst_case(d, bound.most, tier) for d in plan]
-        if hard and None in costs:
-            raise InvalidRequest(
-                "This model has no price in the gateway's configuration, so no budget can bound it.",
-                param="model",
-                code="model_not_priced",
-            )
-        return max((c for c in costs if c is not None), default=0)
+    async def _hold(
+        self, call: Call, principal: Principal, route: Route, plan: Plan, tier: str, bound: Bound
+    ) -> tuple[Reservation, Bound]:
+        """Reserve; where a budget has too little left and the configuration says so, for a shorter answer."""
+        for _ in range(CLAMPINGS):
+            try:
+                return await self._try(call, principal, route, plan, tier, bound), bound
+            except BudgetExceeded as exc:
+                clamped = self.estimator.clamp(bound, exc.remaining, plan, tier)
+                if clamped is None:
+                    raise
+                bound = clamped
+        return await self._try(call, principal, route, plan, tier, bound), bound
+
+    async def _try(
+        self, call: Call, principal: Principal, route: Route, plan: Plan, tier: str, bound: Bound
+    ) -> Reservation:
+        cost = max((self.worst_case(d, bound, tier) for d in plan), default=0)
+        amounts = Amounts(1, bound.input_tokens, bound.output_tokens, cost)
+        return await self.limiter.reserve(call.id, principal, route.name, tier, amounts)
+
+    def worst_case(self, deployment: Deployment, bound: Bound, tier: str) -> int:
+        """The most nano-dollars that a deployment may cost at any tier it may be served at; 0 without a price."""
+        return self.prices.worst_case(deployment, bound.most, tier) or 0
+
+
+@dataclass(slots=True)
+class Held:
+    """What a running attempt holds."""
+
+    worst: int
+    """Nano-dollars."""
+    capacity: Reservation
 
 
 class Metered:
-    """The reservation of one call, and its settlement: exactly once, never awaiting, never raising."""
+    """The reservation of one call, and its settlement: exactly once, never awaiting, never raising.
+
+    What is reserved covers, at every moment, what finished attempts may be billed and what running ones may cost.
+    """
 
     def __init__(
-        self, meter: Meter, call: Call, route: Route, tier: str, reservation: Reservation, bound: Bound
+        self,
+        meter: Meter,
+        call: Call,
+        route: Route,
+        plan: Plan,
+        tier: str,
+        reservation: Reservation,
+        bound: Bound,
+        *,
+        hard: bool,
     ) -> None:
         self.call = call
         self.answer: StreamedAnswer | WholeAnswer | None = None
         self._meter = meter
         self._route = route
+        self._plan = plan
         self._tier = tier
         self._reservation = reservation
         self._bound = bound
+        self._hard = hard
+        """Whether a budget applies."""
+        self._paid = 0
+        """Nano-dollars that failed attempts may be billed."""
+        self._held: dict[int, Held] = {}
+        self._bounds: dict[str, Bound] = {}
         self._started = time.perf_counter()
+        self._timer: asyncio.TimerHandle | None = None
         self._accounted = False
+
+    async def admit(self, deployment: Deployment, number: int) -> None:
+        """See ``dispatch.Prepared``: more is reserved where the plan's dearest deployment is not enough."""
+        bound = self._bound_of(deployment)
+        worst = self._meter.worst_case(deployment, bound, self._tier)
+        if self._hard:
+            if self._meter.prices.price(deployment) is None:
+                raise UnsupportedParameter("model", NO_PRICE)
+            need = self._paid + sum(held.worst for held in self._held.values()) + worst
+            if need > self._reservation.amounts.cost:
+                await self._reservation.adjust(self._reservation.amounts._replace(cost=need))
+        amounts = Amounts(1, bound.input_tokens, bound.output_tokens, worst)
+        try:
+            capacity = await self._meter.limiter.reserve_capacity(f"{self.call.id}.{number}", deployment.id, amounts)
+        except LimitExceeded as exc:
+            full = "The capacity bought for this deployment is used up."
+            raise ProviderError(ErrorKind.RATE_LIMITED, full, retry_after=exc.retry_after) from exc
+        self._held[number] = Held(worst, capacity)
 
     def outgoing(self, deployment: Deployment) -> tuple[Mapping[str, Any], str | None]:
         """What is sent to a deployment: see ``gateway.outgoing``."""
-        return outgoing(self.call, self._route, deployment, self._tier, self._bound.max_output)
+        return outgoing(self.call, self._route, deployment, self._tier, self._bound_of(deployment).max_output)
+
+    def over(self, attempt: Attempt, deployment: Deployment, *, maybe_billed: bool) -> Attempt:
+        """See ``dispatch.Prepared``: what nobody refused may be billed for its prompt."""
+        if maybe_billed:
+            usage = self._meter.estimator.settle_without_usage(self._bound_of(deployment), 0)
+            tier = attempt.sent_tier or "default"
+            cost = self._meter.prices.cost(deployment, usage, tier)
+            attempt = replace(attempt, usage=usage, estimated=True, cost=cost, served_tier=tier)
+            self._paid += cost
+        self._let_go(attempt)
+        return attempt
 
     def limit_headers(self) -> Mapping[str, str]:
         return self._reservation.headers
@@ -113,10 +189,36 @@ class Metered:
         headers["openai-processing-ms"] = str(int((time.perf_counter() - self._started) * 1000))
         return headers
 
+    def note(self, principal: Principal, record: CallRecord, reserved: int | None = None) -> None:
+        """Note in the ledger that the call runs, and what it is charged should this process die."""
+        if self._meter.ledger is not None:
+            self._meter.ledger.open(
+                self.call.id, principal, self._route.name,
+                reserved=self._reservation.amounts.cost if reserved is None else reserved, started=record.started,
+                stream=self.call.stream, requested_tier=record.requested_tier, effective_tier=self._tier,
+            )  # fmt: skip
+
+    def streaming(self, answer: StreamedAnswer, record: CallRecord) -> None:
+        """A stream begins: from now on what it has used is noted every few seconds."""
+        self.answer = answer
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(CHECKPOINT_SECONDS, self._checkpoint, record)
+
+    def _checkpoint(self, record: CallRecord) -> None:
+        assert self.answer is not None, "set when the timer was"
+        so_far = self._billed(record.attempts[-1], self.answer, complete=False)
+        usage = _sum((*(a.usage for a in record.attempts[:-1]), so_far.usage))
+        cost = self._paid + so_far.cost
+        self._reservation.checkpoint(Amounts(1, usage.prompt_tokens, usage.completion_tokens, cost, usage.cache_read))
+        if record.principal is not None:
+            with contextlib.suppress(StoreUnavailable):  # then the whole reservation stays noted
+                self.note(record.principal, record, cost)
+        self._timer = asyncio.get_running_loop().call_later(CHECKPOINT_SECONDS, self._checkpoint, record)
+
     async def settled(self, answer: StreamedAnswer | WholeAnswer, record: CallRecord) -> None:
         """Account for a complete answer and wait until its row is on disk: before the client has the last byte."""
         self.answer = answer
-        ticket = self._account(record)
+        ticket = self._account(record, complete=True)
         if ticket is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(DURABLE_WITHIN):
@@ -125,30 +227,69 @@ class Metered:
     def close(self, record: CallRecord) -> None:
         """Account for whatever happened, if ``settled`` did not: no await, so no cancellation can come between."""
         if not self._accounted:
-            self._account(record)
+            self._account(record, complete=False)
 
-    def _account(self, record: CallRecord) -> Awaitable[None] | None:
+    def _account(self, record: CallRecord, *, complete: bool) -> Awaitable[None] | None:
         self._accounted = True
-        if record.attempts and self.answer is not None:
-            record.attempts[-1] = self._billed(record.attempts[-1], self.answer, record)
-        record.usage = total = _sum(a.usage for a in record.attempts)
-        record.cost = sum(a.cost for a in record.attempts)
+        if self._timer is not None:
+            self._timer.cancel()
+        attempts = record.attempts
+        if attempts and self.answer is not None:
+            attempts[-1] = self._billed(attempts[-1], self.answer, complete=complete)
+            record.served_tier = attempts[-1].served_tier
+            if not complete:
+                attempts[-1] = _broken(attempts[-1], record)
+            self._let_go(attempts[-1])
+        record.usage = total = _sum(a.usage for a in attempts)
+        record.cost = sum(a.cost for a in attempts)
+        requests = 0 if _never_ran(record) else 1
         self._reservation.settle(
-            Amounts(1, total.prompt_tokens, total.completion_tokens, record.cost, total.cache_read)
+            Amounts(requests, total.prompt_tokens, total.completion_tokens, record.cost, total.cache_read)
         )
         return self._meter.ledger.append(record) if self._meter.ledger is not None else None
 
-    def _billed(self, attempt: Attempt, answer: StreamedAnswer | WholeAnswer, record: CallRecord) -> Attempt:
+    def _billed(self, attempt: Attempt, answer: StreamedAnswer | WholeAnswer, *, complete: bool) -> Attempt:
+        """The row of the attempt that answered. Usage told before an answer broke off is only the beginning of it."""
         usage, estimated = answer.usage, False
-        if usage is None:
-            usage, estimated = self._meter.estimator.settle_without_usage(self._bound, answer.text_bytes), True
-        else:
-            self._meter.estimator.learn(self._bound, usage, answer.text_bytes)
+        bound, estimator = self._bound_of(answer.deployment), self._meter.estimator
+        if usage is None or not (complete or answer.finished):
+            usage, estimated = estimator.settle_without_usage(bound, answer.text_bytes, usage), True
+        elif complete:
+            estimator.learn(bound, usage, answer.text_bytes)
         tier = answer.served_tier or attempt.sent_tier or "default"
-        record.served_tier = tier
         cost = self._meter.prices.cost(answer.deployment, usage, tier)
         seconds = time.perf_counter() - self._started
         return replace(attempt, usage=usage, estimated=estimated, cost=cost, served_tier=tier, seconds=seconds)
+
+    def _bound_of(self, deployment: Deployment) -> Bound:
+        """That of the plan; a fallback's deployment has its own, because another model may write longer answers."""
+        if any(d is deployment for d in self._plan):
+            return self._bound
+        found = self._bounds.get(deployment.id)
+        if found is None:
+            defaults = self._route.config.params.default
+            found = self._meter.estimator.bound(self.call, (deployment,), defaults, hard=self._hard)
+            self._bounds[deployment.id] = found
+        return found
+
+    def _let_go(self, attempt: Attempt) -> None:
+        held = self._held.pop(attempt.number, None)
+        if held is not None:
+            usage = attempt.usage
+            held.capacity.settle(
+                Amounts(1, usage.prompt_tokens, usage.completion_tokens, attempt.cost, usage.cache_read)
+            )
+
+
+def _broken(attempt: Attempt, record: CallRecord) -> Attempt:
+    """The row of an answer that did not end: whose fault it was."""
+    status = record.code.removeprefix("stream_")
+    return replace(attempt, status=status, error=KINDS.get(status))
+
+
+def _never_ran(record: CallRecord) -> bool:
+    """Whether the gateway or its providers had no capacity for it: such a request does not count."""
+    return record.status >= 429 and all(a.error is ErrorKind.CAPACITY for a in record.attempts)
 
 
 def _sum(usages: Iterable[Usage]) -> Usage:

@@ -97,7 +97,7 @@ class Pipeline:
         self, answer: StreamedAnswer, metered: Metered, record: CallRecord, reply: Reply, headers: dict[str, str]
     ) -> None:
         """Relay until the end. A failure now is an error event and a broken connection, never a clean end."""
-        metered.answer = answer
+        metered.streaming(answer, record)
         try:
             await reply.start(headers)
             while (data := await answer.next()) is not None:

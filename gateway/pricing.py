@@ -262,16 +262,17 @@ class PriceBook:
         """By identity: equal deployments of two models may differ in policy."""
         self.known = known or PriceList.load(config.pricing.prices)
         self._default = from_config(config.pricing.default) if config.pricing.default is not None else None
-        self._found: dict[int, Price | None] = {}
+        self._found: dict[int, tuple[schema.Deployment, Price | None]] = {}
+        """The deployment is kept with its price: only a living object's identity is its own."""
 
     def price(self, deployment: Deployment) -> Price | None:
         """The price of a deployment, looked up once; None when it has none and that is to be refused."""
         try:
-            return self._found[id(deployment.config)]
+            return self._found[id(deployment.config)][1]
         except KeyError:
             adapter = self._adapters.get(deployment.provider, deployment.provider)
             found = self.of(adapter, deployment.config, self._policies.get(id(deployment.config)))
-            self._found[id(deployment.config)] = found
+            self._found[id(deployment.config)] = (deployment.config, found)
             return found
 
     def cost(self, deployment: Deployment, usage: Usage, tier: str | None = None) -> int:

@@ -47,6 +47,10 @@ class Relay:
         self._bytes = self._frames = self._overhead = 0
 
     @property
+    def finished(self) -> bool:
+        return self._left <= 0
+
+    @property
     def text_bytes(self) -> int:
         """What is left of the relayed frames without their JSON and their mean padding."""
         return max(self._bytes - self._frames * self._overhead, self._frames)

@@ -48,7 +48,7 @@ _FIRST_RATIO = 0.25
 _WEIGHT = 0.05
 """Of one observation in the moving average."""
 _MARGIN = 1.1
-"""On what is counted from bytes because no provider reported it."""
+"""On the completion tokens of a model nothing was learned of yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +153,16 @@ class Estimator:
         if text_bytes and usage.output and not usage.reasoning:
             _average(self._answer_ratios, bound.model, usage.output / text_bytes)
 
-    def settle_without_usage(self, bound: Bound, text_bytes: int) -> Usage:
-        """What an answer probably used whose provider reported nothing; never more than was reserved."""
-        ratio = self._answer_ratios.get(bound.model, _FIRST_RATIO)
-        output = int(text_bytes * ratio * _MARGIN) + 1 if text_bytes else 0
-        return Usage(input=min(bound.input_tokens, bound.most.input_tokens), output=min(output, bound.output_tokens))
+    def settle_without_usage(self, bound: Bound, text_bytes: int, told: Usage | None = None) -> Usage:
+        """What an answer probably used whose provider did not tell; never more than was reserved.
+
+        ``told`` is what it reported before it broke off: its prompt is right, its completion only a beginning.
+        """
+        ratio = self._answer_ratios.get(bound.model, _FIRST_RATIO * _MARGIN)
+        output = min(-int(-text_bytes * ratio // 1), bound.output_tokens)
+        if told is None:
+            return Usage(input=min(bound.input_tokens, bound.most.input_tokens), output=output)
+        return replace(told, output=told.output + max(output - told.completion_tokens, 0))
 
 
 def _average(ratios: dict[str, float], model: str, seen: float) -> None:

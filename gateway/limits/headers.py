@@ -143,4 +143,6 @@ def _over_budget(refused: Refused, found: State, headers: dict[str, str]) -> Bud
         message += f" It resets in {duration(found.reset)}."
         if found.reset < LONGEST_BUDGET_WAIT_MS and refused.wait is not None:
             retry_after = found.reset / 1000
-    return BudgetExceeded(message, retry_after=retry_after, headers=headers)
+    error = BudgetExceeded(message, retry_after=retry_after, headers=headers)
+    error.remaining = found.remaining
+    return error

@@ -114,6 +114,7 @@ class Upstream:
                 # and a new connection cannot meet the same fate. A later death may have been a begun answer.
                 died = error.kind is ErrorKind.CONNECTION and connection.silent
                 if not reused or not died or loop.time() - response.sent > STALE_WINDOW:
+                    error.maybe_billed = True
                     raise
             else:
                 return response

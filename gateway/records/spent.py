@@ -1,0 +1,51 @@
+"""What the ledger knows was spent: counters that are new or were lost begin with it, so no restart resets a budget."""
+
+import urllib.parse
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+
+from ..limits import Amounts
+from .ledger import Ledger
+from .usage import Filter, UsageStore
+
+OWNERS: Mapping[str, str] = {"k": "key", "u": "user", "t": "team", "o": "organization", "d": "deployment"}
+"""The first letter of a scope -> the column it selects."""
+
+
+def spent_in(
+    usage: UsageStore, ledger: Ledger, groups: Callable[[], Mapping[str, Sequence[str]]]
+) -> Callable[[str, int, int], Awaitable[Amounts]]:
+    """The question that limits ask: ``(scope, start, end)`` in milliseconds -> what was used in between.
+
+    ``groups`` gives the current model groups. Limits per tier are answered by the tier that served.
+    """
+
+    async def spent(scope: str, start: int, end: int) -> Amounts:
+        await ledger.flush()
+        found = [await _sum(usage, wanted) for wanted in _filters(scope, start / 1000, end / 1000, groups())]
+        return Amounts(*(sum(column) for column in zip(*found, strict=True)))
+
+    return spent
+
+
+def _filters(scope: str, since: float, until: float, groups: Mapping[str, Sequence[str]]) -> Iterator[Filter]:
+    """What a scope selects; a group of models is several."""
+    owner, _, refinement = scope.partition("|")
+    kind, _, quoted = owner.partition(":")
+    selected = {OWNERS[kind]: urllib.parse.unquote(quoted)}
+    by, _, value = refinement.partition(":")
+    if by == "m":
+        model = urllib.parse.unquote(value)
+        for name in groups.get(model, (model,)):
+            yield Filter(since, until, **selected, model=name)
+    elif by == "s":
+        yield Filter(since, until, **selected, tier=value)
+    else:
+        yield Filter(since, until, **selected)
+
+
+async def _sum(usage: UsageStore, wanted: Filter) -> tuple[int, int, int, int, int]:
+    (row,) = await usage.report((), wanted)
+    prompt = sum(row[b] for b in ("input", "cache_read", "cache_write", "cache_write_1h", "audio_input"))
+    completion = row["output"] + row["reasoning"] + row["audio_output"]
+    requests = row["attempts"] if wanted.deployment is not None else row["requests"]
+    return requests, prompt, completion, row["cost"], row["cache_read"]
