@@ -51,7 +51,7 @@ def configuration(upstream: str, port: int, folder: Path) -> Config:
                 "keys": [{"name": "demo", "key": KEY, "team": "demo", "limits": {"tpm": 1_000_000, "concurrency": 50}}],
                 "database": {"url": f"sqlite:///{folder}/sluice.db"},
                 "ledger": {"journal": f"{folder}/journal"},
-                "logging": {"format": "text", "level": "warning"},
+                "logging": {"format": "text", "level": "warning", "access": False},
             }
         )
     )
