@@ -103,6 +103,7 @@ ROWS: Mapping[str, Dialect] = {
             "https://api.fireworks.ai/inference/v1",
             params={**_OPEN, "service_tier": TRANSLATE, "context_length_exceeded_behavior": PASS},
             tiers={"default": "default", "priority": "priority"},
+            reports_tier=False,
             extra={"context_length_exceeded_behavior": "error"},
         ),
         _row(
@@ -162,6 +163,7 @@ ROWS: Mapping[str, Dialect] = {
             },
             developer_role=True,
             message_keys=frozenset({"reasoning", "reasoning_content"}),
+            priorities={"flex": 10, "default": 0, "priority": -10},  # lower ones are served first
         ),
         _row(
             "sglang",
@@ -170,6 +172,7 @@ ROWS: Mapping[str, Dialect] = {
                 **_OPEN,
                 **dict.fromkeys(("regex", "ebnf", "separate_reasoning", "chat_template_kwargs"), PASS),
             },
+            priorities={"flex": -10, "default": 0, "priority": 10},  # higher ones are served first
         ),
         _row(
             "llamacpp",

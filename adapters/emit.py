@@ -94,7 +94,7 @@ class StreamWriter:
     def write(self, chunks: Iterable[Chunk], served_tier: str | None = None) -> bytes:
         """The bytes for the client; raises ProviderError(PROTOCOL) for a choice that was not asked for.
 
-        ``served_tier`` is stamped when it is known by the first chunk (C-308).
+        ``served_tier`` is stamped when it is known by the first chunk (C-308), whatever that one says.
         """
         out: list[bytes] = []
         for chunk in chunks:
@@ -149,7 +149,7 @@ class StreamWriter:
     def _stamp(self, chunk: Chunk, served_tier: str | None) -> None:
         if isinstance(model := chunk.get("model"), str) and model:
             self._model = model
-        if isinstance(tier := chunk.get("service_tier", served_tier), str):
+        if isinstance(tier := served_tier or chunk.get("service_tier"), str):
             self._tier = tier
         if isinstance(fingerprint := chunk.get("system_fingerprint"), str):
             self._fingerprint = fingerprint

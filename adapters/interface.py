@@ -13,7 +13,7 @@ reads a clock or awaits. The gateway calls it in this order::
 A further capability (byte relay, embeddings) is a further small Protocol that an adapter satisfies.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -148,6 +148,8 @@ class Adapter(Protocol):
     """The provider's public endpoint; empty when the config must name one."""
     tiers: Mapping[str, str]
     """Service tiers that the provider has: OpenAI's word -> the provider's. Empty when it has none."""
+    reports_tier: bool
+    """Whether an answer names the tier that served it; where none ever does, a tier that was accepted has served."""
 
     def options(self, raw: Mapping[str, Any]) -> Any:
         """Decode the provider's ``options`` once, at load; raises ValueError naming the bad key."""
@@ -172,12 +174,23 @@ class Adapter(Protocol):
         ...
 
 
+ServedTier: TypeAlias = Callable[[str | None], str]
+"""What an answer's ``service_tier`` shall say, by what the provider told of it (in OpenAI's words, or None)."""
+
+
+def told_or_default(told: str | None) -> str:
+    """The provider's own word."""
+    return told or "default"
+
+
 @runtime_checkable
 class RelayAdapter(Protocol):
     """An adapter whose streams may be relayed frame by frame."""
 
-    def relay(self, sent: UpstreamRequest, *, include_usage: bool) -> StreamRelay | None:
-        """A relay for this response, or None when it must be translated."""
+    def relay(
+        self, sent: UpstreamRequest, *, include_usage: bool, served: ServedTier = told_or_default
+    ) -> StreamRelay | None:
+        """A relay for this response, or None when it must be translated. Every frame names the tier of ``served``."""
         ...
 
 
@@ -201,8 +214,10 @@ __all__: Sequence[str] = [
     "CredentialSpec",
     "EmbeddingAdapter",
     "RelayAdapter",
+    "ServedTier",
     "StreamRelay",
     "StreamTranslator",
     "Target",
     "UpstreamRequest",
+    "told_or_default",
 ]

@@ -4,6 +4,7 @@ import sys
 from array import array
 from base64 import b64encode
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -24,6 +25,7 @@ from adapters.interface import (
 from adapters.usage import Usage
 
 from .call import Call, Deployment
+from .tiers import AttemptTier
 from .upstream import UpstreamResponse
 
 MAX_BODY = 64 * 1024 * 1024
@@ -33,8 +35,15 @@ MAX_BODY = 64 * 1024 * 1024
 class Translated:
     """A translator and the writer of lawful chunks, behind the interface of a relay."""
 
-    def __init__(self, translator: StreamTranslator, writer: emit.StreamWriter, keep: emit.Accumulator | None) -> None:
+    def __init__(
+        self,
+        translator: StreamTranslator,
+        writer: emit.StreamWriter,
+        keep: emit.Accumulator | None,
+        tier: AttemptTier,
+    ) -> None:
         self._translator = translator
+        self._tier = tier
         self._writer = writer
         self._keep = keep
 
@@ -62,20 +71,30 @@ class Translated:
         chunks = self._translator.feed(data)
         if self._keep is not None:
             self._keep.add(chunks)
-        return self._writer.write(chunks, None if self._writer.started else self._translator.served_tier)
+        return self._writer.write(chunks, None if self._writer.started else self._known)
 
     def close(self) -> bytes:
         chunks = self._translator.close()
         if self._keep is not None:
             self._keep.add(chunks)
-        return self._writer.write(chunks) + self._writer.finish(self.usage, self.served_tier)
+        return self._writer.write(chunks, None if self._writer.started else self._known) + self._writer.finish(
+            self.usage, self._tier.served(self.served_tier)
+        )
+
+    @property
+    def _known(self) -> str:
+        """The tier that serves, or while the provider has not told the one it was asked for."""
+        told = self.served_tier
+        return self._tier.served(told) if told is not None else self._tier.expected
 
 
-def relay_for(call: Call, deployment: Deployment, sent: UpstreamRequest, keep: emit.Accumulator | None) -> StreamRelay:
+def relay_for(
+    call: Call, deployment: Deployment, sent: UpstreamRequest, keep: emit.Accumulator | None, tier: AttemptTier
+) -> StreamRelay:
     """The byte path where the upstream speaks our dialect and nobody needs the chunks; else translation."""
     adapter = deployment.adapter
     if keep is None and isinstance(adapter, RelayAdapter):
-        relay = adapter.relay(sent, include_usage=call.include_usage)
+        relay = adapter.relay(sent, include_usage=call.include_usage, served=tier.served)
         if relay is not None:
             return relay
     writer = emit.StreamWriter(
@@ -85,10 +104,11 @@ def relay_for(call: Call, deployment: Deployment, sent: UpstreamRequest, keep: e
         include_usage=call.include_usage,
         obfuscation=call.obfuscation,
         n=call.n,
+        service_tier=tier.expected,
         forced_tool=forces_a_tool(call),
         functions=bool(call.request.get("functions")),
     )
-    return Translated(adapter.stream(sent), writer, keep)
+    return Translated(adapter.stream(sent), writer, keep, tier)
 
 
 def completion_id(call: Call) -> str:
@@ -113,21 +133,26 @@ class StreamedAnswer:
         relay: StreamRelay,
         first: bytes,
         kept: emit.Accumulator | None,
+        tier: AttemptTier,
     ) -> None:
         self.deployment = deployment
+        self.tier = tier
         self.sent = sent
         self._response = response
         self._relay = relay
         self._first = first
         self._kept = kept
+        self._complete = False
 
     @property
     def usage(self) -> Usage | None:
         return self._relay.usage
 
     @property
-    def served_tier(self) -> str | None:
-        return self._relay.served_tier
+    def served_tier(self) -> str:
+        """The tier that serves; while the provider has not told, the one it was asked for."""
+        told = self._relay.served_tier
+        return self.tier.served(told) if told is not None or self._complete else self.tier.expected
 
     @property
     def finished(self) -> bool:
@@ -150,7 +175,9 @@ class StreamedAnswer:
 
     def last(self) -> bytes:
         """The closing bytes, ``[DONE]`` included; raises ProviderError if the stream was cut short."""
-        return self._relay.close()
+        data = self._relay.close()
+        self._complete = True
+        return data
 
     def completion(self, call: Call) -> JSON | None:
         """The whole answer as the client could put it together, where it was asked to be kept; after ``last``."""
@@ -177,13 +204,15 @@ class WholeAnswer:
         sent: UpstreamRequest,
         body: bytes,
         usage: Usage | None,
-        served_tier: str | None,
+        tier: AttemptTier,
+        served_tier: str,
         completion: JSON,
     ) -> None:
         self.deployment = deployment
         self.sent = sent
         self.body = body
         self.usage = usage
+        self.tier = tier
         self.served_tier = served_tier
         self._completion = completion
 
@@ -229,11 +258,11 @@ class Chat:
         return adapter.prepare(request, target)
 
     async def read(
-        self, call: Call, deployment: Deployment, sent: UpstreamRequest, response: UpstreamResponse
+        self, call: Call, deployment: Deployment, sent: UpstreamRequest, tier: AttemptTier, response: UpstreamResponse
     ) -> StreamedAnswer | WholeAnswer:
         if call.stream:
-            return await _first_content(call, deployment, sent, response)
-        return _whole(call, deployment, sent, await response.read(MAX_BODY))
+            return await _first_content(call, deployment, sent, tier, response)
+        return _whole(call, deployment, sent, tier, await response.read(MAX_BODY))
 
 
 class Embeddings:
@@ -245,7 +274,7 @@ class Embeddings:
         return adapter.prepare_embeddings(request, target)
 
     async def read(
-        self, call: Call, deployment: Deployment, sent: UpstreamRequest, response: UpstreamResponse
+        self, call: Call, deployment: Deployment, sent: UpstreamRequest, tier: AttemptTier, response: UpstreamResponse
     ) -> StreamedAnswer | WholeAnswer:
         assert isinstance(deployment.adapter, EmbeddingAdapter), "prepare has seen to it"
         answer = deployment.adapter.parse_embeddings(await response.read(MAX_BODY), sent)
@@ -253,7 +282,7 @@ class Embeddings:
             for item in answer.completion["data"]:
                 item["embedding"] = packed(item["embedding"])
         body = orjson.dumps({**answer.completion, "model": answer.completion.get("model") or deployment.target.model})
-        return WholeAnswer(deployment, sent, body, answer.usage, answer.served_tier, answer.completion)
+        return WholeAnswer(deployment, sent, body, answer.usage, tier, "default", answer.completion)
 
 
 def packed(embedding: list[float]) -> str:
@@ -265,31 +294,32 @@ def packed(embedding: list[float]) -> str:
 
 
 async def _first_content(
-    call: Call, deployment: Deployment, sent: UpstreamRequest, response: UpstreamResponse
+    call: Call, deployment: Deployment, sent: UpstreamRequest, tier: AttemptTier, response: UpstreamResponse
 ) -> StreamedAnswer:
     """Read until the model has said something: up to here nothing was sent, and another may still answer."""
     kept = emit.Accumulator() if call.store else None
-    relay = relay_for(call, deployment, sent, kept)
+    relay = relay_for(call, deployment, sent, kept, tier)
     held: list[bytes] = []
     while not relay.started:
         data = await response.chunk()
         if not data:
             # Over before any content: lawful only for an answer that is complete without any.
             held.append(relay.close())
-            return StreamedAnswer(deployment, sent, response, Ended(relay, b"".join(held)), b"", kept)
+            return StreamedAnswer(deployment, sent, response, Ended(relay, b"".join(held)), b"", kept, tier)
         held.append(relay.feed(data))
-    return StreamedAnswer(deployment, sent, response, relay, b"".join(held), kept)
+    return StreamedAnswer(deployment, sent, response, relay, b"".join(held), kept, tier)
 
 
-def _whole(call: Call, deployment: Deployment, sent: UpstreamRequest, body: bytes) -> WholeAnswer:
+def _whole(call: Call, deployment: Deployment, sent: UpstreamRequest, tier: AttemptTier, body: bytes) -> WholeAnswer:
     """Read a complete answer; raises ProviderError where it is none."""
     answer = deployment.adapter.parse(body, sent)
-    if answer.body is not None:
-        return WholeAnswer(deployment, sent, answer.body, answer.usage, answer.served_tier, answer.completion)
-    completion = _lawful(answer, call, deployment)
+    served = tier.served(answer.served_tier)
+    if answer.body is not None and answer.served_tier == served:
+        return WholeAnswer(deployment, sent, answer.body, answer.usage, tier, served, answer.completion)
+    completion = _lawful(replace(answer, served_tier=served), call, deployment)
     if len(completion["choices"]) < call.n:
         raise ProviderError(ErrorKind.PROTOCOL, "The upstream returned fewer choices than were asked for.")
-    return WholeAnswer(deployment, sent, orjson.dumps(completion), answer.usage, answer.served_tier, completion)
+    return WholeAnswer(deployment, sent, orjson.dumps(completion), answer.usage, tier, served, completion)
 
 
 def _lawful(answer: Answer, call: Call, deployment: Deployment) -> JSON:

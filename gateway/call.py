@@ -76,6 +76,10 @@ class Deployment:
     credential: CredentialSpec | None = None
     trusted_tiers: bool = True
     """Whether a service tier may be sent: never to a custom base URL that did not declare it, which would drop it."""
+    takes_priority: bool = False
+    """Whether the server schedules by a numeric priority, which the adapter makes of the tier."""
+    tier_timeouts: Mapping[str, Timeouts] = field(default_factory=dict)
+    """By the tier of an attempt, where they differ from ``timeouts``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +133,10 @@ class CallRecord:
     requested_tier: str | None = None
     effective_tier: str | None = None
     served_tier: str | None = None
+    downgrade: str | None = None
+    """Why a dearer tier ran as default: ``limit``, ``ramp``, ``capacity`` or ``unsupported``."""
+    queued: float | None = None
+    """Seconds in the gateway's own queue; None where there is none."""
     attempts: list[Attempt] = field(default_factory=list)
     usage: Usage = NO_USAGE
     cost: int = 0

@@ -80,6 +80,7 @@ def _deployment(config: Config, model: PublicModel, deployment: DeploymentConfig
         max_output=deployment.max_output,
         headers=provider.headers,
     )
+    base = merged(config.timeouts, provider.config.timeouts, model.timeouts, deployment.timeouts)
     own_address = provider.config.base_url is None or provider.base_url == provider.adapter.base_url.rstrip("/")
     return Deployment(
         id=deployment.name or f"{deployment.provider}/{deployment.model}",
@@ -87,10 +88,25 @@ def _deployment(config: Config, model: PublicModel, deployment: DeploymentConfig
         adapter=provider.adapter,
         target=target,
         config=deployment,
-        timeouts=merged(config.timeouts, provider.config.timeouts, model.timeouts, deployment.timeouts),
+        timeouts=base,
         credential=provider.credential,
         trusted_tiers=own_address or deployment.tiers is not None,
+        takes_priority=getattr(provider.options, "send_priority", None) is True,
+        tier_timeouts=_tier_timeouts(model, base),
     )
+
+
+FLEX = TimeoutOverrides(first_byte=900, response=900)
+"""Flex is slow by contract: OpenAI advises fifteen minutes (checklist C-466)."""
+
+
+def _tier_timeouts(model: PublicModel, base: Timeouts) -> dict[str, Timeouts]:
+    """Longer ones for flex, then what the model says of each tier."""
+    longest = {name: max(getattr(base, name), value) for name, value in FLEX.model_dump(exclude_none=True).items()}
+    found = {"flex": merged(base, TimeoutOverrides(**longest))}
+    for tier, chosen in model.timeouts_per_tier.items():
+        found[tier] = merged(found.get(tier, base), chosen)
+    return found
 
 
 def merged(base: Timeouts, *overrides: TimeoutOverrides) -> Timeouts:

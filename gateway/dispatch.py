@@ -18,6 +18,7 @@ from .credentials import Credentials
 from .errors import GatewayError, InvalidRequest, NoHealthyUpstream
 from .failures import to_gateway_error
 from .health import Health
+from .tiers import AttemptTier
 from .upstream import Upstream
 
 FINAL = frozenset({ErrorKind.INVALID_REQUEST, ErrorKind.CONTEXT_LENGTH, ErrorKind.CONTENT_POLICY, ErrorKind.TOO_LARGE})
@@ -42,8 +43,8 @@ class Prepared(Protocol):
         """
         ...
 
-    def outgoing(self, deployment: Deployment) -> tuple[Mapping[str, Any], str | None]:
-        """The request to translate, and the tier it is sent with."""
+    def outgoing(self, deployment: Deployment) -> tuple[Mapping[str, Any], AttemptTier]:
+        """The request to translate, and the tier it runs at."""
         ...
 
     def over(self, attempt: Attempt, deployment: Deployment, *, maybe_billed: bool) -> Attempt:
@@ -143,8 +144,8 @@ class Dispatcher:
             raise  # nothing was sent: no row
         try:
             request, tier = call.outgoing(deployment)
-            attempt = replace(attempt, sent_tier=tier)
-            answer = await self._exchange(call.call, request, deployment)
+            attempt = replace(attempt, sent_tier=tier.sent)
+            answer = await self._exchange(call.call, request, tier, deployment)
         except UnsupportedParameter:
             health.release()
             call.over(attempt, deployment, maybe_billed=False)
@@ -165,7 +166,7 @@ class Dispatcher:
         return answer
 
     async def _exchange(
-        self, call: Call, request: Mapping[str, Any], deployment: Deployment
+        self, call: Call, request: Mapping[str, Any], tier: AttemptTier, deployment: Deployment
     ) -> StreamedAnswer | WholeAnswer:
         target = deployment.target
         if deployment.credential is not None:
@@ -173,12 +174,13 @@ class Dispatcher:
         sent = call.operation.prepare(deployment.adapter, request, target)
         if deployment.credential is not None:
             sent = await self._credentials.sign(sent, deployment.credential)
-        response = await self._upstreams[deployment.provider].open(sent, deployment.timeouts)
+        timeouts = deployment.tier_timeouts.get(tier.expected, deployment.timeouts)
+        response = await self._upstreams[deployment.provider].open(sent, timeouts)
         try:
             if response.status not in STATUSES_OK:
                 body = await response.read(MAX_BODY)
                 raise deployment.adapter.error(response.status, response.headers, body)
-            answer: StreamedAnswer | WholeAnswer = await call.operation.read(call, deployment, sent, response)
+            answer: StreamedAnswer | WholeAnswer = await call.operation.read(call, deployment, sent, tier, response)
             return answer
         except BaseException as exc:
             if isinstance(exc, ProviderError):

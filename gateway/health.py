@@ -11,8 +11,8 @@ BREAKS = frozenset(
     {ErrorKind.OVERLOADED, ErrorKind.SERVER, ErrorKind.TIMEOUT, ErrorKind.CONNECTION, ErrorKind.INCOMPLETE, ErrorKind.PROTOCOL}
 )  # fmt: skip
 """Failures of the deployment itself. A rate limit counts to the cool-down, a bad request to nothing."""
-COOLS = {ErrorKind.RATE_LIMITED: 1.0, ErrorKind.QUOTA: 60.0, ErrorKind.AUTHENTICATION: 60.0, ErrorKind.CAPACITY: 1.0}
-"""Seconds to leave a deployment alone when it did not say how long."""
+COOLS = {ErrorKind.RATE_LIMITED: 1.0, ErrorKind.QUOTA: 60.0, ErrorKind.AUTHENTICATION: 60.0}
+"""Seconds to leave a deployment alone when it did not say how long. A refusal of flex says nothing of other tiers."""
 MAX_COOL_DOWN = 300.0
 
 

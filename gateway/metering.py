@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
 from adapters.usage import NO_USAGE, Usage
 
+from . import tiers
 from .answer import StreamedAnswer, WholeAnswer
 from .call import Attempt, Call, CallRecord, Deployment, Plan, Principal, Route
 from .errors import BudgetExceeded, InvalidRequest, LimitExceeded, StoreUnavailable
@@ -17,6 +18,7 @@ from .limits import Amounts, Limiter, Reservation
 from .limits.estimate import Bound, Estimator
 from .outgoing import outgoing
 from .pricing import PriceBook
+from .tiers import AttemptTier
 
 DURABLE_WITHIN = 5.0
 """Seconds that an answer's last byte waits for its row at most; the row is safe from our own death long before."""
@@ -58,13 +60,26 @@ class Meter:
     ) -> "Metered":
         """Hold what the call may cost at worst, on every limit or none; raises LimitExceeded and its kin."""
         tier = record.effective_tier or "default"
+        try:
+            return await self._reserve(call, principal, route, plan, record, tier)
+        except LimitExceeded:
+            lower = tiers.instead(tier, principal)
+            if lower is None:
+                raise
+            metered = await self._reserve(call, principal, route, plan, record, lower)
+            record.downgrade = "limit"
+            return metered
+
+    async def _reserve(
+        self, call: Call, principal: Principal, route: Route, plan: Plan, record: CallRecord, tier: str
+    ) -> "Metered":
         limits = self.limiter.applies(principal, route.name, tier)
         hard = limits is not None and bool(limits.budgets)
         bound = self.estimator.bound(call, plan, route.config.params.default, hard=hard)
         if hard and any(self.prices.price(d) is None for d in plan):
             raise InvalidRequest(NO_PRICE, param="model", code="model_not_priced")
         reservation, bound = await self._hold(call, principal, route, plan, tier, bound)
-        metered = Metered(self, call, route, plan, tier, reservation, bound, hard=hard)
+        metered = Metered(self, call, principal, route, plan, tier, reservation, bound, hard=hard)
         try:
             metered.note(principal, record)
         except BaseException:
@@ -95,7 +110,7 @@ class Meter:
 
     def worst_case(self, deployment: Deployment, bound: Bound, tier: str) -> int:
         """The most nano-dollars that a deployment may cost at any tier it may be served at; 0 without a price."""
-        return self.prices.worst_case(deployment, bound.most, tier) or 0
+        return self.prices.worst_case(deployment, bound.most, *tiers.reachable(deployment, tier)) or 0
 
 
 @dataclass(slots=True)
@@ -117,6 +132,7 @@ class Metered:
         self,
         meter: Meter,
         call: Call,
+        principal: Principal,
         route: Route,
         plan: Plan,
         tier: str,
@@ -126,11 +142,13 @@ class Metered:
         hard: bool,
     ) -> None:
         self.call = call
+        self.principal = principal
+        self.tier = tier
+        """The tier that is asked for from now on: what was reserved for."""
         self.answer: StreamedAnswer | WholeAnswer | None = None
         self._meter = meter
         self._route = route
         self._plan = plan
-        self._tier = tier
         self._reservation = reservation
         self._bound = bound
         self._hard = hard
@@ -142,11 +160,12 @@ class Metered:
         self._started = time.perf_counter()
         self._timer: asyncio.TimerHandle | None = None
         self._accounted = False
+        self._moves = 0
 
     async def admit(self, deployment: Deployment, number: int) -> None:
         """See ``dispatch.Prepared``: more is reserved where the plan's dearest deployment is not enough."""
         bound = self._bound_of(deployment)
-        worst = self._meter.worst_case(deployment, bound, self._tier)
+        worst = self._meter.worst_case(deployment, bound, self.tier)
         if self._hard:
             if self._meter.prices.price(deployment) is None:
                 raise UnsupportedParameter("model", NO_PRICE)
@@ -161,9 +180,9 @@ class Metered:
             raise ProviderError(ErrorKind.RATE_LIMITED, full, retry_after=exc.retry_after) from exc
         self._held[number] = Held(worst, capacity)
 
-    def outgoing(self, deployment: Deployment) -> tuple[Mapping[str, Any], str | None]:
+    def outgoing(self, deployment: Deployment) -> tuple[Mapping[str, Any], AttemptTier]:
         """What is sent to a deployment: see ``gateway.outgoing``."""
-        return outgoing(self.call, self._route, deployment, self._tier, self._bound_of(deployment).max_output)
+        return outgoing(self.call, self._route, deployment, self.tier, self._bound_of(deployment).max_output)
 
     def over(self, attempt: Attempt, deployment: Deployment, *, maybe_billed: bool) -> Attempt:
         """See ``dispatch.Prepared``: what nobody refused may be billed for its prompt."""
@@ -176,6 +195,16 @@ class Metered:
         self._let_go(attempt)
         return attempt
 
+    async def move(self, tier: str) -> None:
+        """Reserve for another tier instead; raises LimitExceeded and its kin, and then holds nothing."""
+        amounts = self._reservation.amounts
+        self._reservation.settle(Amounts(0))
+        self._moves += 1
+        rid = f"{self.call.id}:{self._moves}"
+        limiter = self._meter.limiter
+        self._reservation = await limiter.reserve(rid, self.principal, self._route.name, tier, amounts)
+        self.tier = tier
+
     def limit_headers(self) -> Mapping[str, str]:
         return self._reservation.headers
 
@@ -186,6 +215,10 @@ class Metered:
             headers["x-sluice-attempts"] = str(len(record.attempts))
         if record.dropped:
             headers["x-sluice-dropped-params"] = ",".join(record.dropped)
+        if record.downgrade is None:
+            record.downgrade = tiers.downgrade(record.effective_tier or "default", answer.tier, answer.served_tier)
+        if record.downgrade is not None:
+            headers["x-sluice-tier-downgrade"] = record.downgrade
         headers["openai-processing-ms"] = str(int((time.perf_counter() - self._started) * 1000))
         return headers
 
@@ -195,7 +228,7 @@ class Metered:
             self._meter.ledger.open(
                 self.call.id, principal, self._route.name,
                 reserved=self._reservation.amounts.cost if reserved is None else reserved, started=record.started,
-                stream=self.call.stream, requested_tier=record.requested_tier, effective_tier=self._tier,
+                stream=self.call.stream, requested_tier=record.requested_tier, effective_tier=self.tier,
             )  # fmt: skip
 
     def streaming(self, answer: StreamedAnswer, record: CallRecord) -> None:
@@ -243,9 +276,12 @@ class Metered:
         record.usage = total = _sum(a.usage for a in attempts)
         record.cost = sum(a.cost for a in attempts)
         requests = 0 if _never_ran(record) else 1
-        self._reservation.settle(
-            Amounts(requests, total.prompt_tokens, total.completion_tokens, record.cost, total.cache_read)
-        )
+        actual = Amounts(requests, total.prompt_tokens, total.completion_tokens, record.cost, total.cache_read)
+        served = record.served_tier or self.tier
+        if served == self.tier:
+            self._reservation.settle(actual)
+        else:
+            self._meter.limiter.settle_as(self._reservation, self.principal, self._route.name, served, actual)
         return self._meter.ledger.append(record) if self._meter.ledger is not None else None
 
     def _billed(self, attempt: Attempt, answer: StreamedAnswer | WholeAnswer, *, complete: bool) -> Attempt:
@@ -256,7 +292,7 @@ class Metered:
             usage, estimated = estimator.settle_without_usage(bound, answer.text_bytes, usage), True
         elif complete:
             estimator.learn(bound, usage, answer.text_bytes)
-        tier = answer.served_tier or attempt.sent_tier or "default"
+        tier = answer.served_tier
         cost = self._meter.prices.cost(answer.deployment, usage, tier)
         seconds = time.perf_counter() - self._started
         return replace(attempt, usage=usage, estimated=estimated, cost=cost, served_tier=tier, seconds=seconds)

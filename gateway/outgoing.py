@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from . import tiers
 from .call import Call, Deployment, Route
+from .tiers import AttemptTier
 
 OURS = frozenset({"store", "metadata", "service_tier"})
 """The gateway does these itself (stored completions) or decides them (tiers): never passed on as they came."""
@@ -11,25 +13,18 @@ OURS = frozenset({"store", "metadata", "service_tier"})
 
 def outgoing(
     call: Call, route: Route, deployment: Deployment, tier: str, max_output: int | None
-) -> tuple[Mapping[str, Any], str | None]:
-    """The request to translate, and the tier that is sent with it (None: nothing is said of tiers).
+) -> tuple[Mapping[str, Any], AttemptTier]:
+    """The request to translate, and the tier it runs at.
 
     ``max_output`` bounds the completion tokens of one choice, where a budget needs the bound to be real.
     """
     changed = {k: v for k, v in call.request.items() if k not in OURS and v is not None}
     for name, value in route.config.params.default.items():
         changed.setdefault(name, value)
-    sent = tier if sendable(deployment, tier) else None
-    if sent is not None:
-        changed["service_tier"] = sent
+    chosen = tiers.attempt(deployment, tier, queued=route.config.queue is not None)
+    if chosen.sent is not None or deployment.takes_priority:
+        changed["service_tier"] = tier
     if max_output is not None:
         changed.pop("max_tokens", None)
         changed["max_completion_tokens"] = max_output
-    return changed, sent
-
-
-def sendable(deployment: Deployment, tier: str) -> bool:
-    """Whether a tier may be sent: the provider has it, the model too, and the address would not drop it."""
-    if not deployment.trusted_tiers or tier not in deployment.adapter.tiers:
-        return False
-    return deployment.config.tiers is None or tier in deployment.config.tiers
+    return changed, chosen

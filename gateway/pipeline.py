@@ -65,7 +65,7 @@ class Pipeline:
             route = self.router.resolve(call.model, principal)
             record.model = route.name
             record.effective_tier = tiers.effective(call.request, principal)
-            plan = self.router.plan(route)
+            plan = tiers.fitting(self.router.plan(route), record, principal, queued=route.config.queue is not None)
             metered = await self.meter.reserve(call, principal, route, plan, record)
             answer = await self.dispatch.answer(metered, plan, record)
             record.ttft = clock() - started

@@ -1,9 +1,10 @@
-"""Which service tier a request may have: requested -> effective."""
+"""Service tiers: requested -> effective (the policy) -> sent -> served (the truth)."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from .call import Principal
+from .call import CallRecord, Deployment, Plan, Principal
 from .errors import InvalidRequest
 
 RANK: Mapping[str, int] = {"flex": 0, "default": 1, "scale": 2, "priority": 3, "ultrafast": 4}
@@ -19,6 +20,8 @@ def effective(request: Mapping[str, Any], principal: Principal) -> str:
 
     ``auto`` and an absent tier take the narrowest default and are clipped to what is allowed, never refused.
     """
+    if "messages" not in request:
+        return "default"  # no provider has tiers of embeddings (checklist C-475)
     asked = request.get("service_tier")
     explicit = asked is not None and asked != "auto"
     tier = str(asked) if explicit else _default(principal)
@@ -51,3 +54,93 @@ def _clip(tier: str, allowed: tuple[str, ...] | None, ceiling: str | None) -> st
     if candidates:
         return max(candidates, key=RANK.__getitem__)
     return min(allowed, key=RANK.__getitem__) if allowed else "default"
+
+
+DEAR = frozenset({"priority", "scale", "ultrafast"})
+"""Tiers that run and are billed as default where they cannot be had, and say so; flex is refused instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptTier:
+    """The tier of one attempt: what was asked of the provider, or what the gateway's own queue gave."""
+
+    sent: str | None = None
+    """None: nothing was said of tiers."""
+    applied: str | None = None
+    """The class that the gateway's queue admitted it as, where the provider was told nothing."""
+    reports: bool = True
+    """Whether the provider's answers name the tier that served."""
+
+    def served(self, told: str | None) -> str:
+        """The tier that served: the gateway's own class, the provider's word, or default; never ``auto``."""
+        return self.applied or told or (None if self.reports else self.sent) or "default"
+
+    @property
+    def expected(self) -> str:
+        """What is said while the provider has not told yet."""
+        return self.applied or self.sent or "default"
+
+
+def fitting(plan: Plan, record: CallRecord, principal: Principal, *, queued: bool) -> Plan:
+    """The deployments that may serve the effective tier; raises InvalidRequest for flex where there is none.
+
+    Flex is cheaper: to run it at another tier is dearer than what was asked for, so only ``flex_fallback`` does.
+    An ``auto`` that became flex runs at default instead.
+    """
+    if record.effective_tier != "flex" or queued:
+        return plan
+    able = [d for d in plan if sendable(d, "flex")]
+    if able:
+        return able
+    if record.requested_tier == "flex" and flex_fallback(principal) is None:
+        raise InvalidRequest("The service tier `flex` is not available for this model.", param="service_tier")
+    record.effective_tier = "default"
+    return plan
+
+
+def attempt(deployment: Deployment, tier: str, *, queued: bool) -> AttemptTier:
+    """How a tier is asked of a deployment; ``queued``: the gateway's own queue makes tiers in front of it."""
+    sent = tier if sendable(deployment, tier) else None
+    return AttemptTier(sent, tier if queued and sent is None else None, deployment.adapter.reports_tier)
+
+
+def sendable(deployment: Deployment, tier: str) -> bool:
+    """Whether a tier may be sent: the provider has it, the model too, and the address would not drop it."""
+    if not deployment.trusted_tiers or tier not in deployment.adapter.tiers:
+        return False
+    return deployment.config.tiers is None or tier in deployment.config.tiers
+
+
+def reachable(deployment: Deployment, tier: str) -> tuple[str, ...]:
+    """Every tier that may serve a request of this tier besides default: what its reservation must pay for."""
+    if not deployment.trusted_tiers and deployment.adapter.tiers:
+        return tuple(RANK)  # an address that was told nothing may do as it likes
+    return (tier,)
+
+
+def downgrade(effective_tier: str, attempt_tier: AttemptTier, served: str) -> str | None:
+    """Why a dear tier was not the one that served, where the gateway itself did not decide so."""
+    if effective_tier not in DEAR or RANK[served] >= RANK[effective_tier]:
+        return None
+    return "unsupported" if attempt_tier.sent is None and attempt_tier.applied is None else "capacity"
+
+
+def permitted(tier: str, principal: Principal) -> bool:
+    """Whether every owner's policy allows the tier."""
+    return all(_clip(tier, o.tiers.allowed, o.tiers.max) == tier for o in principal.owners)
+
+
+def instead(tier: str, principal: Principal) -> str | None:
+    """The tier that a dear one runs as where it cannot be had; None where the policy has no other."""
+    return "default" if tier in DEAR and permitted("default", principal) else None
+
+
+def flex_fallback(principal: Principal) -> str | None:
+    """The tier that a refused flex request runs at, if its owner wants that."""
+    chosen = next((o.tiers.flex_fallback for o in principal.owners if o.tiers.flex_fallback is not None), None)
+    return chosen if chosen is not None and permitted(chosen, principal) else None
+
+
+def flex_wait(principal: Principal) -> float:
+    """Seconds that a flex request may wait for capacity."""
+    return next((o.tiers.flex_wait for o in principal.owners if o.tiers.flex_wait is not None), 0.0)

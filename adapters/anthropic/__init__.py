@@ -30,6 +30,7 @@ class Anthropic:
     params = PARAMS
     base_url = "https://api.anthropic.com"
     tiers = TIERS
+    reports_tier = True
 
     def options(self, raw: Mapping[str, Any]) -> AnthropicOptions:
         return decode(AnthropicOptions, raw)

@@ -18,6 +18,7 @@ class Bedrock:
     params = request.PARAMS
     base_url = TEMPLATE
     tiers = request.TIERS
+    reports_tier = True
 
     def options(self, raw: Mapping[str, Any]) -> BedrockOptions:
         """Decode; raises ValueError naming the bad key, or that botocore is missing."""

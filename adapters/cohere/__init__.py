@@ -14,6 +14,7 @@ class Cohere:
     params = request.PARAMS
     base_url = "https://api.cohere.com"
     tiers: Mapping[str, str] = {}
+    reports_tier = True
 
     def options(self, raw: Mapping[str, Any]) -> request.CohereOptions:
         """Decode; raises ValueError naming the bad key."""

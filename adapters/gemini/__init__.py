@@ -25,6 +25,7 @@ class Gemini:
     params: Mapping[str, Fate] = request.FATES
     base_url = "https://generativelanguage.googleapis.com/v1beta"
     tiers: Mapping[str, str] = TIERS
+    reports_tier = True
     searches_with_functions: ClassVar[bool] = True
     """Whether web search and functions may be asked for together, where the model can."""
 

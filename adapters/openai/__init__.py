@@ -5,7 +5,17 @@ from typing import Any
 
 from ..classify import provider_error
 from ..errors import ProviderError
-from ..interface import Answer, ChatRequest, CredentialSpec, StreamRelay, StreamTranslator, Target, UpstreamRequest
+from ..interface import (
+    Answer,
+    ChatRequest,
+    CredentialSpec,
+    ServedTier,
+    StreamRelay,
+    StreamTranslator,
+    Target,
+    UpstreamRequest,
+    told_or_default,
+)
 from ..options import decode
 from .dialect import OPENAI, Dialect, FamilyOptions
 from .embeddings import parse_embeddings, prepare_embeddings
@@ -25,6 +35,7 @@ class OpenAI:
         self.params = dialect.params
         self.base_url = dialect.base_url
         self.tiers = dialect.tiers
+        self.reports_tier = dialect.reports_tier
 
     def options(self, raw: Mapping[str, Any]) -> FamilyOptions:
         return decode(FamilyOptions, raw)
@@ -41,12 +52,14 @@ class OpenAI:
     def stream(self, sent: UpstreamRequest) -> StreamTranslator:
         return Translator(self._dialect(sent))
 
-    def relay(self, sent: UpstreamRequest, *, include_usage: bool) -> StreamRelay | None:
+    def relay(
+        self, sent: UpstreamRequest, *, include_usage: bool, served: ServedTier = told_or_default
+    ) -> StreamRelay | None:
         """The byte path for clean upstreams; not for audio, whose streams have no end of their own (C-352)."""
         dialect = self._dialect(sent)
         if not dialect.relay or sent.notes.get("audio"):
             return None
-        return Relay(dialect, include_usage=include_usage, n=sent.notes.get("n", 1))
+        return Relay(dialect, include_usage=include_usage, n=sent.notes.get("n", 1), served=served)
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
         return provider_error(status, headers, body)

@@ -32,6 +32,8 @@ class FamilyOptions(Options):
     """Sent as ``OpenAI-Organization``."""
     project: str | None = None
     """Sent as ``OpenAI-Project``."""
+    send_priority: bool | None = None
+    """Whether service tiers become the server's own numeric ``priority``: only one that schedules by it takes it."""
     extra: Mapping[str, Any] = {}
     """Fields added to every request body where the request has none of that name."""
     _rows: dict[str, "Dialect"] = PrivateAttr(default_factory=dict)
@@ -39,7 +41,7 @@ class FamilyOptions(Options):
     def applied(self, row: "Dialect") -> "Dialect":
         """The row with what the operator chose, made once."""
         if row.name not in self._rows:
-            names = ("relay", "max_tokens", "developer_role", "stream_options", "think_tags")
+            names = ("relay", "max_tokens", "developer_role", "stream_options", "think_tags", "send_priority")
             chosen = {name: value for name in names if (value := getattr(self, name)) is not None}
             self._rows[row.name] = replace(row, **chosen, extra={**row.extra, **self.extra})
         return self._rows[row.name]
@@ -53,6 +55,10 @@ class Dialect:
     base_url: str = ""
     params: Mapping[str, Fate] = field(default_factory=dict)
     tiers: Mapping[str, str] = field(default_factory=dict)
+    reports_tier: bool = True
+    priorities: Mapping[str, int] = field(default_factory=dict)
+    """Service tier -> the server's numeric priority, for ``send_priority``."""
+    send_priority: bool = False
     max_tokens: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     developer_role: bool = False
     stream_options: bool = True

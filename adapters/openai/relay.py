@@ -5,12 +5,13 @@ attempt); from then on only a read that holds anything but plain content is deco
 escaped, so a key with bare quotes is always a key, whatever the text says.
 """
 
+import re
 from typing import Any
 
 from ..classify import embedded_error
 from ..emit import DONE
 from ..errors import ErrorKind, ProviderError
-from ..interface import JSON
+from ..interface import JSON, ServedTier, told_or_default
 from ..jsonio import dumps, loads
 from ..sse import MAX_EVENT_BYTES
 from ..usage import Usage
@@ -18,6 +19,9 @@ from .dialect import Dialect, read_usage, served_tier
 
 _HIDDEN = (b', "usage": null', b'"usage":null,', b'"usage": null, ')
 """Rarer forms of what a client that did not ask for usage must not see; servers differ in blanks and key order."""
+_TIER = re.compile(rb'"service_tier": ?(?:null|"[^"\\]*")')
+_OPENING = re.compile(rb"^data: ?\{(?!\s*\})", re.MULTILINE)
+"""The beginning of a chunk: inside JSON a line break is escaped, so no text can look like one."""
 _PADDING = 7
 """The mean length of OpenAI's padding of an event, which is 0 to 15 (checklist C-333)."""
 
@@ -25,11 +29,18 @@ _PADDING = 7
 class Relay:
     """One stream. ``feed`` returns complete frames only; ``close`` returns ``[DONE]``."""
 
-    def __init__(self, dialect: Dialect, *, include_usage: bool, n: int = 1) -> None:
+    def __init__(
+        self, dialect: Dialect, *, include_usage: bool, n: int = 1, served: ServedTier = told_or_default
+    ) -> None:
         self.usage: Usage | None = None
         self.served_tier: str | None = None
         self.started = False
         self._dialect = dialect
+        self._served = served
+        self._named = False
+        """Whether a chunk was seen, and with it whether its ``service_tier`` must be another..."""
+        self._tier: tuple[re.Pattern[bytes], bytes] | None = None
+        """...and what is put where, then."""
         self._include_usage = include_usage
         self._left = n
         """Choices that have not finished."""
@@ -56,6 +67,10 @@ class Relay:
         return max(self._bytes - self._frames * self._overhead, self._frames)
 
     def feed(self, data: bytes) -> bytes:
+        out = self._feed(data)
+        return out if self._tier is None else self._retier(out)
+
+    def _feed(self, data: bytes) -> bytes:
         if self._failure is not None:
             raise self._failure
         if self._cr or b"\r" in data:
@@ -91,7 +106,23 @@ class Relay:
         last = self._last()
         if self._left > 0 or not (self._done or self.usage is not None):
             raise ProviderError(ErrorKind.INCOMPLETE, "The upstream's answer ended before it was complete.")
-        return b"".join(self._held) + last + DONE
+        out = b"".join(self._held) + last
+        return (out if self._tier is None else self._retier(out)) + DONE
+
+    def _retier(self, frames: bytes) -> bytes:
+        """Frames that name the tier that served, from an upstream that names none or means another thing by it."""
+        assert self._tier is not None, "asked for only then"
+        pattern, put = self._tier
+        return pattern.sub(put, frames)
+
+    def _name_tier(self, chunk: JSON) -> None:
+        self._named = True
+        told = chunk.get("service_tier")
+        tier = self._served(served_tier(self._dialect, told))
+        if told == tier:
+            return
+        word = b'"service_tier":' + dumps(tier)
+        self._tier = (_TIER, word) if "service_tier" in chunk else (_OPENING, b"data: {" + word + b",")
 
     def _last(self) -> bytes:
         """A last event without its blank line: whole, or cut short. Or, at the start, an error that is no event."""
@@ -185,6 +216,8 @@ class Relay:
             raise embedded_error(chunk.get("error") or chunk)
         if (tier := served_tier(self._dialect, chunk.get("service_tier"))) is not None:
             self.served_tier = tier
+        if not self._named:
+            self._name_tier(chunk)
         if b'"finish_reason": null' in data:
             self._calm = b'"finish_reason": null'
         choices = chunk.get("choices") or []

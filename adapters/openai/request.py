@@ -96,6 +96,9 @@ def _tier(body: JSON, tier: str | None, dialect: Dialect) -> tuple[str, ...]:
     if tier is not None and tier in dialect.tiers:
         body["service_tier"] = dialect.tiers[tier]
         return ()
+    if dialect.send_priority and tier is not None and tier in dialect.priorities:
+        body["priority"] = dialect.priorities[tier]
+        return ()
     return () if tier in (None, "auto", "default") else ("service_tier",)
 
 

@@ -28,7 +28,7 @@ def parse(body: bytes, dialect: Dialect) -> Answer:
     if given is None and isinstance(inner := loose.get("x_groq"), dict):
         given = inner.get("usage")
     usage, tier = read_usage(given), served_tier(dialect, loose.get("service_tier"))
-    if not dialect.lenient and _lawful(loose):
+    if not dialect.lenient and tier is not None and loose["service_tier"] == tier and _lawful(loose):
         return Answer(loose, usage, tier, body)
     mended = {**loose, "choices": [_choice(choice, dialect) for choice in choices if isinstance(choice, dict)]}
     return Answer(mended, usage, tier)
@@ -37,8 +37,7 @@ def parse(body: bytes, dialect: Dialect) -> Answer:
 def _lawful(whole: JSON) -> bool:
     """Whether the client can have the provider's own bytes: all keys there that OpenAI sends on its best days."""
     return (
-        "service_tier" in whole
-        and "system_fingerprint" in whole
+        "system_fingerprint" in whole
         and isinstance(whole.get("usage"), dict)
         and all(isinstance(choice, dict) and _lawful_choice(choice) for choice in whole["choices"])
     )

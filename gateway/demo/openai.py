@@ -159,7 +159,7 @@ def _head(answer: Answer, kind: str) -> dict[str, Any]:
         "object": kind,
         "created": CREATED,
         "model": answer.model,
-        "service_tier": answer.tier,
+        "service_tier": None if answer.tier == "null" else answer.tier,
         "system_fingerprint": "fp_demo",
     }
 

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 class Reservation:
     """What one request holds of its limits until it is settled, exactly once."""
 
-    __slots__ = ("_engine", "_grant", "_limits", "amounts", "rid", "settled")
+    __slots__ = ("_grant", "amounts", "engine", "limits", "rid", "settled")
 
     def __init__(
         self, rid: str, amounts: Amounts, engine: Engine | None, limits: LimitSet | None, grant: Granted | None
@@ -31,8 +31,8 @@ class Reservation:
         self.amounts = amounts
         """What is reserved."""
         self.settled = False
-        self._engine = engine
-        self._limits = limits
+        self.engine = engine
+        self.limits = limits
         self._grant = grant
 
     def settle(self, actual: Amounts) -> None:
@@ -44,27 +44,27 @@ class Reservation:
         if self.settled:
             return
         self.settled = True
-        if self._engine is None or self._limits is None:
+        if self.engine is None or self.limits is None:
             return
         try:
-            self._engine.settle(self.rid, actual.vector())
+            self.engine.settle(self.rid, actual.vector())
         except Exception:
             log.exception("settling %s failed", self.rid)
 
     def checkpoint(self, used: Amounts) -> None:
         """Tell what was used so far: what is charged should this worker die. Never raises; cheap."""
-        if self.settled or self._engine is None:
+        if self.settled or self.engine is None:
             return
         try:
-            self._engine.checkpoint(self.rid, used.vector())
+            self.engine.checkpoint(self.rid, used.vector())
         except Exception:
             log.exception("checkpoint of %s failed", self.rid)
 
     async def adjust(self, amounts: Amounts) -> None:
         """Reserve ``amounts`` instead, before moving to a dearer model. Raises like ``Limiter.reserve``."""
-        if self._engine is not None and self._limits is not None and not self.settled:
+        if self.engine is not None and self.limits is not None and not self.settled:
             try:
-                outcome = await self._engine.adjust(self.rid, self._limits, amounts.vector())
+                outcome = await self.engine.adjust(self.rid, self.limits, amounts.vector())
             except StoreDown as e:
                 raise StoreUnavailable("Budgets cannot be enforced at the moment.") from e
             if isinstance(outcome, Refused):
@@ -156,6 +156,19 @@ class Limiter:
         BudgetExceeded or StoreUnavailable.
         """
         return await self._reserve(rid, self._rules.resolve(principal, model, tier), amounts)
+
+    def settle_as(self, held: Reservation, principal: Principal, model: str, tier: str, actual: Amounts) -> None:
+        """Settle against the limits of ``tier``, which served, where another was reserved for. Never raises."""
+        limits = self._rules.resolve(principal, model, tier)
+        if limits == held.limits or held.settled:
+            held.settle(actual)
+            return
+        held.settle(Amounts(0))
+        if limits is not None:
+            try:
+                (held.engine or self.engine).debit(f"{held.rid}:{tier}", limits, actual.vector())
+            except Exception:
+                log.exception("settling %s failed", held.rid)
 
     async def reserve_capacity(self, rid: str, deployment: str, amounts: Amounts) -> Reservation:
         """Take from the capacity bought for a deployment; ``rid`` must differ per attempt. Raises LimitExceeded."""
