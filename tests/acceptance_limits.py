@@ -37,9 +37,9 @@ DOLLAR = 10**9
 class Process:
     """A worker in a process of its own."""
 
-    async def start(self, url: str, lease: float = 10, timeout: float = 5) -> "Process":
+    async def start(self, url: str, lease: float = 10, timeout: float = 5, leased: bool = False) -> "Process":
         self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.limits_worker", url, str(lease), str(timeout)),
+            *(sys.executable, "-m", "tests.limits_worker", url, str(lease), str(timeout), str(int(leased))),
             cwd=ROOT,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -616,6 +616,47 @@ async def cluster(server: RedisServer | None = None, seconds: float = 5, moves: 
     return {**totals, "slot moved": moves, "drift": 0}
 
 
+async def leased(
+    server: RedisServer, workers: int = 8, limit: int = 100_000, demand: int = 160_000, lease: float = 2
+) -> Any:
+    """11. Leases: never over, a fraction of a call per request; kill -9 with leases charges no more than they held."""
+    limits, key = [["o:org", "rpd", limit]], "l:{leased}:o:org"
+    r = on(server)
+    async with processes(workers, server.url, lease=lease, leased=True) as all_:
+        for p in all_:
+            p.send("demand", shard="leased", limits=limits, n=demand // workers, pause=0.002)
+        answers = [await p.answer() for p in all_]
+        totals = {k: sum(a[k] for a in answers) for k in ("admitted", "refused", "calls")}
+        assert totals["admitted"] <= limit
+        await asyncio.sleep(2.5)  # leases are over: what nobody used is there again
+        assert r.hmget(key, "Rs", "Rr") == [str(totals["admitted"]), "0"]
+        answers = []
+        for p in all_:  # the rest is admitted exactly
+            answers.append(await p.do("burst", shard="leased", limits=limits, n=2000))
+        last = sum(a["admitted"] for a in answers)
+        assert totals["admitted"] + last <= limit
+        wide = [["o:org", "rpd", 10**9]]
+        for p in all_[:2]:
+            p.send("demand", shard="killed leases", limits=wide, n=10**7, pause=0.002)
+        await asyncio.sleep(1.5)
+        for p in all_[:2]:
+            p.signal(signal.SIGKILL)
+        await all_[2].do("burst", shard="killed leases", limits=wide, n=1)
+        await asyncio.sleep(lease + 2)
+        spent, reserved = map(int, r.hmget("l:{killed leases}:o:org", "Rs", "Rr"))  # type: ignore[arg-type]
+        assert reserved == 1
+        assert spent > 0
+    per = totals["calls"] / demand
+    assert per <= 0.01, per
+    return {
+        **totals,
+        "limit": limit,
+        "calls per request": round(per, 5),
+        "admitted after": last,
+        "left reserved of the killed": 0,
+    }
+
+
 async def outage_share(server: RedisServer, workers: int = 4, limit: int = 400) -> Any:
     """9b. While Redis is away every worker admits its share of a rate: together not more than the limit."""
     from gateway.call import Owner, Principal
@@ -715,6 +756,7 @@ SCENARIOS: Sequence[Callable[..., Awaitable[Any]]] = (
     outage_share,
     cancelled,
     cluster,
+    leased,
     benchmark,
 )
 

@@ -1,6 +1,6 @@
 """A gateway worker's limits in a process of its own, driven line by line: what can be killed, stopped and resumed.
 
-python -m tests.limits_worker REDIS_URL LEASE      then JSON commands on stdin, one JSON answer each on stdout
+python -m tests.limits_worker REDIS_URL LEASE TIMEOUT LEASED      then JSON commands on stdin, one JSON answer each on stdout
 """
 
 import asyncio
@@ -14,7 +14,8 @@ from pydantic import SecretStr
 
 from config import schema
 from gateway.limits.amounts import Amounts
-from gateway.limits.engine import Refused, StoreDown
+from gateway.limits.engine import Engine, Refused, StoreDown
+from gateway.limits.leases import LeasedEngine
 from gateway.limits.redis import RedisEngine
 from gateway.limits.rules import BUCKET, FIELDS, Limit, LimitSet
 
@@ -29,8 +30,9 @@ def limit_set(shard: str, *limits: tuple[str, str, int]) -> LimitSet:
 
 
 class Worker:
-    def __init__(self, engine: RedisEngine, name: str) -> None:
-        self.engine = engine
+    def __init__(self, engine: RedisEngine, name: str, leased: bool = False) -> None:
+        self.redis = engine
+        self.engine: Engine = LeasedEngine(engine) if leased else engine
         self.name = name
         self.held: list[tuple[str, int]] = []
         self.orphans = 0
@@ -53,7 +55,7 @@ class Worker:
         return {"admitted": sum(not isinstance(o, Refused) for o in outcomes), "calls": self.calls(limits)}
 
     def calls(self, limits: LimitSet) -> int:
-        return self.engine.shard(limits.shard).calls
+        return self.redis.shard(limits.shard).calls
 
     async def hammer(
         self, limits: LimitSet, seconds: float, loops: int, worst: int, pause: float, over: bool = False
@@ -103,7 +105,7 @@ class Worker:
         return {"spent": spent}
 
     async def drained(self, limits: LimitSet) -> None:
-        while self.engine.shard(limits.shard)._settles or self.engine.shard(limits.shard)._task:
+        while self.redis.shard(limits.shard)._settles or self.redis.shard(limits.shard)._task:
             await asyncio.sleep(0.002)
 
     async def pace(self, limits: LimitSet, seconds: float, rate: float) -> dict[str, Any]:
@@ -129,14 +131,32 @@ class Worker:
         await asyncio.gather(*tasks)
         return {**totals, "latencies": latencies, "calls": self.calls(limits)}
 
+    async def demand(self, limits: LimitSet, n: int, pause: float) -> dict[str, Any]:
+        """``n`` requests as fast as they come, each settled at once."""
+        totals = {"admitted": 0, "refused": 0}
+
+        async def some() -> None:
+            for i in range(n // 20):
+                rid = self.rid()
+                outcome = await self.engine.reserve(rid, limits, Amounts().vector())
+                totals["refused" if isinstance(outcome, Refused) else "admitted"] += 1
+                if not isinstance(outcome, Refused):
+                    self.engine.settle(rid, Amounts().vector())
+                if i % 10 == 0:
+                    await asyncio.sleep(pause)
+
+        before = self.calls(limits)
+        await asyncio.gather(*(some() for _ in range(20)))
+        return {**totals, "calls": self.calls(limits) - before}
+
     async def told(self) -> dict[str, Any]:
         return {"orphans": self.orphans, "charged": self.charged}
 
 
 async def main(url: str, lease: float) -> None:
     engine = RedisEngine(schema.Redis(url=SecretStr(url), timeout=float(sys.argv[3])), lease=lease)
-    await engine.start()
-    worker = Worker(engine, f"w{random.getrandbits(40):x}")
+    worker = Worker(engine, f"w{random.getrandbits(40):x}", leased=sys.argv[4] == "1")
+    await worker.engine.start()
     reader = asyncio.StreamReader(limit=2**20)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     print("{}", flush=True)
@@ -146,7 +166,7 @@ async def main(url: str, lease: float) -> None:
             command["limits"] = limit_set(command.pop("shard", "o"), *map(tuple, command["limits"]))
         answer = await getattr(worker, command.pop("do"))(**command)
         print(json.dumps(answer), flush=True)
-    await engine.close()
+    await worker.engine.close()
 
 
 if __name__ == "__main__":

@@ -83,6 +83,10 @@ async def test_a_cluster_whose_slots_move_stays_exact() -> None:
     await acceptance.cluster(seconds=2, moves=3, workers=2)
 
 
+async def test_leases_spare_calls_and_are_never_over(redis_server: RedisServer) -> None:
+    await acceptance.leased(redis_server, workers=3, limit=25_000, demand=45_000, lease=1)
+
+
 # The engine through the facade, in this process.
 
 

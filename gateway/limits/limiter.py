@@ -10,6 +10,7 @@ from ..errors import StoreUnavailable
 from .amounts import Amounts
 from .engine import Engine, Granted, Orphan, Refused, Spent, State, StoreDown
 from .headers import ratelimit_headers, refusal
+from .leases import LeasedEngine
 from .memory import MemoryEngine
 from .outage import LocalShare
 from .redis import RedisEngine
@@ -122,7 +123,7 @@ class Limiter:
             shared = RedisEngine(config.redis, lease=config.counters.lease, spent=spent)
             if on_orphan is not None:
                 shared.on_orphan.append(on_orphan)
-            engine = shared
+            engine = LeasedEngine(shared) if config.counters.hot_leases else shared
         return cls(
             engine,
             Rules(config.model_groups),

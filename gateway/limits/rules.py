@@ -66,12 +66,13 @@ NAMES: Mapping[str, str] = {field.field: name for name, field in FIELDS.items()}
 class LimitSet:
     """The limits of one request, to be taken all or none. Compared by identity: equal ones are the same object."""
 
-    __slots__ = ("__weakref__", "budgets", "limits", "packed", "shard", "windows")
+    __slots__ = ("__weakref__", "budgets", "limits", "packed", "shard", "units", "windows")
 
     def __init__(self, shard: str, limits: tuple[Limit, ...]) -> None:
         self.shard = shard
         """Whose counters: the organization, or ``d:`` and a deployment. Names the hash slot."""
         self.limits = limits
+        self.units = tuple({limit.unit for limit in limits})
         self.windows = tuple(i for i, limit in enumerate(limits) if limit.kind == WINDOW)
         self.budgets = tuple(i for i, limit in enumerate(limits) if limit.unit == COST)
         self.packed: bytes = msgpack.packb(limits, use_bin_type=False)

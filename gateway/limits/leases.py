@@ -1,0 +1,273 @@
+"""Reservations in bulk for sets of limits that are hit very often: spent locally, so most requests need no call.
+
+A lease is an ordinary reservation of many requests' worth. It can be spent but not passed, so nothing is ever admitted
+too much; what other workers cannot see is at most the unspent part, for as long as a lease lasts. Near a limit the
+leases shrink until every request is reserved by itself again.
+"""
+
+import asyncio
+import itertools
+import logging
+import operator
+import secrets
+import time
+from collections.abc import Sequence
+
+from .amounts import NOTHING, SLOTS, Vector
+from .engine import Engine, Granted, Refused, State, StoreDown
+from .rules import LimitSet
+
+log = logging.getLogger(__name__)
+
+HOT_RATE = 200.0
+"""Requests per second on one set of limits from which leases are worth it."""
+AHEAD_SECONDS = 0.2
+"""How much demand one lease covers."""
+LEASE_SECONDS = 1.0
+SHARE = 0.25
+"""Of what is left that all workers together may hold in leases."""
+SMALLEST = 4
+"""Requests: below it each is reserved by itself."""
+DENIED_SECONDS = 0.05
+"""How long a refusal is repeated without asking again, at most."""
+DENIED_SLOTS_SECONDS = 0.01
+TICK_SECONDS = 0.1
+
+
+def plus(a: Vector, b: Vector) -> Vector:
+    return tuple(map(operator.add, a, b))
+
+
+def minus(a: Vector, b: Vector) -> Vector:
+    return tuple(map(operator.sub, a, b))
+
+
+def times(a: Vector, n: int) -> Vector:
+    return tuple(x * n for x in a)  # type: ignore[return-value]  # of the same length
+
+
+class Lease:
+    """A reservation that local requests are taken from."""
+
+    __slots__ = ("count", "ends", "grant", "granted", "held", "is_open", "limits", "rid", "told", "used")
+
+    def __init__(self, rid: str, limits: LimitSet, granted: Vector, grant: Granted) -> None:
+        self.rid = rid
+        self.limits = limits
+        self.granted = granted
+        self.grant = grant
+        self.ends = time.monotonic() + LEASE_SECONDS
+        self.is_open = True
+        self.used = self.held = NOTHING
+        self.count = 0
+        """Requests in flight."""
+        self.told = granted
+
+    def has(self, need: Vector) -> bool:
+        return self.is_open and self.covers(need)
+
+    def covers(self, more: Vector) -> bool:
+        """Whether so much more can be kept; what no limit counts does not matter."""
+        granted, used, held = self.granted, self.used, self.held
+        return all(used[u] + held[u] + more[u] <= granted[u] for u in self.limits.units)
+
+    @property
+    def kept(self) -> Vector:
+        """What it cannot give back."""
+        return plus(self.used, self.held)
+
+
+class Hot:
+    """How often a set of limits is hit, and the lease on it."""
+
+    __slots__ = ("acquiring", "count", "denied", "denied_until", "lease", "rate", "since")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.since = time.monotonic()
+        self.rate = 0.0
+        self.lease: Lease | None = None
+        self.acquiring: asyncio.Task[None] | None = None
+        self.denied: Refused | None = None
+        self.denied_until = 0.0
+
+    def hit(self, now: float) -> None:
+        self.count += 1
+        elapsed = now - self.since
+        if elapsed >= TICK_SECONDS:
+            self.rate = (self.rate + self.count / elapsed) / 2
+            self.count, self.since = 0, now
+
+
+class LeasedEngine:
+    """An engine that leases from another."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.leased = 0
+        """Requests that needed no call."""
+        self._hot: dict[LimitSet, Hot] = {}
+        self._local: dict[str, tuple[Lease, Vector]] = {}
+        self._closed: list[Lease] = []
+        self._numbers = itertools.count()
+        self._name = secrets.token_hex(6)
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+
+    async def start(self) -> None:
+        await self.engine.start()
+        self._task = asyncio.get_running_loop().create_task(self._maintain())
+
+    async def close(self) -> None:
+        self._closing = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        for hot in self._hot.values():
+            self._retire(hot)
+        for lease in self._closed:
+            if not lease.count:
+                self.engine.settle(lease.rid, lease.used)
+        await self.engine.close()
+
+    async def reserve(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused:
+        hot = self._hot.get(limits)
+        if hot is None:
+            hot = self._hot[limits] = Hot()
+        now = time.monotonic()
+        hot.hit(now)
+        if rid in self._local:
+            return self._local[rid][0].grant
+        denied = hot.denied
+        if denied is not None and now < hot.denied_until and need[denied.limit.unit] >= denied.need:
+            return denied
+        if hot.lease is None or not hot.lease.has(need):
+            if hot.rate < HOT_RATE:
+                return await self._exactly(rid, limits, need, hot)
+            await self._acquire(limits, need, hot)
+        lease = hot.lease
+        if lease is None or not lease.has(need):
+            return await self._exactly(rid, limits, need, hot)
+        lease.held = plus(lease.held, need)
+        lease.count += 1
+        self._local[rid] = (lease, need)
+        self.leased += 1
+        return lease.grant
+
+    async def _exactly(self, rid: str, limits: LimitSet, need: Vector, hot: Hot) -> Granted | Refused:
+        outcome = await self.engine.reserve(rid, limits, need)
+        if isinstance(outcome, Refused):
+            pause = DENIED_SLOTS_SECONDS if outcome.wait == 0 else DENIED_SECONDS
+            if outcome.wait:
+                pause = min(pause, outcome.wait / 1000)
+            hot.denied, hot.denied_until = outcome, time.monotonic() + pause
+        return outcome
+
+    async def _acquire(self, limits: LimitSet, need: Vector, hot: Hot) -> None:
+        """Lease for all who need it now; one asks, the others wait for the same answer."""
+        if hot.acquiring is None:
+            hot.acquiring = asyncio.get_running_loop().create_task(self._lease(limits, need, hot))
+        # Whoever is cancelled does not take the lease away from the others.
+        await asyncio.shield(hot.acquiring)
+
+    async def _lease(self, limits: LimitSet, need: Vector, hot: Hot) -> None:
+        try:
+            self._retire(hot)
+            states = await self.engine.states(limits)
+            number = self._size(limits, need, states, hot)
+            if number < SMALLEST:
+                return
+            rid = f"lease:{self._name}.{next(self._numbers)}"
+            wanted = times(need, number)
+            outcome = await self.engine.reserve(rid, limits, wanted)
+            if not isinstance(outcome, Refused):
+                hot.lease = Lease(rid, limits, wanted, outcome)
+        except StoreDown:
+            pass  # whoever waits asks by himself, and is told
+        finally:
+            hot.acquiring = None
+
+    def _size(self, limits: LimitSet, need: Vector, states: Sequence[State], hot: Hot) -> int:
+        """How many requests like this one to lease."""
+        room = min((s.remaining // need[s.limit.unit] for s in states if need[s.limit.unit]), default=0)
+        share = room * SHARE / max(self.engine.workers(limits.shard), 1)
+        return int(min(hot.rate * AHEAD_SECONDS, share))
+
+    def _retire(self, hot: Hot) -> None:
+        """Spend no more of a lease; what is left goes back with the next tick."""
+        if hot.lease is not None:
+            hot.lease.is_open = False
+            self._closed.append(hot.lease)
+            hot.lease = None
+
+    async def _maintain(self) -> None:
+        while not self._closing:
+            await asyncio.sleep(TICK_SECONDS)
+            now = time.monotonic()
+            for limits, hot in list(self._hot.items()):
+                if hot.lease is not None and now > hot.lease.ends:
+                    self._retire(hot)
+                if hot.lease is None and hot.acquiring is None and now - hot.since > 60:
+                    del self._hot[limits]
+            closed, self._closed = self._closed, []
+            for lease in closed:
+                if lease.count:
+                    self._closed.append(lease)
+                    await self._give_back(lease)
+                else:
+                    self.engine.settle(lease.rid, lease.used)
+
+    async def _give_back(self, lease: Lease) -> None:
+        """Long answers are still under way: hold no more than they may need."""
+        kept = lease.kept
+        if kept != lease.told:
+            try:
+                await self.engine.adjust(lease.rid, lease.limits, kept)
+                lease.told = kept
+            except StoreDown as e:
+                log.info("a lease is not given back yet: %s", e)
+
+    async def adjust(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused:
+        local = self._local.get(rid)
+        if local is None:
+            return await self.engine.adjust(rid, limits, need)
+        lease, before = local
+        more = minus(need, before)
+        if not lease.covers(more):
+            # By itself, then: the part of the lease is given back only once it is certain.
+            outcome = await self.engine.reserve(rid, limits, need)
+            if isinstance(outcome, Refused):
+                return outcome
+            if self._local.pop(rid, None) is None:  # settled meanwhile
+                self.engine.settle(rid, NOTHING)
+                return outcome
+            self._leave(lease, before, NOTHING)
+            return outcome
+        lease.held = plus(lease.held, more)
+        self._local[rid] = (lease, need)
+        return lease.grant
+
+    def settle(self, rid: str, actual: Vector) -> None:
+        local = self._local.pop(rid, None)
+        if local is None:
+            self.engine.settle(rid, actual)
+        else:
+            self._leave(*local, actual)
+
+    def _leave(self, lease: Lease, need: Vector, actual: Vector) -> None:
+        lease.held = minus(lease.held, need)
+        lease.used = plus(lease.used, (*actual[:SLOTS], 0))  # type: ignore[arg-type]  # slots are held, never used up
+        lease.count -= 1
+
+    def debit(self, rid: str, limits: LimitSet, actual: Vector) -> None:
+        self.engine.debit(rid, limits, actual)
+
+    def checkpoint(self, rid: str, used: Vector) -> None:
+        if rid not in self._local:
+            self.engine.checkpoint(rid, used)
+
+    async def states(self, limits: LimitSet) -> Sequence[State]:
+        return await self.engine.states(limits)
+
+    def workers(self, shard: str) -> int:
+        return self.engine.workers(shard)
