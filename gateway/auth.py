@@ -5,6 +5,7 @@ import hmac
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Protocol
+from urllib.parse import quote
 
 from config.schema import Config, Key
 
@@ -45,6 +46,18 @@ class Authenticator:
         elif self._source is not None and (owner := await self._source.principal(key)) is not None:
             return owner
         raise incorrect(key)
+
+
+def tenant_headers(principal: Principal) -> dict[str, str]:
+    """Whose answer it is, in OpenAI's words: the organization, and the team where they have projects (C-423)."""
+    headers = {"openai-organization": _in_header(principal.organization)}
+    if principal.team is not None:
+        headers["openai-project"] = _in_header(principal.team)
+    return headers
+
+
+def _in_header(name: str) -> str:
+    return name if name.isascii() and name.isprintable() else quote(name)
 
 
 def incorrect(key: str) -> Unauthenticated:

@@ -148,5 +148,9 @@ class CallRecord:
     phases: dict[str, float] = field(default_factory=dict)
     """Seconds of the gateway's own time by phase."""
     dropped: tuple[str, ...] = ()
+    client_request_id: str | None = None
+    """The client's own ``X-Client-Request-Id``: for its support cases, not ours."""
+    client_retries: str | None = None
+    """The ``X-Stainless-Retry-Count`` that OpenAI's SDKs send."""
     fallback: str | None = None
     """The public model that served instead, if another one did."""

@@ -54,6 +54,9 @@ CODES: Mapping[ErrorKind, str] = {
     ErrorKind.CONTENT_POLICY: "content_policy_violation",
 }
 
+PARAMS: Mapping[ErrorKind, str] = {ErrorKind.CONTEXT_LENGTH: "messages"}
+"""What a failure is about where the provider did not say (checklist C-175)."""
+
 THEIR_CODES = frozenset({ErrorKind.INVALID_REQUEST, ErrorKind.CONTENT_POLICY, ErrorKind.CONTEXT_LENGTH})
 """Kinds that are about the request: the provider's own code helps the client."""
 
@@ -62,7 +65,7 @@ def to_gateway_error(error: ProviderError, *, tried: int = 1) -> GatewayError:
     """The error that a client is told; after several attempts of ours the SDK's own retries are declined."""
     made = CLASSES[error.kind](
         MESSAGES.get(error.kind, error.message),
-        param=error.param,
+        param=error.param or PARAMS.get(error.kind),
         code=(error.code if error.kind in THEIR_CODES else None) or CODES.get(error.kind),
         retry_after=error.retry_after,
     )

@@ -10,7 +10,7 @@ from adapters.errors import ProviderError
 
 from . import tiers
 from .answer import StreamedAnswer, WholeAnswer
-from .auth import Authenticator
+from .auth import Authenticator, tenant_headers
 from .call import CallRecord
 from .dispatch import Dispatcher
 from .errors import ClientDisconnected, GatewayError
@@ -32,9 +32,16 @@ class Incoming(Protocol):
     """A request whose head has been read and whose body has not."""
 
     id: str
+    headers: dict[str, str]
+    """Of every answer, a refusal too."""
 
     @property
     def credential(self) -> str | None: ...
+
+    @property
+    def client_marks(self) -> tuple[str | None, str | None]:
+        """The client's own id of the request and the number of its retry, where it sent them."""
+        ...
 
     async def body(self) -> bytes: ...
 
@@ -57,7 +64,9 @@ class Pipeline:
         record, started = CallRecord(incoming.id, started=time.time()), clock()
         metered: Metered | None = None
         try:
+            record.client_request_id, record.client_retries = incoming.client_marks
             principal = record.principal = await self.auth.authenticate(incoming.credential, record.started)
+            incoming.headers.update(tenant_headers(principal))
             call = read(incoming.id, await incoming.body(), principal, self.allow)
             if call.store and (self.keeper is None or not principal.may_store):
                 call = replace(call, store=False)

@@ -143,7 +143,8 @@ async def contract(models: Mapping[str, Any] | None = None, **sections: Any) -> 
     table |= {f"verbatim-{i}": [deployment(f"verbatim-{i}")] for i in range(10)}
     table |= {f"mended-{i}": [deployment(f"verbatim-{i}", "compatible")] for i in range(10)}
     table |= models or {}
-    calm = {"consecutive_failures": 10_000, "success_percent": 0}
-    async with running(table, retries={"attempts": 1}, health=calm, **sections) as (gateway, upstream):
+    sections = {"health": {"consecutive_failures": 10_000, "success_percent": 0}, **sections}
+    sections["retries"] = {"attempts": 1, **sections.get("retries", {})}
+    async with running(table, **sections) as (gateway, upstream):
         async with aiohttp.ClientSession() as http:
             yield Contract(gateway, upstream, http)

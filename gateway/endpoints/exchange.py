@@ -36,6 +36,13 @@ class Exchange:
         given = self.request.headers
         return bearer(given.getall("Authorization", []), [*given.getall("api-key", []), *given.getall("x-api-key", [])])
 
+    @property
+    def client_marks(self) -> tuple[str | None, str | None]:
+        """What the client calls this request, and which retry of its own it is; bounded, for the log."""
+        given = self.request.headers
+        name, retries = given.get("X-Client-Request-Id"), given.get("X-Stainless-Retry-Count")
+        return name and name[:MAX_CLIENT_REQUEST_ID], retries and retries[:8]
+
     def check_client_request_id(self) -> None:
         """``X-Client-Request-Id`` is ASCII of at most 512 characters (checklist C-028)."""
         given = self.request.headers.get("X-Client-Request-Id")

@@ -21,6 +21,8 @@ class AccessLog:
                     "event": "call",
                     "time": round(record.started, 3),
                     "request_id": record.id,
+                    "client_request_id": record.client_request_id,
+                    "client_retries": record.client_retries,
                     "key": principal.key_id if principal else None,
                     "team": principal.team if principal else None,
                     "model": record.model or None,
