@@ -226,12 +226,16 @@ class Relay:
         if chunk.get("usage"):
             return self._usage(chunk, choices)
         plain = b"data: " + data + b"\n\n" if len(lines) > 1 else frame
-        self._count(plain, choices)
+        self._count(plain, chunk, choices)
         return plain if self._include_usage else self._hide(plain)
 
-    def _count(self, frame: bytes, choices: list[JSON]) -> None:
-        """Measure how much of a frame is not text, from the smallest one seen decoded."""
-        overhead = len(frame) - sum(_length(choice.get("delta")) for choice in choices) - _PADDING
+    def _count(self, frame: bytes, chunk: JSON, choices: list[JSON]) -> None:
+        """Measure how much of a frame with text is not text; all such frames of a stream are alike."""
+        text = sum(_length(choice.get("delta")) for choice in choices)
+        if not text:
+            return
+        padding = len(chunk["obfuscation"]) - _PADDING if isinstance(chunk.get("obfuscation"), str) else 0
+        overhead = len(frame) - text - padding
         self._overhead = min(self._overhead, overhead) if self._overhead else overhead
         self._bytes += len(frame)
         self._frames += 1
