@@ -1,6 +1,6 @@
 """The composition root: builds every object of a worker. Nobody imports it but the command line and tests."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -16,6 +16,7 @@ from .credentials import Credentials, HTTPFetch
 from .deployments import routes
 from .dispatch import Dispatcher
 from .endpoints import chat, health, models
+from .endpoints.admin import AdminEndpoints
 from .endpoints.exchange import Exchange
 from .endpoints.routes import Routes
 from .endpoints.stored import StoredEndpoints
@@ -24,14 +25,22 @@ from .intake import read_embeddings
 from .keeping import Keeper
 from .limits import Limiter, StoreDown
 from .limits.estimate import Estimator
+from .management import owners
+from .management.catalogue import catalogue
+from .management.operation import Operation
+from .management.reports import Reports, Standing
+from .management.roles import Gate
 from .metering import Meter
 from .observers.access_log import AccessLog
 from .observers.metrics import PrometheusObserver
 from .pipeline import Pipeline
 from .pricing import PriceBook
+from .records.admin import Admin
+from .records.audit import AuditLog
 from .records.cache import KeyCache
 from .records.database import Database, DatabaseError
 from .records.housekeeping import Housekeeper
+from .records.idempotency import MemoryIdempotency, secret_of
 from .records.keys import KeyStore, Peppers
 from .records.ledger import Ledger
 from .records.spent import spent_in
@@ -39,6 +48,7 @@ from .records.stored import StoredCompletions
 from .records.usage import UsageStore
 from .routing import Router
 from .server import Site, State
+from .throttle import Failures
 from .upstream import SystemResolver, Upstream
 
 Closer = Callable[[], Awaitable[None]]
@@ -52,6 +62,8 @@ class Records:
     keys: KeyCache
     ledger: Ledger | None
     usage: UsageStore
+    admin: Admin
+    audit: AuditLog
     stored: StoredCompletions | None
 
 
@@ -101,15 +113,22 @@ async def build(config: Config) -> Gateway:
         if isinstance(exc, DatabaseError):
             raise ConfigError([str(exc)]) from exc
         raise
-    state = State()
+    state, failures = State(), Failures(config.auth.failures_per_minute)
     return Gateway(
         config=config,
         state=state,
         pipeline=pipeline,
         registry=registry,
         records=records,
-        data=Site(data_routes(pipeline), config.server, state, cors=config.server.cors_origins),
-        admin=Site(admin_routes(state, registry), config.server, state),
+        data=Site(data_routes(pipeline), config.server, state, failures, cors=config.server.cors_origins),
+        admin=Site(
+            admin_routes(
+                state, registry, admin_endpoints(config, records, failures), operations(config, records, pipeline)
+            ),
+            config.server,
+            state,
+            failures,
+        ),
         closers=closers,
     )
 
@@ -124,8 +143,10 @@ async def _records(config: Config, closers: list[Closer]) -> Records:
     closers.append(database.close)
     if config.database.migrate:
         await database.upgrade()
-    store = KeyStore(database, config)
-    keys = KeyCache(database, store, Peppers.of(config), ttl=config.auth.cache_ttl, size=config.auth.cache_size)
+    peppers = Peppers.of(config)
+    keys = KeyCache(
+        database, KeyStore(database, config), peppers, ttl=config.auth.cache_ttl, size=config.auth.cache_size
+    )
     await keys.start()
     closers.append(keys.close)
     ledger = None
@@ -138,7 +159,9 @@ async def _records(config: Config, closers: list[Closer]) -> Records:
     housekeeper = Housekeeper(database, usage, stored, retention_days=config.ledger.retention_days)
     await housekeeper.start()
     closers.append(housekeeper.close)
-    return Records(database, keys, ledger, usage, stored)
+    audit = AuditLog(database)
+    admin = Admin(database, peppers, config, audit=audit, on_change=keys.poll)
+    return Records(database, keys, ledger, usage, admin, audit, stored)
 
 
 async def _pipeline(config: Config, records: Records, registry: CollectorRegistry, closers: list[Closer]) -> Pipeline:
@@ -220,9 +243,29 @@ def data_routes(pipeline: Pipeline) -> Routes:
     return routes
 
 
-def admin_routes(state: State, registry: CollectorRegistry) -> Routes:
+def operations(config: Config, records: Records, pipeline: Pipeline) -> tuple[Operation, ...]:
+    """Everything under /admin/v1, whether over HTTP or from the command line."""
+    flush = records.ledger.flush if records.ledger is not None else None
+    return catalogue(
+        (
+            *owners.operations(records.admin),
+            *Standing(records.admin, pipeline.meter.limiter, config).operations(),
+            *Reports(records.usage, records.audit, flush).operations(),
+        )
+    )
+
+
+def admin_endpoints(config: Config, records: Records, failures: Failures) -> AdminEndpoints:
+    gate = Gate({name: key.get_secret_value() for name, key in config.admin.keys.items()}, records.keys)
+    return AdminEndpoints(gate, failures, MemoryIdempotency(ttl=600), secret_of(None))
+
+
+def admin_routes(
+    state: State, registry: CollectorRegistry, admin: AdminEndpoints, listed: Iterable[Operation]
+) -> Routes:
     """Everything operators call."""
     routes = Routes()
+    admin.add_to(routes, listed)
 
     async def readyz(exchange: Exchange, _: str) -> web.StreamResponse:
         return await health.readyz(exchange, state.ready, "draining" if state.draining else "")

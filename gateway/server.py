@@ -14,8 +14,9 @@ from config.schema import Server as ServerConfig
 from .connection import SERVER_HEADER, Listener, log_crash
 from .endpoints.exchange import Exchange, new_exchange
 from .endpoints.routes import Routes
-from .errors import ClientDisconnected, GatewayError, Overloaded
+from .errors import ClientDisconnected, GatewayError, LimitExceeded, Overloaded, Unauthenticated
 from .reply import error_response
+from .throttle import Failures
 
 LOGGER = logging.getLogger("sluice.server")
 COMMON = {"server": SERVER_HEADER, "openai-version": "2020-10-01"}
@@ -41,7 +42,10 @@ class State:
 class Site:
     """One listener: routes in front of handlers, every error in OpenAI's shape."""
 
-    def __init__(self, routes: Routes, config: ServerConfig, state: State, *, cors: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, routes: Routes, config: ServerConfig, state: State, failures: Failures, *, cors: tuple[str, ...] = ()
+    ) -> None:
+        self._failures = failures
         self._routes = routes
         self._config = config
         self._state = state
@@ -52,6 +56,11 @@ class Site:
         self.listener = Listener(self.handle, config)
         self._runner: web.ServerRunner | None = None
         self.port = 0
+
+    @property
+    def routes(self) -> list[tuple[str, str]]:
+        """Method and path of everything that is served here."""
+        return self._routes.listed()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         exchange = new_exchange(request, self._config, self._common)
@@ -85,6 +94,11 @@ class Site:
         return await handler(exchange, found)
 
     def _refuse(self, exchange: Exchange, error: GatewayError) -> web.StreamResponse:
+        if isinstance(error, Unauthenticated):
+            try:
+                self._failures.count(exchange.address)
+            except LimitExceeded as refusal:
+                error = refusal
         exchange.headers["openai-processing-ms"] = str(int((time.perf_counter() - exchange.started) * 1000))
         response = error_response(error, exchange.headers)
         if not exchange.request.content.is_eof():

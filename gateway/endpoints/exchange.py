@@ -43,6 +43,11 @@ class Exchange:
         name, retries = given.get("X-Client-Request-Id"), given.get("X-Stainless-Retry-Count")
         return name and name[:MAX_CLIENT_REQUEST_ID], retries and retries[:8]
 
+    @property
+    def address(self) -> str:
+        """The peer's: a proxy in front is one address."""
+        return self.request.remote or ""
+
     def check_client_request_id(self) -> None:
         """``X-Client-Request-Id`` is ASCII of at most 512 characters (checklist C-028)."""
         given = self.request.headers.get("X-Client-Request-Id")

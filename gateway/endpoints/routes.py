@@ -27,6 +27,11 @@ class Routes:
         table = self.with_id.setdefault((prefix, suffix), {}) if braces else self.exact.setdefault(path, {})
         table[method] = handler
 
+    def listed(self) -> list[tuple[str, str]]:
+        """Method and path of every route."""
+        tables = [*self.exact.items(), *((f"{p}{{id}}{s}", methods) for (p, s), methods in self.with_id.items())]
+        return [(method, path) for path, methods in tables for method in methods]
+
     def match(self, method: str, raw_path: str) -> tuple[Handler, str]:
         """The handler and the id; raises RouteNotFound or MethodNotAllowed (with ``Allow``)."""
         path = raw_path.partition("?")[0]

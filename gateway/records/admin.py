@@ -229,6 +229,8 @@ class Admin:
                 await self._on_change()
 
     def _check(self, actor: Actor, kind: Kind, body: Body, place: Place) -> None:
+        if isinstance(body, KeyBody) and body.role == "team_admin" and place.team is None:
+            raise InvalidRequest("A team admin's key needs a team.", param="team", code="invalid_value")
         check_reach(actor, kind.name, place, change=True)
         applying = [f"o:{place.organization}"]
         applying += [f"t:{place.team}"] if place.team and kind.name != "team" else []

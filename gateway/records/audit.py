@@ -145,7 +145,7 @@ def _mismatch(row: Row[Any], seq: int, previous: str) -> str:
 
 
 def _described(row: Row[Any]) -> dict[str, Any]:
-    item: dict[str, Any] = row._asdict()
+    item: dict[str, Any] = {str(name): value for name, value in row._asdict().items()}  # plain: orjson is strict
     item["at"] = row.at / 1e6
     for name in ("before", "after"):
         item[name] = orjson.loads(item[name]) if item[name] is not None else None

@@ -8,7 +8,7 @@ from config.schema import Owner as Settings
 
 from ..call import Owner, Principal
 from ..errors import PermissionDenied, ResourceNotFound
-from .keys import KeySettings, Place
+from .keys import ROLE_RANK, KeySettings, Place, Role
 
 _TIER_RANK = {"flex": 0, "default": 1, "scale": 2, "priority": 3, "ultrafast": 4}
 """From the cheapest to the dearest."""
@@ -31,6 +31,7 @@ class Actor:
     principal: Principal | None = None
     expires: float | None = None
     request_id: str | None = None
+    role: Role = "admin"
 
     @property
     def is_operator(self) -> bool:
@@ -69,11 +70,17 @@ def check_grant(actor: Actor, settings: Settings, expires: float | None, applyin
     if not principal.may_store and settings.store:
         raise _beyond("store")
     if isinstance(settings, KeySettings):
-        for freedom in _FREEDOMS:
-            if getattr(settings, freedom) and not getattr(principal, freedom):
-                raise _beyond(freedom)
-        if not principal.restricted_params <= set(settings.restricted_params):
-            raise _beyond("restricted_params")
+        _check_key(actor, settings, principal)
+
+
+def _check_key(actor: Actor, settings: KeySettings, principal: Principal) -> None:
+    if ROLE_RANK[settings.role] > ROLE_RANK[actor.role]:
+        raise _beyond("role")
+    for freedom in _FREEDOMS:
+        if getattr(settings, freedom) and not getattr(principal, freedom):
+            raise _beyond(freedom)
+    if not principal.restricted_params <= set(settings.restricted_params):
+        raise _beyond("restricted_params")
 
 
 def _beyond(option: str) -> PermissionDenied:

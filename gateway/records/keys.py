@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import orjson
 from pydantic import Field
@@ -32,6 +32,9 @@ _BODY = 43
 _CHECKSUM = 6
 """Base62 digits of 32 bits."""
 DEFAULT_ORGANIZATION = "default"
+Role: TypeAlias = Literal["viewer", "team_admin", "admin"]
+"""What a key may do in the admin API: read, manage its team's users and keys, manage its organization."""
+ROLE_RANK: Mapping[Role | None, int] = {None: -1, "viewer": 0, "team_admin": 1, "admin": 2}
 
 
 def generate() -> str:
@@ -107,6 +110,7 @@ class KeySettings(Settings):
     allow_pinning: bool = False
     allow_cheaper: bool = False
     restricted_params: tuple[str, ...] = ()
+    role: Role | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +125,7 @@ class KeyRecord:
     """Whether the key or any of its owners is blocked."""
     owners: frozenset[tuple[str, str]] = frozenset()
     """(kind, id) of everything a change of which makes this record stale."""
+    role: Role | None = None
 
     def is_usable(self, now: float) -> bool:
         return not self.blocked and (self.expires is None or now < self.expires)
@@ -215,6 +220,7 @@ class KeyStore:
             expires=min(ends, default=None),
             blocked=blocked,
             owners=frozenset(_owners(row.id, place)),
+            role=settings.role,
         )
 
 

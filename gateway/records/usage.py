@@ -113,12 +113,23 @@ class UsageStore:
         if form == "json":
             yield b"]\n"
 
-    async def _page(self, wanted: Filter, after: int, limit: int = 1000) -> Sequence[Any]:
+    async def _page(
+        self, wanted: Filter, after: int, limit: int = 1000, request_id: str | None = None
+    ) -> Sequence[Any]:
         query = select(ledger.c.id, *(ledger.c[name] for name in LEDGER_COLUMNS)).where(
             ledger.c.id > after, wanted.matches(ledger), _between(wanted.since, wanted.until)
         )
+        if request_id is not None:
+            query = query.where(ledger.c.request_id == request_id)
         async with self._database.read() as connection:
             return (await connection.execute(query.order_by(ledger.c.id).limit(limit))).all()
+
+    async def rows(
+        self, wanted: Filter | None = None, *, after: int = 0, limit: int = 100, request_id: str | None = None
+    ) -> list[dict[str, Any]]:
+        """A page of rows in order of their ids, from behind row ``after``; all attempts of ``request_id``, if given."""
+        rows = await self._page(wanted or Filter(), after, limit, request_id)
+        return [{"id": row.id, **_described_row(row)} for row in rows]
 
     async def roll_up(self, *, limit: int = 50_000) -> int:
         """Add up to ``limit`` new rows to the daily sums; how many rows there were. Any process may, at any time."""
@@ -210,9 +221,9 @@ def _described(row: Any) -> dict[str, Any]:
         if name == "day":
             item["day"] = (_EPOCH + timedelta(days=value)).isoformat()
         elif name in SUMS:
-            item[name] = int(value)
+            item[str(name)] = int(value)  # plain texts: orjson takes no others for names
         else:
-            item[{"tier_served": "tier", "tags": "tag"}.get(name, name)] = value
+            item[{"tier_served": "tier", "tags": "tag"}.get(name, str(name))] = value
     item["tokens"] = sum(item[bucket] for bucket in TOKEN_BUCKETS)
     return item
 
@@ -243,13 +254,15 @@ def _exported(row: Any) -> dict[str, Any]:
 
 
 def _json_items(rows: Sequence[Any], first: bool) -> bytes:
-    items = []
-    for row in rows:
-        item = _exported(row)
-        item["tags"] = orjson.loads(item["tags"])
-        item["calls"] = orjson.loads(item["calls"]) if item["calls"] else {}
-        items.append(orjson.dumps(item))
+    items = [orjson.dumps(_described_row(row)) for row in rows]
     return (b"\n" if first else b",\n") + b",\n".join(items)
+
+
+def _described_row(row: Any) -> dict[str, Any]:
+    item = _exported(row)
+    item["tags"] = orjson.loads(item["tags"])
+    item["calls"] = orjson.loads(item["calls"]) if item["calls"] else {}
+    return item
 
 
 def _csv_lines(rows: Sequence[Any], _first: bool) -> bytes:

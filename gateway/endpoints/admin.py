@@ -1,0 +1,111 @@
+"""/admin/v1: the operations of operators over HTTP."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl
+
+import orjson
+from aiohttp import web
+
+from ..errors import ClientDisconnected, InvalidRequest, PermissionDenied
+from ..management.operation import Asked, Download, Operation
+from ..management.roles import Gate
+from ..records.grants import Actor
+from ..records.idempotency import Fresh, IdempotencyStore, Replay, checked_key, fingerprint_of, slot_of
+from ..reply import JSON_HEADERS
+from ..throttle import Failures
+from ..validation import parse_json
+from .exchange import Exchange
+from .routes import Handler, Routes
+
+
+@dataclass(frozen=True, slots=True)
+class AdminEndpoints:
+    """Authenticates, checks the role, runs. Every route is an operation, and every operation declares its role.
+
+    ``replays`` keep answers of POSTs for a repeated Idempotency-Key; they hold new secrets, so it must be memory.
+    """
+
+    gate: Gate
+    failures: Failures
+    replays: IdempotencyStore
+    secret: bytes
+
+    def add_to(self, routes: Routes, operations: Iterable[Operation]) -> None:
+        for operation in operations:
+            routes.add(operation.method, operation.path, self.handler(operation))
+
+    def handler(self, operation: Operation) -> Handler:
+        async def handle(exchange: Exchange, identity: str) -> web.StreamResponse:
+            return await self._answer(operation, exchange, identity)
+
+        return handle
+
+    async def actor(self, exchange: Exchange) -> Actor:
+        """Who acts; raises PermissionDenied for browsers, LimitExceeded, Unauthenticated."""
+        if "Origin" in exchange.request.headers:
+            raise PermissionDenied("The admin API is not for browsers: requests with an Origin are refused.")
+        self.failures.check(exchange.address)
+        return await self.gate.actor(exchange.credential, exchange.id)
+
+    async def _answer(self, operation: Operation, exchange: Exchange, identity: str) -> web.StreamResponse:
+        actor = await self.actor(exchange)
+        raw = await exchange.body() if operation.body is not None else b""
+        body = parse_json(raw) if operation.body is not None else None
+        asked = Asked(actor, identity, _query(exchange), body)
+        given = exchange.request.headers.get("Idempotency-Key") if operation.method == "POST" else None
+        if given is not None:
+            return _response(await self._once(operation, asked, exchange, checked_key(given), raw), exchange)
+        done = await operation.run(asked)
+        if isinstance(done, Download):
+            return await _download(done, exchange)
+        return _response(Replay(operation.status, {}, orjson.dumps(done)), exchange)
+
+    async def _once(self, operation: Operation, asked: Asked, exchange: Exchange, key: str, raw: bytes) -> Replay:
+        """Run a POST, or give the answer that it had before. What was refused may be tried again."""
+        slot = slot_of(self.secret, asked.actor.id, exchange.request.raw_path, key)
+        held = await self.replays.begin(slot, fingerprint_of(self.secret, raw))
+        if not isinstance(held, Fresh):
+            return Replay(held.status, {"idempotent-replayed": "true"}, held.body)
+        try:
+            done = await operation.run(asked)
+        except BaseException:
+            await self.replays.abandon(held)
+            raise
+        answer = Replay(operation.status, {}, orjson.dumps(done))
+        await self.replays.finish(held, answer)
+        return answer
+
+
+def _query(exchange: Exchange) -> dict[str, str]:
+    pairs = parse_qsl(exchange.request.raw_path.partition("?")[2], keep_blank_values=True)
+    query = dict(pairs)
+    if len(query) != len(pairs):
+        raise InvalidRequest("A query parameter is given twice.")
+    return query
+
+
+def _response(answer: Replay, exchange: Exchange) -> web.Response:
+    headers: dict[str, Any] = {**exchange.headers, **JSON_HEADERS, **answer.headers}
+    return web.Response(status=answer.status, body=answer.body, headers=headers)
+
+
+async def _download(done: Download, exchange: Exchange) -> web.StreamResponse:
+    """Piece by piece. What fails on the way breaks the connection, so that half a file does not look whole."""
+    headers = {**exchange.headers, **JSON_HEADERS, "content-type": done.content_type}
+    response = web.StreamResponse(headers=headers)
+    first = await anext(done.pieces, b"")
+    try:
+        await response.prepare(exchange.request)
+        await response.write(first)
+        async for piece in done.pieces:
+            await response.write(piece)
+        await response.write_eof()
+    except ConnectionError as exc:
+        raise ClientDisconnected from exc
+    except BaseException:
+        if exchange.request.transport is not None:
+            exchange.request.transport.close()
+        raise
+    return response

@@ -1,0 +1,33 @@
+"""Every operation of a gateway, those that describe it among them."""
+
+from collections.abc import Iterable
+
+from .openapi import document
+from .operation import JSON, Asked, Operation
+from .owners import BASE
+
+
+def catalogue(operations: Iterable[Operation]) -> tuple[Operation, ...]:
+    """The operations, with who-am-I and the OpenAPI document of all of them."""
+
+    async def describe(_: Asked) -> JSON:
+        return described
+
+    whole = (
+        *operations,
+        Operation("GET", f"{BASE}/me", "viewer", "Who calls, and in what role", me),
+        Operation("GET", f"{BASE}/openapi.json", "viewer", "This API, described", describe),
+    )
+    described = document(whole)
+    return whole
+
+
+async def me(asked: Asked) -> JSON:
+    actor = asked.actor
+    return {
+        "object": "actor",
+        "id": actor.id,
+        "role": "operator" if actor.is_operator else actor.role,
+        "organization": actor.organization,
+        "team": actor.team,
+    }
