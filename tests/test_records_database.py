@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config as AlembicConfig
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from pydantic import SecretStr
 from sqlalchemy import text
 
 from config.schema import Database as DatabaseOptions
 from gateway.errors import StoreUnavailable
-from gateway.records.database import Database, DatabaseError
+from gateway.records.database import Database, DatabaseError, head
 from gateway.records.tables import metadata
 
+MIGRATIONS = Path(__file__).parents[1] / "gateway" / "records" / "migrations"
 UPGRADE = """
 import asyncio, sys
 from pydantic import SecretStr
@@ -61,6 +64,12 @@ async def test_several_workers_may_migrate_at_once(database_url: str) -> None:
     for worker in workers:
         _, errors = await worker.communicate()
         assert worker.returncode == 0, errors.decode()
+
+
+def test_the_head_told_without_alembic_is_alembics() -> None:
+    config = AlembicConfig()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    assert ScriptDirectory.from_config(config).get_heads() == [head()]
 
 
 async def test_an_old_schema_is_noticed(tmp_path: Path) -> None:
