@@ -3,7 +3,7 @@
 import sys
 from array import array
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -143,6 +143,11 @@ class StreamedAnswer:
         self._first = first
         self._kept = kept
         self._complete = False
+        self._on_end: list[Callable[[], None]] = []
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Call once, when the answer is closed or aborted."""
+        self._on_end.append(callback)
 
     @property
     def usage(self) -> Usage | None:
@@ -187,10 +192,16 @@ class StreamedAnswer:
         return _lawful(answer, call, self.deployment)
 
     async def close(self) -> None:
+        self._ended()
         await self._response.close()
 
     def abort(self) -> None:
+        self._ended()
         self._response.abort()
+
+    def _ended(self) -> None:
+        while self._on_end:
+            self._on_end.pop()()
 
 
 class WholeAnswer:

@@ -7,6 +7,7 @@ import aiohttp
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from adapters.usage import Usage
 from config import ConfigError
 from config.schema import Config
 
@@ -20,7 +21,7 @@ from .endpoints.admin import AdminEndpoints
 from .endpoints.exchange import Exchange
 from .endpoints.routes import Routes
 from .endpoints.stored import StoredEndpoints
-from .health import Health
+from .fleet import Fleet
 from .intake import read_embeddings
 from .keeping import Keeper
 from .limits import Limiter, StoreDown
@@ -173,11 +174,15 @@ async def _pipeline(config: Config, records: Records, registry: CollectorRegistr
     limiter = await _limiter(config, records)
     closers.append(limiter.close)
     prices = PriceBook(config)
+    fleet = Fleet(config.health, config.retries)
+    router = Router(table, config.aliases, fleet, _costs(table, prices))
     return Pipeline(
         auth=Authenticator(configured_keys(config), records.keys),
-        router=Router(table, config.aliases),
+        router=router,
         meter=Meter(limiter, prices, Estimator(config, prices), records.ledger),
-        dispatch=Dispatcher(_upstreams(config, closers), credentials, config.retries, _health(config, table)),
+        dispatch=Dispatcher(
+            _upstreams(config, closers), credentials, config.retries, fleet, router, config.health.latency_ejection
+        ),
         observers=(PrometheusObserver(registry), AccessLog()),
         allow=frozenset(name for model in config.models.values() for name in model.params.allow),
         keeper=Keeper(records.stored) if records.stored is not None else None,
@@ -212,8 +217,11 @@ def _upstreams(config: Config, closers: list[Closer]) -> dict[str, Upstream]:
     return upstreams
 
 
-def _health(config: Config, table: dict[str, Route]) -> dict[str, Health]:
-    return {d.id: Health(config.health) for route in table.values() for d in route.deployments}
+def _costs(table: dict[str, Route], prices: PriceBook) -> dict[str, int]:
+    """What a typical request costs at each deployment: three prompt tokens for one of the answer."""
+    typical = Usage(input=3000, output=1000)
+    deployments = [d for route in table.values() for d in route.deployments]
+    return {d.id: prices.cost(d, typical) for d in deployments if prices.price(d) is not None}
 
 
 def data_routes(pipeline: Pipeline) -> Routes:

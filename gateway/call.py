@@ -154,3 +154,7 @@ class CallRecord:
     """The ``X-Stainless-Retry-Count`` that OpenAI's SDKs send."""
     fallback: str | None = None
     """The public model that served instead, if another one did."""
+    retry_denied: bool = False
+    """Whether the retry budget forbade a further attempt."""
+    spillover: tuple[str, str] | None = None
+    """The rung of the capacity ladder that should have served and the one that did, where they differ."""

@@ -1,39 +1,52 @@
 """Try the deployments of a plan until one answers: retry, fall back, until the first content is in hand."""
 
+import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
-from tenacity.wait import wait_random_exponential
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
+from adapters import ratelimits
 from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
 from config.schema import Retries
 
 from .answer import MAX_BODY, StreamedAnswer, WholeAnswer
-from .call import Attempt, Call, CallRecord, Deployment, Plan
+from .call import Attempt, Call, CallRecord, Deployment, Plan, Principal, Route
 from .credentials import Credentials
 from .errors import GatewayError, InvalidRequest, NoHealthyUpstream
 from .failures import to_gateway_error
-from .health import Health
+from .fleet import SAMPLES, Fleet, Load
+from .routing import Router
 from .tiers import AttemptTier
 from .upstream import Upstream
+from .walk import Walk
 
-FINAL = frozenset({ErrorKind.INVALID_REQUEST, ErrorKind.CONTEXT_LENGTH, ErrorKind.CONTENT_POLICY, ErrorKind.TOO_LARGE})
-"""The request's own fault: another deployment of the same model would say the same."""
-SAME_AGAIN = frozenset(
-    {ErrorKind.RATE_LIMITED, ErrorKind.OVERLOADED, ErrorKind.SERVER, ErrorKind.CONNECTION, ErrorKind.INCOMPLETE}
-)
-"""Worth a second attempt on the same deployment when there is no other."""
 STATUSES_OK = range(200, 300)
+NOTICEABLE = 0.05
+"""Seconds by which a deployment must be slower than another before that counts."""
+Answer: TypeAlias = StreamedAnswer | WholeAnswer
+
+
+class NobodyAvailable(Exception):
+    """Every deployment of a model is open or cooling down; nothing was tried."""
+
+    def __init__(self, wait: float) -> None:
+        super().__init__(wait)
+        self.wait = wait
+
+
+FAILURES = (ProviderError, UnsupportedParameter, NobodyAvailable)
 
 
 class Prepared(Protocol):
     """A call that has been reserved for: what is sent to each deployment is bounded by the reservation."""
 
     call: Call
+    principal: Principal
+    route: Route
+    plan: Plan
 
     async def admit(self, deployment: Deployment, number: int) -> None:
         """Hold what attempt ``number`` may cost at worst, and the deployment's own capacity.
@@ -51,123 +64,161 @@ class Prepared(Protocol):
         """Let go of what a failed attempt held; gives its row, with what the provider may bill for it."""
         ...
 
+    async def fall_back(self, route: Route, plan: Plan) -> None:
+        """Reserve for another model instead; raises the GatewayError of the limit that forbids it."""
+        ...
+
 
 class Dispatcher:
-    """Walks a plan. One per configuration; ``answer`` is the only entry."""
+    """Walks plans. One per configuration; ``answer`` is the only entry."""
 
     def __init__(
         self,
         upstreams: Mapping[str, Upstream],
         credentials: Credentials,
         retries: Retries,
-        health: Mapping[str, Health],
+        fleet: Fleet,
+        router: Router,
+        latency_ejection: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._upstreams = upstreams
         self._credentials = credentials
         self._retries = retries
-        self._health = health
+        self._fleet = fleet
+        self._router = router
+        self._latency_ejection = latency_ejection
         self._clock = clock
 
-    async def answer(self, call: Prepared, plan: Plan, record: CallRecord) -> StreamedAnswer | WholeAnswer:
-        """The first answer any deployment gives; raises the GatewayError that fits the last failure."""
-        candidates = self._candidates(plan)
-        first = next(candidates, None)
-        if first is None:
-            raise self._nobody(plan)
-        try:
+    async def answer(self, call: Prepared, record: CallRecord) -> Answer:
+        """The first answer any deployment gives, of a fallback model too; raises the error of the last failure."""
+        waiting: list[Route] = []
+        seen = {call.route.name}
+        while True:
             try:
-                return await self._attempt(call, first, record)
-            except (ProviderError, UnsupportedParameter) as exc:
-                return await self._again(call, candidates, record, exc)
-        except ProviderError as exc:
-            raise to_gateway_error(exc, tried=len(record.attempts)) from exc
-        except UnsupportedParameter as exc:
-            raise InvalidRequest(exc.message, param=exc.param, code="unsupported_parameter") from exc
+                return await self._model(call, record)
+            except FAILURES as exc:
+                kind = exc.kind if isinstance(exc, ProviderError) else ErrorKind.OVERLOADED
+                if not isinstance(exc, UnsupportedParameter):
+                    waiting[:0] = self._router.fallbacks(call.route, kind, call.principal)
+                if not await self._fall_back(call, waiting, seen, record):
+                    raise _told(exc, record) from exc
 
-    async def _again(
-        self, call: Prepared, candidates: Iterator[Deployment], record: CallRecord, failure: Exception
-    ) -> StreamedAnswer | WholeAnswer:
+    async def _fall_back(self, call: Prepared, waiting: list[Route], seen: set[str], record: CallRecord) -> bool:
+        """Move to the first model that was not tried yet and that the limits allow."""
+        while waiting:
+            route = waiting.pop(0)
+            if route.name in seen:
+                continue
+            seen.add(route.name)
+            try:
+                await call.fall_back(route, self._router.plan(route, call.call))
+            except GatewayError:
+                continue  # the failure that brought us here tells the client more
+            record.fallback = route.name
+            return True
+        return False
+
+    async def _model(self, call: Prepared, record: CallRecord) -> Answer:
+        """The deployments of one model. Where it has fallbacks, they come before a second turn of its own."""
+        plan, fallbacks = call.plan, call.route.config.fallbacks
+        walk = Walk(call.route.name, plan, self._fleet, self._retries, repeat=not any(names for _, names in fallbacks))
+        first = walk.first()
+        if first is None:
+            raise NobodyAvailable(min((self._fleet[d.id].health.retry_in for d in plan), default=1.0))
+        try:
+            return await self._attempt(call, first, record)
+        except (ProviderError, UnsupportedParameter) as exc:
+            return await self._again(call, walk, record, exc)
+        finally:
+            record.retry_denied = record.retry_denied or walk.denied
+
+    async def _again(self, call: Prepared, walk: Walk, record: CallRecord, failure: Exception) -> Answer:
         """The further attempts. The first one is made without this, because most calls need no second."""
-        upcoming: list[Deployment] = []
-
-        def worth_it(exc: BaseException) -> bool:
-            if not _may_try_elsewhere(exc):
-                return False
-            following = next(candidates, None)
-            if following is not None:
-                upcoming.append(following)
-            return following is not None
-
-        def wait(state: RetryCallState) -> float:
-            return self._delay(state, upcoming[-1], record)
-
         attempts = AsyncRetrying(
-            stop=stop_after_attempt(self._retries.attempts), wait=wait, retry=retry_if_exception(worth_it), reraise=True
+            stop=stop_after_attempt(self._retries.attempts),
+            wait=lambda _: walk.delay,
+            retry=retry_if_exception(walk.goes_on),
+            sleep=_pause,
+            reraise=True,
         )
         async for attempt in attempts:
             with attempt:
                 if attempt.retry_state.attempt_number == 1:
                     raise failure  # stands for the attempt that was made already
-                return await self._attempt(call, upcoming[-1], record)
+                assert walk.following is not None, "the walk goes on"
+                return await self._attempt(call, walk.following, record)
         raise failure
 
-    def _delay(self, state: RetryCallState, following: Deployment, record: CallRecord) -> float:
-        """Nothing when another deployment is next; else full jitter, or what the upstream asked for."""
-        if not record.attempts or record.attempts[-1].deployment != following.id:
-            return 0.0
-        failure = state.outcome.exception() if state.outcome is not None else None
-        if isinstance(failure, ProviderError) and failure.retry_after is not None:
-            return min(failure.retry_after, self._retries.max_retry_after)
-        return float(wait_random_exponential(self._retries.base_delay, self._retries.max_delay)(state))
-
-    def _candidates(self, plan: Plan) -> Iterator[Deployment]:
-        """Every healthy deployment once, then again, so that a lone one is retried after the others had their turn."""
-        turns = (d for _ in range(self._retries.per_deployment) for d in plan)
-        # Cut here and not only by tenacity's stop: a half-open breaker that said yes must be followed by its probe.
-        return islice((d for d in turns if self._health[d.id].available()), self._retries.attempts)
-
-    def _nobody(self, plan: Plan) -> GatewayError:
-        wait = min((self._health[d.id].retry_in for d in plan), default=1.0)
-        return NoHealthyUpstream("No provider of this model is available right now.", retry_after=max(wait, 1.0))
-
-    async def _attempt(
-        self, call: Prepared, deployment: Deployment, record: CallRecord
-    ) -> StreamedAnswer | WholeAnswer:
-        """One attempt, with its row in the record and its mark on the deployment's health."""
-        health, started = self._health[deployment.id], self._clock()
-        attempt = Attempt(len(record.attempts) + 1, deployment.id, deployment.provider, deployment.target.model)
+    async def _attempt(self, call: Prepared, deployment: Deployment, record: CallRecord) -> Answer:
+        """One attempt, with its row in the record and its mark on what is known of the deployment."""
+        member, started = self._fleet[deployment.id], self._clock()
+        row = Attempt(len(record.attempts) + 1, deployment.id, deployment.provider, deployment.target.model)
         try:
-            await call.admit(deployment, attempt.number)
+            await call.admit(deployment, row.number)
         except BaseException:
-            health.release()
+            member.health.release()
             raise  # nothing was sent: no row
+        member.load.in_flight += 1
+        answer: Answer | None = None
         try:
             request, tier = call.outgoing(deployment)
-            attempt = replace(attempt, sent_tier=tier.sent)
-            answer = await self._exchange(call.call, request, tier, deployment)
+            row = replace(row, sent_tier=tier.sent)
+            answer = await self._exchange(call.call, request, tier, deployment, hints=len(call.plan) > 1)
         except UnsupportedParameter:
-            health.release()
-            call.over(attempt, deployment, maybe_billed=False)
+            member.health.release()
+            call.over(row, deployment, maybe_billed=False)
             raise  # nothing was sent: no row
         except ProviderError as exc:
-            health.failed(exc)
-            failed = replace(attempt, status=exc.kind.value, error=exc.kind, seconds=self._clock() - started)
+            member.health.failed(exc, last=not self._others(call.plan, deployment))
+            failed = replace(row, status=exc.kind.value, error=exc.kind, seconds=self._clock() - started)
             record.attempts.append(call.over(failed, deployment, maybe_billed=exc.maybe_billed))
             raise
         except BaseException:
-            health.release()
-            left = replace(attempt, status="client_closed", seconds=self._clock() - started)
+            member.health.release()
+            left = replace(row, status="client_closed", seconds=self._clock() - started)
             record.attempts.append(call.over(left, deployment, maybe_billed=True))
             raise
-        health.succeeded()
+        finally:
+            if not isinstance(answer, StreamedAnswer):
+                member.load.in_flight -= 1
+        seconds = self._clock() - started
+        if isinstance(answer, StreamedAnswer):
+            answer.on_end(lambda: _leave(member.load))
+        self._answered(call, deployment, seconds)
         record.dropped = answer.sent.dropped
-        record.attempts.append(replace(attempt, ttft=self._clock() - started))
+        best, own = call.plan[0].config.capacity, deployment.config.capacity
+        record.spillover = (best, own) if best != own else None
+        record.attempts.append(replace(row, ttft=seconds))
         return answer
 
+    def _answered(self, call: Prepared, deployment: Deployment, seconds: float) -> None:
+        """Note a success, and whether it took much longer than the best of the others does."""
+        member, stream, size = self._fleet[deployment.id], call.call.stream, call.call.size
+        member.health.succeeded()
+        member.load.observe(stream, size, seconds)
+        if self._latency_ejection is None or len(call.plan) == 1:
+            return
+        others = [
+            known
+            for d in call.plan
+            if d.id != deployment.id and (known := self._fleet[d.id].load.latency(stream, size, SAMPLES)) is not None
+        ]
+        own = member.load.latency(stream, size, SAMPLES)
+        if others and own is not None and own > max(min(others) * self._latency_ejection, min(others) + NOTICEABLE):
+            member.health.slow()
+            member.load.forget()
+
+    def died(self, answer: StreamedAnswer, error: ProviderError) -> None:
+        """A stream broke off after its first content."""
+        self._fleet[answer.deployment.id].health.failed(error)
+
+    def _others(self, plan: Plan, deployment: Deployment) -> bool:
+        return any(d.id != deployment.id and self._fleet[d.id].health.closed for d in plan)
+
     async def _exchange(
-        self, call: Call, request: Mapping[str, Any], tier: AttemptTier, deployment: Deployment
-    ) -> StreamedAnswer | WholeAnswer:
+        self, call: Call, request: Mapping[str, Any], tier: AttemptTier, deployment: Deployment, *, hints: bool
+    ) -> Answer:
         target = deployment.target
         if deployment.credential is not None:
             target = replace(target, api_key=await self._credentials.token(deployment.credential))
@@ -180,7 +231,9 @@ class Dispatcher:
             if response.status not in STATUSES_OK:
                 body = await response.read(MAX_BODY)
                 raise deployment.adapter.error(response.status, response.headers, body)
-            answer: StreamedAnswer | WholeAnswer = await call.operation.read(call, deployment, sent, tier, response)
+            if hints and (limits := ratelimits.read(response.headers)) is not None:
+                self._fleet[deployment.id].health.hinted(limits)
+            answer: Answer = await call.operation.read(call, deployment, sent, tier, response)
             return answer
         except BaseException as exc:
             if isinstance(exc, ProviderError):
@@ -189,7 +242,24 @@ class Dispatcher:
             raise
 
 
-def _may_try_elsewhere(exc: BaseException) -> bool:
-    if isinstance(exc, UnsupportedParameter):
-        return True
-    return isinstance(exc, ProviderError) and exc.kind not in FINAL
+async def _pause(seconds: float) -> None:
+    # Without a pause nothing may come between a half-open breaker's yes and its probe, not even a cancellation.
+    if seconds:
+        await asyncio.sleep(seconds)
+
+
+def _leave(load: Load) -> None:
+    load.in_flight -= 1
+
+
+def _told(failure: Exception, record: CallRecord) -> GatewayError:
+    """What the client is told of the last failure."""
+    if isinstance(failure, ProviderError):
+        error = to_gateway_error(failure, tried=len(record.attempts))
+        if record.retry_denied:
+            error.should_retry = False  # what we may not do the client should not do either
+        return error
+    if isinstance(failure, UnsupportedParameter):
+        return InvalidRequest(failure.message, param=failure.param, code="unsupported_parameter")
+    wait = failure.wait if isinstance(failure, NobodyAvailable) else 1.0
+    return NoHealthyUpstream("No provider of this model is available right now.", retry_after=max(wait, 1.0))

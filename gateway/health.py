@@ -1,11 +1,18 @@
-"""Whether a deployment is worth an attempt now: a breaker for failures, a cool-down for rate limits."""
+"""Whether a deployment is worth an attempt now.
+
+A breaker for failures (closed, open, half open), a cool-down for rate limits, and reluctance: a deployment that is
+slow, nearly out of its rate limit or just back is tried after the others, not left out.
+"""
 
 import random
 import time
 from collections.abc import Callable
 
 from adapters.errors import ErrorKind, ProviderError
+from adapters.ratelimits import RateLimits
 from config.schema import Health as HealthConfig
+
+from .recent import Recent
 
 BREAKS = frozenset(
     {ErrorKind.OVERLOADED, ErrorKind.SERVER, ErrorKind.TIMEOUT, ErrorKind.CONNECTION, ErrorKind.INCOMPLETE, ErrorKind.PROTOCOL}
@@ -14,19 +21,44 @@ BREAKS = frozenset(
 COOLS = {ErrorKind.RATE_LIMITED: 1.0, ErrorKind.QUOTA: 60.0, ErrorKind.AUTHENTICATION: 60.0}
 """Seconds to leave a deployment alone when it did not say how long. A refusal of flex says nothing of other tiers."""
 MAX_COOL_DOWN = 300.0
+MAX_HINT = 10.0
+"""Seconds that rate-limit headers may make us reluctant: a bucket gives its first token long before it is full."""
+ENOUGH = 20
+"""Answers in the window below which a success rate says nothing."""
+LEAST_SHARE = 0.1
+"""Of its turns that a deployment gets when it has just come back."""
+WELL = 0.9
+"""The success rate from which a deployment bears other ones' traffic."""
 
 
 class Health:
-    """The state of one deployment, as this worker sees it."""
+    """The state of one deployment, as this worker sees it. Times are seconds of ``clock``."""
 
     def __init__(self, config: HealthConfig, clock: Callable[[], float] = time.monotonic) -> None:
-        self._config = config
+        self.config = config
+        self.on_open: Callable[[float], None] | None = None
+        """Told of each opening, with its seconds."""
         self._clock = clock
         self._failures = 0
+        self._answers = Recent()
         self._open_until = 0.0
         self._open_seconds = 0.0
         self._probing = False
+        self._back_since = float("-inf")
         self._cool_until = 0.0
+        self._hint_until = 0.0
+        self._slow_until = 0.0
+        self._slow_seconds = 0.0
+
+    @property
+    def closed(self) -> bool:
+        """Whether the breaker lets everything through (a cool-down may not)."""
+        return not self._open_seconds
+
+    @property
+    def cooling(self) -> float:
+        """Seconds of the cool-down that are left."""
+        return max(self._cool_until - self._clock(), 0.0)
 
     def available(self) -> bool:
         """Whether to try now. When the breaker is half open, exactly one caller is told yes."""
@@ -35,21 +67,47 @@ class Health:
             return False
         if not self._open_seconds:
             return True
-        if now < self._open_until or self._probing:
-            return False
+        return now >= self._open_until and self._claim()
+
+    def probe(self) -> bool:
+        """Whether to try although the breaker is open, because there is no other: one caller at a time."""
+        return self._clock() >= self._cool_until and (self.closed or self._claim())
+
+    def _claim(self) -> bool:
+        claimed = not self._probing
         self._probing = True
-        return True
+        return claimed
+
+    def reluctant(self) -> bool:
+        """Whether the others come first. Just after a recovery the dice say so, less and less often."""
+        now = self._clock()
+        if now < self._hint_until or now < self._slow_until:
+            return True
+        ramp = self.config.slow_start
+        back = now - self._back_since
+        return back < ramp and random.random() > max(back / ramp, LEAST_SHARE)  # noqa: S311
+
+    def well(self) -> bool:
+        """Whether it answers well enough to bear the traffic of another one that fails."""
+        good, bad = self._answers.totals(self._clock())
+        return self.closed and good >= ENOUGH and good >= WELL * (good + bad)
 
     def release(self) -> None:
         """A probe ended without telling anything about the deployment (the client left, say)."""
         self._probing = False
 
     def succeeded(self) -> None:
+        now = self._clock()
+        if self._open_seconds:
+            self._back_since = now
+            self._answers.clear()
+        self._answers.add(now, 1, 0)
         self._failures = 0
         self._open_seconds = 0.0
         self._probing = False
 
-    def failed(self, error: ProviderError) -> None:
+    def failed(self, error: ProviderError, *, last: bool = False) -> None:
+        """``last`` tells that no other deployment could serve: then more is needed to take it out."""
         now = self._clock()
         if error.kind in COOLS:
             wait = error.retry_after if error.retry_after is not None else COOLS[error.kind]
@@ -57,17 +115,49 @@ class Health:
         if error.kind not in BREAKS:
             self._probing = False
             return
+        self._answers.add(now, 0, 1)
         self._failures += 1
-        if self._probing or self._failures >= self._config.consecutive_failures:
+        allowed = self.config.consecutive_failures * (2 if last else 1)
+        if self._probing or self._failures >= allowed or (not last and self._poor(now)):
             self._open(now)
 
+    def hinted(self, limits: RateLimits) -> None:
+        """Rate-limit headers of an answer: with nothing left, others come first for a while."""
+        if 0 in (limits.requests, limits.tokens):
+            self._hint_until = self._clock() + min(limits.reset or 1.0, MAX_HINT)
+
+    def slow(self) -> None:
+        """It answers much more slowly than another: others come first, each time for longer."""
+        now = self._clock()
+        if now >= self._slow_until:
+            fresh = now - self._slow_until > 2 * self._slow_seconds
+            self._slow_seconds = self._longer(0.0 if fresh else self._slow_seconds)
+            self._slow_until = now + self._slow_seconds
+
+    def learn_open(self, seconds: float) -> None:
+        """Another worker's breaker opened for so long: ours need not find out by itself."""
+        if self.closed:
+            self._open_seconds = self.config.open_seconds
+            self._open_until = self._clock() + min(seconds, self.config.max_open_seconds)
+
+    def _poor(self, now: float) -> bool:
+        good, bad = self._answers.totals(now)
+        return good + bad >= ENOUGH and good * 100 < self.config.success_percent * (good + bad)
+
+    def _longer(self, seconds: float) -> float:
+        return min(seconds * 2 if seconds else self.config.open_seconds, self.config.max_open_seconds)
+
     def _open(self, now: float) -> None:
-        grown = self._open_seconds * 2 if self._open_seconds else self._config.open_seconds
-        self._open_seconds = min(grown, self._config.max_open_seconds)
-        self._open_until = now + self._open_seconds * random.uniform(0.5, 1.5)  # noqa: S311
+        if self._open_seconds and now < self._open_until and not self._probing:
+            return  # those that were under way when it opened
+        self._open_seconds = self._longer(self._open_seconds)
+        seconds = self._open_seconds * random.uniform(0.5, 1.5)  # noqa: S311
+        self._open_until = now + seconds
         self._probing = False
+        if self.on_open is not None:
+            self.on_open(seconds)
 
     @property
     def retry_in(self) -> float:
-        """Seconds until it may be tried again; 0 when it may be tried now."""
+        """Seconds until it may be tried again; not above 0 when it may be tried now."""
         return max(self._cool_until, self._open_until if self._open_seconds else 0.0, 0.0) - self._clock()

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
+from adapters.errors import ErrorKind, UnsupportedParameter
 from adapters.usage import NO_USAGE, Usage
 
 from . import tiers
@@ -19,6 +19,7 @@ from .limits.estimate import Bound, Estimator
 from .outgoing import outgoing
 from .pricing import PriceBook
 from .tiers import AttemptTier
+from .walk import DeploymentFull
 
 DURABLE_WITHIN = 5.0
 """Seconds that an answer's last byte waits for its row at most; the row is safe from our own death long before."""
@@ -147,8 +148,9 @@ class Metered:
         """The tier that is asked for from now on: what was reserved for."""
         self.answer: StreamedAnswer | WholeAnswer | None = None
         self._meter = meter
-        self._route = route
-        self._plan = plan
+        self.route = route
+        """The model that is to serve: another one after ``fall_back``."""
+        self.plan = plan
         self._reservation = reservation
         self._bound = bound
         self._hard = hard
@@ -161,6 +163,9 @@ class Metered:
         self._timer: asyncio.TimerHandle | None = None
         self._accounted = False
         self._moves = 0
+        self._failed: list[Attempt] = []
+        self._booked = NOTHING_USED
+        """What was settled on the limits of a model that the call has left."""
 
     async def admit(self, deployment: Deployment, number: int) -> None:
         """See ``dispatch.Prepared``: more is reserved where the plan's dearest deployment is not enough."""
@@ -177,12 +182,12 @@ class Metered:
             capacity = await self._meter.limiter.reserve_capacity(f"{self.call.id}.{number}", deployment.id, amounts)
         except LimitExceeded as exc:
             full = "The capacity bought for this deployment is used up."
-            raise ProviderError(ErrorKind.RATE_LIMITED, full, retry_after=exc.retry_after) from exc
+            raise DeploymentFull(ErrorKind.RATE_LIMITED, full, retry_after=exc.retry_after) from exc
         self._held[number] = Held(worst, capacity)
 
     def outgoing(self, deployment: Deployment) -> tuple[Mapping[str, Any], AttemptTier]:
         """What is sent to a deployment: see ``gateway.outgoing``."""
-        return outgoing(self.call, self._route, deployment, self.tier, self._bound_of(deployment).max_output)
+        return outgoing(self.call, self.route, deployment, self.tier, self._bound_of(deployment).max_output)
 
     def over(self, attempt: Attempt, deployment: Deployment, *, maybe_billed: bool) -> Attempt:
         """See ``dispatch.Prepared``: what nobody refused may be billed for its prompt."""
@@ -192,8 +197,31 @@ class Metered:
             cost = self._meter.prices.cost(deployment, usage, tier)
             attempt = replace(attempt, usage=usage, estimated=True, cost=cost, served_tier=tier)
             self._paid += cost
+            self._failed.append(attempt)
         self._let_go(attempt)
         return attempt
+
+    async def fall_back(self, route: Route, plan: Plan) -> None:
+        """Reserve for another model instead; raises LimitExceeded and its kin, and then holds nothing or what it held."""
+        limits = self._meter.limiter.applies(self.principal, route.name, self.tier)
+        hard = limits is not None and bool(limits.budgets)
+        if hard and any(self._meter.prices.price(d) is None for d in plan):
+            raise InvalidRequest(NO_PRICE, param="model", code="model_not_priced")
+        bound = self._meter.estimator.bound(self.call, plan, route.config.params.default, hard=hard)
+        worst = max((self._meter.worst_case(d, bound, self.tier) for d in plan), default=0)
+        if limits is self._reservation.limits and not self._reservation.settled:
+            if self._paid + worst > self._reservation.amounts.cost:
+                await self._reservation.adjust(self._reservation.amounts._replace(cost=self._paid + worst))
+        else:
+            # What is held goes back first, or a key with one slot could never fall back.
+            self._booked = _amounts(0, _sum(a.usage for a in self._failed), self._paid)
+            self._reservation.settle(self._booked)
+            self._moves += 1
+            amounts = Amounts(1, bound.input_tokens, bound.output_tokens, worst)
+            rid = f"{self.call.id}:{self._moves}"
+            self._reservation = await self._meter.limiter.reserve(rid, self.principal, route.name, self.tier, amounts)
+            self._paid = 0
+        self.route, self.plan, self._bound, self._hard = route, plan, bound, hard
 
     async def move(self, tier: str) -> None:
         """Reserve for another tier instead; raises LimitExceeded and its kin, and then holds nothing."""
@@ -202,7 +230,7 @@ class Metered:
         self._moves += 1
         rid = f"{self.call.id}:{self._moves}"
         limiter = self._meter.limiter
-        self._reservation = await limiter.reserve(rid, self.principal, self._route.name, tier, amounts)
+        self._reservation = await limiter.reserve(rid, self.principal, self.route.name, tier, amounts)
         self.tier = tier
 
     def limit_headers(self) -> Mapping[str, str]:
@@ -213,6 +241,8 @@ class Metered:
         headers = {**self._reservation.headers, "x-sluice-deployment": answer.deployment.id}
         if len(record.attempts) > 1:
             headers["x-sluice-attempts"] = str(len(record.attempts))
+        if record.fallback is not None:
+            headers["x-sluice-fallback"] = record.fallback
         if record.dropped:
             headers["x-sluice-dropped-params"] = ",".join(record.dropped)
         if record.downgrade is None:
@@ -226,7 +256,7 @@ class Metered:
         """Note in the ledger that the call runs, and what it is charged should this process die."""
         if self._meter.ledger is not None:
             self._meter.ledger.open(
-                self.call.id, principal, self._route.name,
+                self.call.id, principal, self.route.name,
                 reserved=self._reservation.amounts.cost if reserved is None else reserved, started=record.started,
                 stream=self.call.stream, requested_tier=record.requested_tier, effective_tier=self.tier,
             )  # fmt: skip
@@ -276,12 +306,12 @@ class Metered:
         record.usage = total = _sum(a.usage for a in attempts)
         record.cost = sum(a.cost for a in attempts)
         requests = 0 if _never_ran(record) else 1
-        actual = Amounts(requests, total.prompt_tokens, total.completion_tokens, record.cost, total.cache_read)
+        actual = _less(_amounts(requests, total, record.cost), self._booked)
         served = record.served_tier or self.tier
         if served == self.tier:
             self._reservation.settle(actual)
         else:
-            self._meter.limiter.settle_as(self._reservation, self.principal, self._route.name, served, actual)
+            self._meter.limiter.settle_as(self._reservation, self.principal, self.route.name, served, actual)
         return self._meter.ledger.append(record) if self._meter.ledger is not None else None
 
     def _billed(self, attempt: Attempt, answer: StreamedAnswer | WholeAnswer, *, complete: bool) -> Attempt:
@@ -299,11 +329,11 @@ class Metered:
 
     def _bound_of(self, deployment: Deployment) -> Bound:
         """That of the plan; a fallback's deployment has its own, because another model may write longer answers."""
-        if any(d is deployment for d in self._plan):
+        if any(d is deployment for d in self.plan):
             return self._bound
         found = self._bounds.get(deployment.id)
         if found is None:
-            defaults = self._route.config.params.default
+            defaults = self.route.config.params.default
             found = self._meter.estimator.bound(self.call, (deployment,), defaults, hard=self._hard)
             self._bounds[deployment.id] = found
         return found
@@ -315,6 +345,14 @@ class Metered:
             held.capacity.settle(
                 Amounts(1, usage.prompt_tokens, usage.completion_tokens, attempt.cost, usage.cache_read)
             )
+
+
+def _amounts(requests: int, usage: Usage, cost: int) -> Amounts:
+    return Amounts(requests, usage.prompt_tokens, usage.completion_tokens, cost, usage.cache_read)
+
+
+def _less(amounts: Amounts, other: Amounts) -> Amounts:
+    return amounts if other is NOTHING_USED else Amounts(*(a - b for a, b in zip(amounts, other, strict=True)))
 
 
 def _broken(attempt: Attempt, record: CallRecord) -> Attempt:

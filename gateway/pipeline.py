@@ -11,9 +11,9 @@ from adapters.errors import ProviderError
 from . import tiers
 from .answer import StreamedAnswer, WholeAnswer
 from .auth import Authenticator, tenant_headers
-from .call import CallRecord
+from .call import Call, CallRecord, Plan, Principal, Route
 from .dispatch import Dispatcher
-from .errors import ClientDisconnected, GatewayError
+from .errors import ClientDisconnected, GatewayError, LimitExceeded
 from .failures import to_gateway_error
 from .intake import Read, read_call
 from .keeping import Keeper
@@ -74,9 +74,8 @@ class Pipeline:
             route = self.router.resolve(call.model, principal)
             record.model = route.name
             record.effective_tier = tiers.effective(call.request, principal)
-            plan = tiers.fitting(self.router.plan(route), record, principal, queued=route.config.queue is not None)
-            metered = await self.meter.reserve(call, principal, route, plan, record)
-            answer = await self.dispatch.answer(metered, plan, record)
+            metered = await self._reserve(call, principal, route, record)
+            answer = await self.dispatch.answer(metered, record)
             record.ttft = clock() - started
             headers = metered.headers(answer, record)
             if isinstance(answer, WholeAnswer):
@@ -102,6 +101,28 @@ class Pipeline:
                 metered.close(record)  # synchronous: no cancellation can come between
             self.tell(record)
 
+    async def _reserve(self, call: Call, principal: Principal, route: Route, record: CallRecord) -> Metered:
+        """For the model asked for, or for its cheaper one where the key takes that instead of a refusal by a limit."""
+        try:
+            return await self.meter.reserve(call, principal, route, self._plan(call, principal, route, record), record)
+        except LimitExceeded:
+            cheaper = self.router.cheaper(route, principal)
+            if cheaper is None:
+                raise
+            try:
+                plan = self._plan(call, principal, cheaper, record)
+                metered = await self.meter.reserve(call, principal, cheaper, plan, record)
+            except GatewayError:
+                metered = None
+            if metered is None:
+                raise  # the first refusal: it is about the model that was asked for
+            record.fallback = cheaper.name
+            return metered
+
+    def _plan(self, call: Call, principal: Principal, route: Route, record: CallRecord) -> Plan:
+        plan = self.router.plan(route, call)
+        return tiers.fitting(plan, record, principal, queued=route.config.queue is not None)
+
     async def _stream(
         self, answer: StreamedAnswer, metered: Metered, record: CallRecord, reply: Reply, headers: dict[str, str]
     ) -> None:
@@ -119,6 +140,7 @@ class Pipeline:
         except ProviderError as exc:
             record.status, record.code = 200, f"stream_{exc.kind.value}"
             answer.abort()
+            self.dispatch.died(answer, exc)
             await reply.fail(to_gateway_error(exc))
         except BaseException:
             answer.abort()  # before anything else: the upstream is billed for what nobody reads

@@ -1,11 +1,29 @@
 """A model's name becomes the deployments to try."""
 
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from itertools import groupby
 
-from .call import Deployment, Plan, Principal, Route
+from adapters.errors import ErrorKind
+from config.schema import Fallbacks
+
+from .call import Call, Deployment, Plan, Principal, Route
 from .errors import ModelNotFound, PermissionDenied
+from .fleet import Fleet
+from .strategies import LADDER, STRATEGIES, Facts, conversation, sticky
+
+LISTS: Mapping[ErrorKind, str] = {
+    ErrorKind.RATE_LIMITED: "rate_limited",
+    ErrorKind.OVERLOADED: "overloaded",
+    ErrorKind.CAPACITY: "overloaded",
+    ErrorKind.TIMEOUT: "timeout",
+    ErrorKind.CONTEXT_LENGTH: "context_length",
+    ErrorKind.TOO_LARGE: "context_length",
+    ErrorKind.CONTENT_POLICY: "content_policy",
+    ErrorKind.QUOTA: "quota",
+}
+"""What went wrong -> the option of ``fallbacks`` that is for it; what is not here has ``any``."""
+OWN_LIST_ONLY = frozenset({"context_length", "content_policy"})
+"""The request's own fault: ``any`` is not meant for these."""
 
 
 def not_found(name: str) -> ModelNotFound:
@@ -16,7 +34,14 @@ def not_found(name: str) -> ModelNotFound:
 class Router:
     """Public names, aliases and wildcards; the order of deployments by each model's strategy."""
 
-    def __init__(self, routes: Mapping[str, Route], aliases: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        routes: Mapping[str, Route],
+        aliases: Mapping[str, str],
+        fleet: Fleet | None = None,
+        costs: Mapping[str, int] | None = None,
+    ) -> None:
+        self._facts = Facts(fleet or Fleet(), costs or {})
         self._routes = dict(routes)
         self._exact = {name: to for name, to in aliases.items() if not name.endswith("*")}
         # The longest wildcard wins, whatever its place in the file.
@@ -37,13 +62,32 @@ class Router:
             raise not_found(name)
         return route
 
-    def plan(self, route: Route) -> Plan:
-        """The route's deployments, best first: by priority group, within a group by the model's strategy."""
+    def plan(self, route: Route, call: Call | None = None) -> Plan:
+        """The route's deployments, best first: by priority group and rung of the ladder, then by the strategy."""
         if len(route.deployments) == 1:
             return route.deployments
-        order = ORDERS[route.config.strategy]
-        groups = groupby(sorted(route.deployments, key=_order), key=_order)
-        return [deployment for _, group in groups for deployment in order(list(group))]
+        strategy, identity = STRATEGIES[route.config.strategy], None
+        if route.config.sticky and call is not None:
+            identity = conversation(call.request)
+        plan: list[Deployment] = []
+        for _, group in groupby(sorted(route.deployments, key=_rank), key=_rank):
+            members = list(group)
+            if len(members) > 1:
+                members = list(strategy(members, self._facts, call) if identity is None else sticky(members, identity))
+            plan += members
+        return plan
+
+    def fallbacks(self, route: Route, kind: ErrorKind, principal: Principal) -> list[Route]:
+        """The models to try after a failure of that kind, as far as the principal may use them."""
+        names = _fallback_names(route.config.fallbacks, kind)
+        return [self._routes[name] for name in names if allowed(name, principal)]
+
+    def cheaper(self, route: Route, principal: Principal) -> Route | None:
+        """The model that may serve instead of a refusal by a limit; None where there is none or the key may not."""
+        name = route.config.cheaper
+        if name is None or not principal.allow_cheaper or not allowed(name, principal):
+            return None
+        return self._routes[name]
 
     def _route(self, name: str) -> Route | None:
         if (route := self._routes.get(name)) is not None:
@@ -62,7 +106,8 @@ class Router:
         chosen = tuple(d for d in route.deployments if pin in (d.provider, d.id))
         if not chosen:
             raise not_found(name)
-        return Route(route.name, route.config, chosen)
+        pinned = route.config.model_copy(update={"fallbacks": Fallbacks(), "cheaper": None})
+        return Route(route.name, pinned, chosen)
 
 
 def allowed(model: str, principal: Principal) -> bool:
@@ -74,24 +119,13 @@ def _matches(model: str, pattern: str) -> bool:
     return model.startswith(pattern[:-1]) if pattern.endswith("*") else model == pattern
 
 
-def _order(deployment: Deployment) -> int:
-    return deployment.config.order
+def _rank(deployment: Deployment) -> tuple[int, int]:
+    return deployment.config.order, LADDER[deployment.config.capacity]
 
 
-def ordered(group: Sequence[Deployment]) -> Sequence[Deployment]:
-    return group
-
-
-def weighted(group: Sequence[Deployment]) -> Sequence[Deployment]:
-    """A random order in which each place is drawn by weight (Efraimidis and Spirakis, 2006); weight 0 comes last."""
-    keyed = [(random.random() ** (1 / d.config.weight) if d.config.weight else -1.0, d) for d in group]  # noqa: S311
-    return [d for _, d in sorted(keyed, key=lambda pair: -pair[0])]
-
-
-ORDERS: dict[str, Callable[[Sequence[Deployment]], Sequence[Deployment]]] = {
-    "ordered": ordered,
-    "weighted": weighted,
-    "least_busy": ordered,
-    "lowest_latency": ordered,
-    "lowest_cost": ordered,
-}
+def _fallback_names(fallbacks: Fallbacks, kind: ErrorKind) -> tuple[str, ...]:
+    if kind is ErrorKind.INVALID_REQUEST:
+        return ()
+    option = LISTS.get(kind, "any")
+    own: tuple[str, ...] = getattr(fallbacks, option)
+    return own or (() if option in OWN_LIST_ONLY else fallbacks.any)

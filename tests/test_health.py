@@ -1,6 +1,7 @@
 """The breaker and the cool-down of one deployment, on a clock of the test's own."""
 
 from adapters.errors import ErrorKind, ProviderError
+from adapters.ratelimits import RateLimits
 from config.schema import Health as HealthConfig
 from gateway.health import Health
 
@@ -67,4 +68,92 @@ def test_a_rate_limit_cools_down_as_long_as_it_says_and_opens_no_breaker() -> No
 def test_a_bad_request_says_nothing_about_the_deployment() -> None:
     health = Health(HealthConfig(consecutive_failures=1), Clock())
     health.failed(broken(ErrorKind.INVALID_REQUEST))
+    assert health.available()
+
+
+def test_a_success_rate_below_the_threshold_opens_the_breaker_unless_it_is_the_last() -> None:
+    for last in (False, True):
+        health = Health(HealthConfig(), Clock())
+        for i in range(21):
+            if i % 3:
+                health.succeeded()
+            else:
+                health.failed(broken(), last=last)
+            assert health.closed or i >= 19
+        health.failed(broken(), last=last)
+        assert health.closed is last
+
+
+def test_the_last_one_needs_twice_the_failures() -> None:
+    health = Health(HealthConfig(), Clock())
+    for _ in range(9):
+        health.failed(broken(), last=True)
+    assert health.closed
+    health.failed(broken(), last=True)
+    assert not health.closed
+
+
+def test_what_happened_eleven_seconds_ago_is_forgotten() -> None:
+    clock = Clock()
+    health = Health(HealthConfig(consecutive_failures=1000), clock)
+    for _ in range(19):
+        health.failed(broken())
+    clock.now = 11
+    health.succeeded()
+    health.failed(broken())
+    assert health.closed
+
+
+def test_failures_under_way_when_it_opens_do_not_open_it_for_longer() -> None:
+    health = Health(HealthConfig(), Clock())
+    for _ in range(40):
+        health.failed(broken())
+    assert health.retry_in <= 7.5
+
+
+def test_slow_start_gives_more_and_more_turns() -> None:
+    clock = Clock()
+    health = Health(HealthConfig(consecutive_failures=1, slow_start=30), clock)
+    health.failed(broken())
+    clock.now = 100
+    assert health.available()
+    health.succeeded()
+    turns = []
+    for since in (0, 15, 30):
+        clock.now = 100 + since
+        turns.append(sum(not health.reluctant() for _ in range(1000)))
+    assert 50 < turns[0] < 160
+    assert 420 < turns[1] < 580
+    assert turns[2] == 1000
+
+
+def test_rate_limit_headers_make_reluctant_and_never_unavailable() -> None:
+    clock = Clock()
+    health = Health(HealthConfig(), clock)
+    health.hinted(RateLimits(requests=5, tokens=100, reset=60))
+    assert not health.reluctant()
+    health.hinted(RateLimits(requests=0, tokens=100, reset=60))
+    assert health.reluctant()
+    assert health.available()
+    clock.now = 10
+    assert not health.reluctant()
+
+
+def test_a_slow_deployment_is_left_alone_for_longer_each_time() -> None:
+    clock = Clock()
+    health = Health(HealthConfig(open_seconds=5), clock)
+    for seconds in (5, 10, 20):
+        health.slow()
+        clock.now += seconds - 0.1
+        assert health.reluctant()
+        clock.now += 0.2
+        assert not health.reluctant()
+
+
+def test_a_breaker_of_another_worker_opens_ours() -> None:
+    clock = Clock()
+    health = Health(HealthConfig(), clock)
+    health.learn_open(4)
+    assert not health.available()
+    clock.now = 4
     assert health.available()

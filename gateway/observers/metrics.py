@@ -48,6 +48,21 @@ class PrometheusObserver:
         self._cost = Counter(
             "sluice_cost_usd", "Money, in US dollars.", ["model", "deployment", "tier"], registry=registry
         )
+        self._spillover = Counter(
+            "sluice_spillover",
+            "Answers by a lower rung of the capacity ladder than the first one of the model.",
+            ["model", "from", "to"],
+            registry=registry,
+        )
+        self._fallbacks = Counter(
+            "sluice_fallbacks", "Answers by another model than the one asked for.", ["model", "to"], registry=registry
+        )
+        self._denied = Counter(
+            "sluice_retries_denied",
+            "Requests that the retry budget kept from another attempt.",
+            ["model"],
+            registry=registry,
+        )
         self._children: dict[tuple[str, ...], object] = {}
 
     def call_finished(self, record: CallRecord) -> None:
@@ -57,6 +72,12 @@ class PrometheusObserver:
         tier = record.served_tier or record.effective_tier or "default"
         if record.stream and record.ttft is not None:
             self._child(("f", name, tier), self._ttft.labels).observe(record.ttft)
+        if record.spillover is not None:
+            self._child(("s", name, *record.spillover), self._spillover.labels).inc()
+        if record.fallback is not None and record.status == 200:
+            self._child(("b", name, record.fallback), self._fallbacks.labels).inc()
+        if record.retry_denied:
+            self._child(("n", name), self._denied.labels).inc()
         for attempt in record.attempts:
             self._attempt(name, attempt)
 

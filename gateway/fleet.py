@@ -1,0 +1,142 @@
+"""What is known at run time of every deployment: its health, its load, its retry budget. Outlives a configuration."""
+
+import time
+from collections.abc import Callable
+
+from config.schema import Health as HealthConfig
+from config.schema import Retries
+
+from .health import Health
+from .recent import SECONDS, Recent
+
+WEIGHT = 0.2
+"""Of one observation in the moving average of latencies."""
+STALE = 60.0
+"""Seconds after which a latency is no longer believed, so that a deployment that was slow once is tried again."""
+SAMPLES = 5
+"""Observations below which a latency is not compared."""
+
+
+class RetryBudget:
+    """Retries that the failures of one deployment may cause: a share of its requests, or a floor where they are few."""
+
+    def __init__(self, config: Retries, clock: Callable[[], float] = time.monotonic) -> None:
+        self.config = config
+        self._clock = clock
+        self._counts = Recent()
+
+    def request(self) -> None:
+        """A first attempt goes there."""
+        self._counts.add(self._clock(), 1, 0)
+
+    def spend(self) -> bool:
+        """Take one retry; False when there is none left."""
+        now = self._clock()
+        requests, retries = self._counts.totals(now)
+        if retries >= max(self.config.budget_percent * requests / 100, self.config.budget_floor * SECONDS):
+            return False
+        self._counts.add(now, 0, 1)
+        return True
+
+
+class Latency:
+    """A moving average, in seconds."""
+
+    __slots__ = ("at", "samples", "value")
+
+    def __init__(self) -> None:
+        self.value = 0.0
+        self.samples = 0
+        self.at = 0.0
+
+
+class Load:
+    """How busy and how fast a deployment is. Latencies are kept by size of the request, streams and others apart."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.in_flight = 0
+        """Answers being waited for or relayed."""
+        self._clock = clock
+        self._latencies: dict[tuple[bool, int], Latency] = {}
+
+    def observe(self, stream: bool, size: int, seconds: float) -> None:
+        """``seconds`` to the first content of a stream, or to a whole answer."""
+        latency = self._latencies.setdefault((stream, bucket(size)), Latency())
+        now = self._clock()
+        if now - latency.at > STALE:
+            latency.samples = 0
+        latency.value = seconds if not latency.samples else latency.value + WEIGHT * (seconds - latency.value)
+        latency.samples += 1
+        latency.at = now
+
+    def latency(self, stream: bool, size: int, samples: int = 1) -> float | None:
+        """The moving average for such requests; None when too little or nothing recent is known."""
+        latency = self._latencies.get((stream, bucket(size)))
+        if latency is None or latency.samples < samples or self._clock() - latency.at > STALE:
+            return None
+        return latency.value
+
+    def forget(self) -> None:
+        self._latencies.clear()
+
+
+def bucket(size: int) -> int:
+    """The class of a request by its bytes: each holds sizes within a factor of four, from 4 KiB to 1 MiB."""
+    return min(max((size.bit_length() - 11) // 2, 0), 5)
+
+
+class Member:
+    """One deployment."""
+
+    __slots__ = ("health", "load", "retries")
+
+    def __init__(self, health: Health, retries: RetryBudget, load: Load) -> None:
+        self.health = health
+        self.retries = retries
+        self.load = load
+
+
+class Fleet:
+    """Members by deployment id, made when they are first asked for."""
+
+    def __init__(
+        self,
+        health: HealthConfig | None = None,
+        retries: Retries | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._health = health or HealthConfig()
+        self._retries = retries or Retries()
+        self._clock = clock
+        self._members: dict[str, Member] = {}
+        self._probed: dict[str, float] = {}
+        self.on_open: Callable[[str, float], None] | None = None
+        """Told which breaker opened, and for how many seconds."""
+
+    def __getitem__(self, deployment: str) -> Member:
+        member = self._members.get(deployment)
+        if member is None:
+            health = Health(self._health, self._clock)
+            health.on_open = lambda seconds: self._opened(deployment, seconds)
+            member = Member(health, RetryBudget(self._retries, self._clock), Load(self._clock))
+            self._members[deployment] = member
+        return member
+
+    def configure(self, health: HealthConfig, retries: Retries) -> None:
+        """Other thresholds from now on; what is known stays."""
+        self._health, self._retries = health, retries
+        for member in self._members.values():
+            member.health.config = health
+            member.retries.config = retries
+
+    def may_probe(self, model: str) -> bool:
+        """Whether a model none of whose deployments can serve may be probed: once a second."""
+        now = self._clock()
+        if now - self._probed.get(model, float("-inf")) < 1.0:
+            return False
+        self._probed[model] = now
+        return True
+
+    def _opened(self, deployment: str, seconds: float) -> None:
+        if self.on_open is not None:
+            self.on_open(deployment, seconds)

@@ -1,0 +1,133 @@
+"""Which deployment of a plan is next, after which pause, and when it is enough."""
+
+import random
+from collections.abc import Iterator
+
+from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
+from config.schema import Retries
+
+from .call import Deployment, Plan
+from .fleet import Fleet
+
+FINAL = frozenset({ErrorKind.INVALID_REQUEST, ErrorKind.CONTEXT_LENGTH, ErrorKind.CONTENT_POLICY, ErrorKind.TOO_LARGE})
+"""The request's own fault: another deployment of the same model would say the same."""
+SAME_AGAIN = frozenset(
+    {ErrorKind.RATE_LIMITED, ErrorKind.OVERLOADED, ErrorKind.SERVER, ErrorKind.CONNECTION, ErrorKind.INCOMPLETE}
+)
+"""Worth a second attempt on the same deployment when there is no other."""
+
+
+class DeploymentFull(ProviderError):
+    """The gateway itself has no more capacity for a deployment: nothing was sent, so going elsewhere is no retry."""
+
+
+class Walk:
+    """One call's way through the deployments of one model.
+
+    Every deployment once, those that are slow or nearly out of their limits last; then, where nothing else would
+    serve, once more with a pause. ``denied`` tells that the retry budget ended it.
+    """
+
+    def __init__(self, model: str, plan: Plan, fleet: Fleet, retries: Retries, *, repeat: bool) -> None:
+        self.following: Deployment | None = None
+        self.delay = 0.0
+        """Seconds to wait before ``following``."""
+        self.denied = False
+        self._model = model
+        self._plan = plan
+        self._fleet = fleet
+        self._retries = retries
+        self._left = retries.attempts
+        self._begun: Deployment | None = None
+        """Where the call was sent first: its retries are on that one's budget, so that they cannot add up."""
+        self._last: Deployment | None = None
+        self._made = 0
+        self._turns = self._order(retries.per_deployment if repeat else 1)
+
+    def _order(self, turns: int) -> Iterator[Deployment]:
+        plan = self._plan
+        if len(plan) > 1:
+            reluctant = {d.id for d in plan if self._fleet[d.id].health.reluctant()}
+            if reluctant:
+                plan = sorted(plan, key=lambda d: d.id in reluctant)
+        return (d for _ in range(turns) for d in plan)
+
+    def first(self) -> Deployment | None:
+        """Where to begin; None when nothing can serve now."""
+        found = None
+        if any(self._fleet[d.id].health.closed for d in self._plan):
+            found = self._available()
+        elif self._fleet.may_probe(self._model):
+            found = self._available() or self._probe()
+        if found is not None:
+            self._begun = found
+            self._fleet[found.id].retries.request()
+        return self._take(found, 0.0)
+
+    def goes_on(self, failure: BaseException) -> bool:
+        """Decide what follows a failure: sets ``following`` and ``delay``."""
+        failed, begun, self.following = self._last, self._begun, None
+        if failed is None or begun is None or not self._left or not may_try_elsewhere(failure):
+            return False
+        for deployment in self._turns:
+            again = deployment.id == failed.id or self._made >= len(self._plan)
+            delay = self._pause(deployment, failure) if again else 0.0
+            if delay is None or (not delay and not self._fleet[deployment.id].health.available()):
+                continue
+            if not self._affordable(failed, begun, deployment, failure):
+                self._fleet[deployment.id].health.release()
+                self.denied = True
+                return False
+            self._take(deployment, delay)
+            return True
+        return False
+
+    def beside(self) -> Deployment | None:
+        """Another deployment to ask at the same time, within the retry budget of the one that keeps us waiting."""
+        slow = self._begun
+        if slow is None or not self._left:
+            return None
+        found = next((d for d in self._turns if d.id != slow.id and self._fleet[d.id].health.available()), None)
+        if found is not None and not self._fleet[slow.id].retries.spend():
+            self._fleet[found.id].health.release()
+            return None
+        return self._take(found, 0.0)
+
+    def _take(self, deployment: Deployment | None, delay: float) -> Deployment | None:
+        if deployment is not None:
+            self._last, self.following, self.delay = deployment, deployment, delay
+            self._left -= 1
+            self._made += 1
+        return deployment
+
+    def _affordable(self, failed: Deployment, begun: Deployment, following: Deployment, failure: BaseException) -> bool:
+        """A deployment that is well may take over as much as it must; else failures may cause so many retries only."""
+        if isinstance(failure, UnsupportedParameter | DeploymentFull):
+            return True  # nothing was sent
+        if following.id != failed.id and self._fleet[following.id].health.well():
+            return True
+        return self._fleet[begun.id].retries.spend()
+
+    def _pause(self, deployment: Deployment, failure: BaseException) -> float | None:
+        """Before a deployment has its second turn: full jitter, or what it asked for; None when that is too long."""
+        health = self._fleet[deployment.id].health
+        if not isinstance(failure, ProviderError) or failure.kind not in SAME_AGAIN or not health.closed:
+            return None
+        asked = max(failure.retry_after or 0.0, health.cooling)
+        if asked > self._retries.max_retry_after:
+            return None
+        ceiling = min(self._retries.base_delay * 2.0 ** (self._made - 1), self._retries.max_delay)
+        return max(asked, random.uniform(0, ceiling), 1e-4)  # noqa: S311
+
+    def _available(self) -> Deployment | None:
+        return next((d for d in self._turns if self._fleet[d.id].health.available()), None)
+
+    def _probe(self) -> Deployment | None:
+        by_time = sorted(self._plan, key=lambda d: self._fleet[d.id].health.retry_in)
+        return next((d for d in by_time if self._fleet[d.id].health.probe()), None)
+
+
+def may_try_elsewhere(failure: BaseException) -> bool:
+    if isinstance(failure, UnsupportedParameter):
+        return True
+    return isinstance(failure, ProviderError) and failure.kind not in FINAL

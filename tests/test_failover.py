@@ -1,0 +1,214 @@
+"""Fallback models, cheaper models, retry budgets and breakers, end to end."""
+
+import asyncio
+import time
+from typing import Any
+
+import openai
+import pytest
+
+from .running import FREE, KEY, deployment, running
+from .test_flow import ASK, client
+
+FALLBACKS = {
+    "rate_limited": "demo-429",
+    "overloaded": "demo-529",
+    "timeout": "demo-slow+delay=5",
+    "context_length": "demo-context",
+    "content_policy": "demo-content-filter",
+    "quota": "demo-quota",
+    "any": "demo-500",
+}
+
+
+def model(*deployments: Any, **options: Any) -> dict[str, Any]:
+    return {"deployments": [d if isinstance(d, dict) else deployment(d) for d in deployments], **options}
+
+
+def tries(upstream: Any) -> int:
+    return len(upstream.journal)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_each_kind_of_failure_has_its_fallback_models(stream: bool) -> None:
+    models: dict[str, Any] = {
+        kind: model(deployment(script, timeouts={"first_byte": 0.2, "response": 0.2}), fallbacks={kind: [f"to-{kind}"]})
+        for kind, script in FALLBACKS.items()
+    }
+    models |= {f"to-{kind}": model(deployment("demo-echo", "anthropic", name=f"b-{kind}")) for kind in FALLBACKS}
+    async with running(models) as (gateway, _), client(gateway) as sdk:
+        for kind in FALLBACKS:
+            raw = await sdk.chat.completions.with_raw_response.create(model=kind, stream=stream, **ASK)
+            assert raw.headers["x-sluice-fallback"] == f"to-{kind}", kind
+            assert raw.headers["x-sluice-deployment"] == f"b-{kind}"
+            assert raw.headers["x-sluice-attempts"] == "2"
+
+
+async def test_any_is_for_the_rest_and_never_for_the_requests_own_fault() -> None:
+    models = {
+        "broken": model("demo-529", fallbacks={"any": ["good"]}),
+        "long": model("demo-context", fallbacks={"any": ["good"]}),
+        "wrong": model("demo-invalid", fallbacks={"any": ["good"], "context_length": ["good"]}),
+        "good": "demo-ok",
+    }
+    async with running(models) as (gateway, upstream), client(gateway) as sdk:
+        await sdk.chat.completions.create(model="broken", **ASK)
+        for name in ("long", "wrong"):
+            before = tries(upstream)
+            with pytest.raises(openai.BadRequestError):
+                await sdk.chat.completions.create(model=name, **ASK)
+            assert tries(upstream) == before + 1
+
+
+async def test_fallbacks_of_fallbacks_come_before_the_rest_of_the_list() -> None:
+    models = {
+        "a": model("demo-500+delay=0", fallbacks={"any": ["b", "c"]}),
+        "b": model("demo-503", fallbacks={"any": ["d"]}),
+        "c": "demo-ok",
+        "d": model("demo-529"),
+    }
+    async with running(models) as (gateway, upstream), client(gateway) as sdk:
+        raw = await sdk.chat.completions.with_raw_response.create(model="a", **ASK)
+    assert raw.headers["x-sluice-fallback"] == "c"
+    asked = [entry.model for entry in upstream.journal]
+    assert list(dict.fromkeys(asked)) == ["demo-500+delay=0", "demo-503", "demo-529", "demo-ok"]
+
+
+async def test_a_key_falls_back_only_to_models_it_may_use() -> None:
+    keys = [{"name": "test", "key": KEY, "models": ["a"]}]
+    models = {"a": model("demo-500", fallbacks={"any": ["b"]}), "b": "demo-ok"}
+    async with running(models, keys=keys) as (gateway, _), client(gateway) as sdk:
+        with pytest.raises(openai.InternalServerError):
+            await sdk.chat.completions.create(model="a", **ASK)
+
+
+async def test_a_dearer_fallback_is_reserved_for_or_not_taken() -> None:
+    """The prompt's bound and 1000 tokens at the dear price do not fit the budget: the first failure is told."""
+    dear = deployment("demo-echo", "anthropic", price={"input": 2000, "output": 8000})
+    models = {"a": model("demo-500", fallbacks={"any": ["dear", "fair"]}), "dear": model(dear), "fair": "demo-ok"}
+    keys = [{"name": "test", "key": KEY, "limits": {"budget": {"total": 1}, "concurrency": 1}}]
+    async with running(models, keys=keys) as (gateway, _), client(gateway) as sdk:
+        raw = await sdk.chat.completions.with_raw_response.create(model="a", max_tokens=1000, **ASK)
+        assert raw.headers["x-sluice-fallback"] == "fair"
+
+
+async def test_a_fallback_model_has_limits_of_its_own() -> None:
+    models = {"a": model("demo-500", fallbacks={"any": ["b", "c"]}), "b": "demo-echo", "c": "demo-ok"}
+    limits = {"concurrency": 1, "rpm": 100, "per_model": {"b": {"rpm": 1}, "c": {"rpm": 100}}}
+    keys = [{"name": "test", "key": KEY, "limits": limits}]
+    async with running(models, keys=keys) as (gateway, _), client(gateway) as sdk:
+        raws = [await sdk.chat.completions.with_raw_response.create(model="a", **ASK) for _ in range(3)]
+    assert [r.headers["x-sluice-fallback"] for r in raws] == ["b", "c", "c"]
+
+
+@pytest.mark.parametrize(("may", "status"), [(True, 200), (False, 429)])
+async def test_a_cheaper_model_serves_instead_of_a_429_where_the_key_allows(may: bool, status: int) -> None:
+    models = {"dear": model("demo-echo", cheaper="cheap"), "cheap": model(deployment("demo-ok", price=FREE))}
+    limits = {"per_model": {"dear": {"rpm": 1}}}
+    keys = [{"name": "test", "key": KEY, "limits": limits, "allow_cheaper": may}]
+    async with running(models, keys=keys) as (gateway, _), client(gateway) as sdk:
+        first = await sdk.chat.completions.with_raw_response.create(model="dear", **ASK)
+        assert "x-sluice-fallback" not in first.headers
+        if status == 200:
+            second = await sdk.chat.completions.with_raw_response.create(model="dear", **ASK)
+            assert second.headers["x-sluice-fallback"] == "cheap"
+            assert second.parse().choices[0].message.content == "ok"
+        else:
+            with pytest.raises(openai.RateLimitError):
+                await sdk.chat.completions.create(model="dear", **ASK)
+
+
+async def test_a_lone_deployment_is_retried_after_the_time_it_asked_for() -> None:
+    async with running({"m": "demo-429+first=1+retry_after=0.3"}) as (gateway, _), client(gateway) as sdk:
+        began = time.monotonic()
+        raw = await sdk.chat.completions.with_raw_response.create(model="m", **ASK)
+        assert raw.headers["x-sluice-attempts"] == "2"
+        assert 0.3 <= time.monotonic() - began < 1.5
+
+
+async def test_a_full_outage_fails_fast_with_a_probe_a_second_and_ends_with_it() -> None:
+    models = {"m": [deployment("demo-500+first=12"), deployment("demo-503+first=12", "anthropic")]}
+    async with running(models, retries={"budget_floor": 0, "budget_percent": 0}) as (gateway, upstream):
+        async with client(gateway) as sdk:
+            statuses: list[int] = []
+            asked: list[int] = []
+            seconds: list[float] = []
+
+            async def ask() -> None:
+                began, before = time.monotonic(), tries(upstream)
+                try:
+                    await sdk.chat.completions.create(model="m", **ASK)
+                    statuses.append(200)
+                except openai.InternalServerError as exc:
+                    statuses.append(exc.status_code)
+                    if tries(upstream) == before:  # no probe
+                        asked.append(int(exc.response.headers["retry-after"]))
+                        seconds.append(time.monotonic() - began)
+
+            while tries(upstream) < 15:  # five open the first, ten the last
+                await ask()
+            assert 503 not in statuses[:5]
+            at_once = tries(upstream)
+            for _ in range(30):
+                await ask()
+            assert tries(upstream) - at_once <= 1
+            assert len(asked) >= 29
+            assert min(asked) >= 1
+            assert sorted(seconds)[len(seconds) // 2] < 0.1
+            deadline = time.monotonic() + 20
+            while statuses[-1] != 200:
+                assert time.monotonic() < deadline
+                await ask()
+                await asyncio.sleep(0.1)
+
+
+async def test_a_stream_that_dies_counts_against_its_deployment() -> None:
+    models = {"m": [deployment("demo-cut"), deployment("demo-ok", "anthropic")]}
+    async with running(models) as (gateway, _), client(gateway) as sdk:
+        for _ in range(30):
+            stream = await sdk.chat.completions.create(model="m", stream=True, **ASK)
+            try:
+                async for _chunk in stream:
+                    pass
+            except openai.APIError:
+                continue
+        raw = await sdk.chat.completions.with_raw_response.create(model="m", **ASK)
+        assert raw.headers["x-sluice-deployment"] == "anthropic/demo-ok"
+
+
+async def test_random_errors_cause_a_bounded_number_of_further_attempts() -> None:
+    models = {"m": [deployment("demo-500+every=3"), deployment("demo-503+every=3", "anthropic")]}
+    async with running(models, health={"consecutive_failures": 1000, "success_percent": 0}) as (gateway, upstream):
+        async with client(gateway) as sdk:
+            hints = []
+            for _ in range(300):
+                try:
+                    await sdk.chat.completions.create(model="m", **ASK)
+                except openai.InternalServerError as exc:
+                    hints.append(exc.response.headers["x-should-retry"])
+    assert tries(upstream) <= 1.2 * 300
+    assert set(hints) == {"false"}
+
+
+async def test_spill_over_is_counted() -> None:
+    bought = deployment("demo-429", capacity="provisioned")
+    async with running({"m": [deployment("demo-ok"), bought]}) as (gateway, _), client(gateway) as sdk:
+        await sdk.chat.completions.create(model="m", **ASK)
+        labels = {"model": "m", "from": "provisioned", "to": "default"}
+        assert gateway.registry.get_sample_value("sluice_spillover_total", labels) == 1
+        await sdk.chat.completions.create(model="m", **ASK)  # the bought one cools down
+        assert gateway.registry.get_sample_value("sluice_spillover_total", labels) == 2
+
+
+async def test_a_slow_deployment_is_ejected() -> None:
+    models = {"m": model("demo-ok+delay=0.15", deployment("demo-ok", "anthropic"), strategy="weighted")}
+    async with running(models, health={"latency_ejection": 2}) as (gateway, _), client(gateway) as sdk:
+        served = []
+        for _ in range(60):
+            raw = await sdk.chat.completions.with_raw_response.create(model="m", **ASK)
+            served.append(raw.headers["x-sluice-deployment"])
+            if served.count("openai/demo-ok+delay=0.15") >= 5 and served.count("anthropic/demo-ok") >= 15:
+                break
+        for _ in range(10):
+            raw = await sdk.chat.completions.with_raw_response.create(model="m", **ASK)
+            assert raw.headers["x-sluice-deployment"] == "anthropic/demo-ok"

@@ -1,0 +1,133 @@
+"""Which deployment is next: every one once, then again with a pause, within the retry budget; and when all are out."""
+
+from collections import Counter
+
+import pytest
+
+from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
+from config.schema import Health, Retries
+from gateway.fleet import Fleet
+from gateway.walk import Walk
+
+from .test_routing import route
+from .test_strategies import Clock
+
+NONE = Retries(budget_floor=0, budget_percent=0)
+
+
+def failure(kind: ErrorKind = ErrorKind.SERVER, retry_after: float | None = None) -> ProviderError:
+    return ProviderError(kind, "x", retry_after=retry_after)
+
+
+def walked(walk: Walk, *failures: Exception) -> list[str]:
+    """The deployments of a walk whose attempts fail so."""
+    first = walk.first()
+    way = [first.config.model] if first else []
+    for each in failures:
+        if not walk.goes_on(each):
+            break
+        assert walk.following is not None
+        way.append(walk.following.config.model)
+    return way
+
+
+def walk(fleet: Fleet, *models: str, repeat: bool = True, **retries: float) -> Walk:
+    made = route("a", *({"model": m} for m in models))
+    return Walk("a", made.deployments, fleet, Retries(**retries), repeat=repeat)  # type: ignore[arg-type]
+
+
+def test_every_deployment_once_then_again() -> None:
+    assert walked(walk(Fleet(), "x", "y", attempts=5), *[failure()] * 9) == ["x", "y", "x", "y"]
+    assert walked(walk(Fleet(), "x", "y", "z"), *[failure()] * 9) == ["x", "y", "z"]
+    assert walked(walk(Fleet(), "x", "y", repeat=False), *[failure()] * 9) == ["x", "y"]
+
+
+@pytest.mark.parametrize("kind", [ErrorKind.INVALID_REQUEST, ErrorKind.CONTEXT_LENGTH, ErrorKind.CONTENT_POLICY])
+def test_the_requests_own_fault_ends_it(kind: ErrorKind) -> None:
+    assert walked(walk(Fleet(), "x", "y"), failure(kind)) == ["x"]
+
+
+def test_what_one_provider_lacks_another_may_have_and_costs_no_retry() -> None:
+    one = walk(Fleet(retries=NONE), "x", "y")
+    assert walked(one, UnsupportedParameter("a", "b")) == ["x", "y"]
+
+
+@pytest.mark.parametrize("kind", [ErrorKind.TIMEOUT, ErrorKind.AUTHENTICATION, ErrorKind.PROTOCOL])
+def test_some_failures_would_only_happen_again(kind: ErrorKind) -> None:
+    assert walked(walk(Fleet(), "x"), failure(kind)) == ["x"]
+
+
+def test_a_pause_comes_before_a_second_turn_only_and_has_full_jitter() -> None:
+    pauses = []
+    for _ in range(300):
+        one = walk(Fleet(), "x", "y", base_delay=1, max_delay=1.5)
+        one.first()
+        assert one.goes_on(failure())
+        assert one.delay == 0
+        assert one.goes_on(failure())
+        pauses.append(one.delay)
+    assert max(pauses) <= 1.5
+    assert max(pauses) > 1.3
+    assert min(pauses) < 0.2
+
+
+def test_retry_after_is_waited_for_unless_it_is_too_long() -> None:
+    for asked, way in ((20.0, ["x", "x"]), (31.0, ["x"])):
+        fleet = Fleet()
+        one = walk(fleet, "x", max_retry_after=30)
+        error = failure(ErrorKind.RATE_LIMITED, asked)
+        one.first()
+        fleet["p/x"].health.failed(error)
+        assert one.goes_on(error) is (len(way) == 2)
+        assert len(way) == 1 or 19 < one.delay <= 20
+
+
+def test_failures_may_cause_a_fifth_more_requests_or_the_floor() -> None:
+    for requests, retries in ((10, 30), (1000, 200)):
+        fleet = Fleet(clock=Clock())
+        made = Counter(len(walked(walk(fleet, "x"), failure())) for _ in range(requests))
+        assert made[2] == min(retries, requests)
+        denied = walk(fleet, "x")
+        denied.first()
+        if requests > retries:
+            walked(walk(fleet, "x"), failure())
+            assert not denied.goes_on(failure())
+            assert denied.denied
+
+
+def test_a_deployment_that_is_well_takes_over_without_a_budget() -> None:
+    fleet = Fleet(retries=NONE, clock=Clock())
+    for _ in range(20):
+        fleet["p/y"].health.succeeded()
+    assert walked(walk(fleet, "x", "y"), failure()) == ["x", "y"]
+    assert walked(walk(fleet, "y", "x"), failure()) == ["y"]
+
+
+def test_when_all_are_out_one_call_a_second_may_probe() -> None:
+    clock = Clock()
+    fleet = Fleet(Health(consecutive_failures=1, open_seconds=300), clock=clock)
+    for name in ("x", "y"):
+        fleet[f"p/{name}"].health.failed(failure())
+    assert [walked(walk(fleet, "x", "y")) for _ in range(3)][1:] == [[], []]
+    clock.now += 1
+    fleet["p/x"].health.failed(failure())
+    fleet["p/y"].health.failed(failure())
+    probed = walk(fleet, "x", "y").first()
+    assert probed is not None
+    fleet[probed.id].health.succeeded()
+    assert walked(walk(fleet, "x", "y"))  # the model is back at once, whatever the open time was
+
+
+def test_a_probe_whose_budget_is_denied_can_be_made_by_the_next() -> None:
+    clock = Clock()
+    fleet = Fleet(Health(consecutive_failures=1), NONE, clock)
+    fleet["p/y"].health.failed(failure())
+    clock.now += 10  # half open
+    assert walked(walk(fleet, "x", "y"), failure()) == ["x"]
+    assert fleet["p/y"].health.available()
+
+
+def test_the_reluctant_come_last() -> None:
+    fleet = Fleet(clock=Clock())
+    fleet["p/x"].health.slow()
+    assert walked(walk(fleet, "x", "y"), failure()) == ["y", "x"]
