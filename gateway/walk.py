@@ -111,7 +111,9 @@ class Walk:
     def _pause(self, deployment: Deployment, failure: BaseException) -> float | None:
         """Before a deployment has its second turn: full jitter, or what it asked for; None when that is too long."""
         health = self._fleet[deployment.id].health
-        if not isinstance(failure, ProviderError) or failure.kind not in SAME_AGAIN or not health.closed:
+        if not isinstance(failure, ProviderError) or isinstance(failure, DeploymentFull):
+            return None
+        if failure.kind not in SAME_AGAIN or not health.closed:
             return None
         asked = max(failure.retry_after or 0.0, health.cooling)
         if asked > self._retries.max_retry_after:
