@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint format bench limits clean
+.PHONY: run test lint format bench limits clients clients-fast conformance fuzz clean
 
 run: $(VENV)/.demo  ## start demo upstreams and the gateway, show a failover, keep serving (ONCE=1: end after it)
 	$(BIN)/sluice demo $(if $(ONCE),--once)
@@ -26,6 +26,15 @@ bench: $(VENV)/.dev  ## requests/s, latency and CPU beside direct access and a b
 
 limits: $(VENV)/.dev  ## limits at full size: kills, freezes, failovers, a resharded cluster; prints every figure
 	$(BIN)/python -m tests.acceptance_limits
+
+clients: $(VENV)/.dev  ## nine real clients in environments of their own, against a gateway (needs Node 20 and the package registries)
+	$(BIN)/python -m tests.clients
+
+clients-fast: $(VENV)/.dev  ## the newest openai-python and openai-node only
+	$(BIN)/python -m tests.clients --fast
+
+conformance: $(VENV)/.dev  ## run the tests that carry a checklist number and write docs/conformance.md
+	$(BIN)/python -m tests.conformance
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
