@@ -9,8 +9,16 @@ COMMANDS = {
     "serve": "serve",
     "check": "check",
     "demo": "demo",
+    "keys": "owners:keys",
+    "users": "owners:users",
+    "teams": "owners:teams",
+    "orgs": "owners:orgs",
+    "usage": "usage",
+    "audit": "audit",
+    "db": "db",
 }
-"""Command -> module of ``gateway.commands``; imported only when asked for, because a gateway must start quickly."""
+"""Command -> module of ``gateway.commands``, and what of it where that is not ``command``; imported only when asked
+for, because a gateway must start quickly."""
 
 
 class Lazy(click.Group):
@@ -22,7 +30,8 @@ class Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return super().get_command(ctx, cmd_name)
-        command: Any = import_module(f"gateway.commands.{COMMANDS[cmd_name]}").command
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        command: Any = getattr(import_module(f"gateway.commands.{module}"), name or "command")
         assert isinstance(command, click.Command)
         return command
 

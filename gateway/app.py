@@ -26,10 +26,9 @@ from .intake import read_embeddings
 from .keeping import Keeper
 from .limits import Limiter, StoreDown
 from .limits.estimate import Estimator
-from .management import owners
-from .management.catalogue import catalogue
+from .management.catalogue import catalogue, record_operations
 from .management.operation import Operation
-from .management.reports import Reports, Standing
+from .management.reports import Standing
 from .management.roles import Gate
 from .metering import Meter
 from .observers.access_log import AccessLog
@@ -256,9 +255,8 @@ def operations(config: Config, records: Records, pipeline: Pipeline) -> tuple[Op
     flush = records.ledger.flush if records.ledger is not None else None
     return catalogue(
         (
-            *owners.operations(records.admin),
+            *record_operations(records.admin, records.usage, records.audit, flush),
             *Standing(records.admin, pipeline.meter.limiter, config).operations(),
-            *Reports(records.usage, records.audit, flush).operations(),
         )
     )
 

@@ -1,10 +1,23 @@
 """Every operation of a gateway, those that describe it among them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
+from ..records.admin import Admin
+from ..records.audit import AuditLog
+from ..records.usage import UsageStore
+from . import owners
 from .openapi import document
 from .operation import JSON, Asked, Operation
 from .owners import BASE
+from .reports import Flush, Reports
+
+
+def record_operations(
+    admin: Admin, usage: UsageStore, audit: AuditLog, flush: Flush | None = None
+) -> Iterator[Operation]:
+    """Those that need nothing but the database."""
+    yield from owners.operations(admin)
+    yield from Reports(usage, audit, flush).operations()
 
 
 def catalogue(operations: Iterable[Operation]) -> tuple[Operation, ...]:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from config.schema import Config
 from config.schema import Owner as Settings
@@ -22,6 +22,7 @@ from ..records.usage import GROUPS, Filter, UsageStore
 from .operation import JSON, Asked, Download, Operation
 from .owners import BASE
 
+Flush: TypeAlias = Callable[[], Awaitable[None]]
 _AGO = re.compile(r"([0-9]{1,6})([smhdw])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _FILTER = {
@@ -41,7 +42,7 @@ class Reports:
 
     usage: UsageStore
     audit: AuditLog
-    flush: Callable[[], Awaitable[None]] | None = None
+    flush: Flush | None = None
     clock: Callable[[], float] = time.time
 
     def operations(self) -> Iterator[Operation]:
