@@ -13,6 +13,7 @@ from config.schema import Owner as Settings
 from ..call import Owner
 from ..errors import InvalidRequest, ResourceNotFound
 from ..limits import Limiter
+from ..limits.rules import NAMES
 from ..records.admin import Admin
 from ..records.audit import AuditLog
 from ..records.grants import Actor
@@ -145,7 +146,7 @@ class Standing:
                 "data": [
                     {
                         "scope": s.limit.scope,
-                        "limit": s.limit.field,
+                        "limit": NAMES[s.limit.field],
                         "cap": s.limit.cap,
                         "used": s.used,
                         "reserved": s.reserved,
