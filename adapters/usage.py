@@ -104,6 +104,8 @@ TOKEN_BUCKETS = tuple(
 def count(mapping: Mapping[str, Any], key: str) -> int:
     """A token count as providers really send it: an int, a whole float or nothing; never negative."""
     value = mapping.get(key)
+    if type(value) is int:  # nearly always
+        return max(value, 0)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return 0
     return max(int(value), 0)

@@ -4,7 +4,7 @@ One upstream and one load generator, both in C, share CPU 1; each contestant has
 (two CPUs and `taskset` are needed for figures that mean anything; without them everything runs unpinned). Rounds are
 interleaved and the order rotates, so that whatever else the machine does meets everybody; a measurement during which
 other processes used more than 12 % of CPU 0 is taken again, `--retries` times at most, and the quietest one counts.
-Figures are medians over rounds.
+Figures are medians over rounds. The seconds to the first answer and the resident memory come last.
 
 Tests:
   throughput  64 connections, each sends its next request when the last is answered: requests/s, CPU per request
@@ -101,6 +101,7 @@ def main() -> None:
                 out.writelines(json.dumps(row) + "\n" for row in rows)
     for test in tests:
         report(test, names, [row for row in rows if row["test"] == test])
+    resources(bench)
 
 
 class Bench:
@@ -111,6 +112,10 @@ class Bench:
         self._pinned = shutil.which("taskset") is not None and (os.cpu_count() or 1) > 1
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._ports: dict[str, int] = {}
+        self.started: dict[str, float] = {}
+        """Contestant -> seconds from its start to its first answer."""
+        self.memory: dict[str, list[float]] = {}
+        """Contestant -> megabytes after the first answer, and after everything."""
         if not self._pinned:
             print("no taskset or one CPU: nothing is pinned, the figures disturb each other", file=sys.stderr)
 
@@ -144,9 +149,12 @@ class Bench:
         values = {"port": port, "upstream": f"http://127.0.0.1:{self._ports['direct']}", "folder": own}
         environment = {key: text.format(**values) for key, text in contestant.environment.items()}
         command = [part.format(**values) for part in contestant.command]
+        began = time.monotonic()
         self._spawn(name, command, cpu=0, environment=environment)
         try:
             wait(lambda: ask(port, contestant), 30)
+            self.started[name] = time.monotonic() - began
+            self.memory[name] = [megabytes(self._processes[name])]
         except TimeoutError:
             log = (self._folder / f"{name}.log").read_text()[-2000:]
             sys.exit(f"{name} gives no answer:\n{log}")
@@ -158,6 +166,8 @@ class Bench:
                     row = self._quiet(name, TESTS[test], seconds, retries)
                     yield {**row, "test": test, "name": name, "round": number}
             print(f"round {number + 1} of {rounds} done", file=sys.stderr, flush=True)
+        for name, memory in self.memory.items():
+            memory.append(megabytes(self._processes[name]))
 
     def _quiet(self, name: str, test: Test, seconds: float, retries: int) -> Row:
         rows = []
@@ -222,6 +232,13 @@ def report(test: str, names: list[str], rows: list[Row]) -> None:
     print("(in brackets: times the bare proxy's)" if "bare" in names else "")
 
 
+def resources(bench: Bench) -> None:
+    """What every contestant needs to be there at all."""
+    print(f"\nresources\n{'':12}{'first answer s':>22}{'idle MB':>22}{'after load MB':>22}")
+    for name, (idle, after) in bench.memory.items():
+        print(f"{name:12}{bench.started[name]:>22.2f}{idle:>22.1f}{after:>22.1f}")
+
+
 def median(rows: list[Row], of: Callable[[Row], float]) -> float:
     values = []
     for row in rows:
@@ -256,17 +273,34 @@ def ask(port: int, contestant: Contestant) -> None:
         answer.read()
 
 
+def family(process: subprocess.Popen[bytes] | None) -> Iterator[Path]:
+    """The folders in /proc of a process and its descendants."""
+    todo = [process.pid] if process else []
+    while todo:
+        folder = Path(f"/proc/{todo.pop()}")
+        with contextlib.suppress(OSError):
+            yield folder
+            for task in (folder / "task").iterdir():
+                todo += map(int, (task / "children").read_text().split())
+
+
 def cpu_seconds(process: subprocess.Popen[bytes] | None) -> float:
     """User and system time of a process and its descendants."""
-    total, todo = 0, [process.pid] if process else []
-    while todo:
-        pid = todo.pop()
+    total = 0
+    for folder in family(process):
         with contextlib.suppress(OSError):
-            fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+            fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
             total += int(fields[11]) + int(fields[12])
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                todo += map(int, (task / "children").read_text().split())
     return total / TICKS
+
+
+def megabytes(process: subprocess.Popen[bytes]) -> float:
+    """Resident memory of a process and its descendants."""
+    pages = 0
+    for folder in family(process):
+        with contextlib.suppress(OSError):
+            pages += int((folder / "statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def cpu0_seconds() -> float:

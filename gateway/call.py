@@ -95,9 +95,9 @@ Plan: TypeAlias = Sequence[Deployment]
 """The deployments to try, best first."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Attempt:
-    """One upstream attempt: a row of the ledger."""
+    """One upstream attempt, filled in as it goes: a row of the ledger."""
 
     number: int
     deployment: str

@@ -60,8 +60,8 @@ class Prepared(Protocol):
         """The request to translate, and the tier it runs at."""
         ...
 
-    def over(self, attempt: Attempt, deployment: Deployment, *, maybe_billed: bool) -> Attempt:
-        """Let go of what a failed attempt held; gives its row, with what the provider may bill for it."""
+    def over(self, attempt: Attempt, deployment: Deployment, *, maybe_billed: bool) -> None:
+        """Let go of what a failed attempt held; notes in its row what the provider may bill for it."""
         ...
 
     async def fall_back(self, route: Route, plan: Plan) -> None:
@@ -163,7 +163,7 @@ class Dispatcher:
         answer: Answer | None = None
         try:
             request, tier = call.outgoing(deployment)
-            row = replace(row, sent_tier=tier.sent)
+            row.sent_tier = tier.sent
             answer = await self._exchange(call.call, request, tier, deployment, hints=len(call.plan) > 1)
         except UnsupportedParameter:
             member.health.release()
@@ -171,13 +171,15 @@ class Dispatcher:
             raise  # nothing was sent: no row
         except ProviderError as exc:
             member.health.failed(exc, last=not self._others(call.plan, deployment))
-            failed = replace(row, status=exc.kind.value, error=exc.kind, seconds=self._clock() - started)
-            record.attempts.append(call.over(failed, deployment, maybe_billed=exc.maybe_billed))
+            row.status, row.error, row.seconds = exc.kind.value, exc.kind, self._clock() - started
+            call.over(row, deployment, maybe_billed=exc.maybe_billed)
+            record.attempts.append(row)
             raise
         except BaseException:
             member.health.release()
-            left = replace(row, status="client_closed", seconds=self._clock() - started)
-            record.attempts.append(call.over(left, deployment, maybe_billed=True))
+            row.status, row.seconds = "client_closed", self._clock() - started
+            call.over(row, deployment, maybe_billed=True)
+            record.attempts.append(row)
             raise
         finally:
             if not isinstance(answer, StreamedAnswer):
@@ -189,7 +191,8 @@ class Dispatcher:
         record.dropped = answer.sent.dropped
         best, own = call.plan[0].config.capacity, deployment.config.capacity
         record.spillover = (best, own) if best != own else None
-        record.attempts.append(replace(row, ttft=seconds))
+        row.ttft = seconds
+        record.attempts.append(row)
         return answer
 
     def _answered(self, call: Prepared, deployment: Deployment, seconds: float) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from adapters.errors import ErrorKind, UnsupportedParameter
@@ -189,17 +189,16 @@ class Metered:
         """What is sent to a deployment: see ``gateway.outgoing``."""
         return outgoing(self.call, self.route, deployment, self.tier, self._bound_of(deployment).max_output)
 
-    def over(self, attempt: Attempt, deployment: Deployment, *, maybe_billed: bool) -> Attempt:
+    def over(self, attempt: Attempt, deployment: Deployment, *, maybe_billed: bool) -> None:
         """See ``dispatch.Prepared``: what nobody refused may be billed for its prompt."""
         if maybe_billed:
             usage = self._meter.estimator.settle_without_usage(self._bound_of(deployment), 0)
             tier = attempt.sent_tier or "default"
             cost = self._meter.prices.cost(deployment, usage, tier)
-            attempt = replace(attempt, usage=usage, estimated=True, cost=cost, served_tier=tier)
+            attempt.usage, attempt.estimated, attempt.cost, attempt.served_tier = usage, True, cost, tier
             self._paid += cost
             self._failed.append(attempt)
         self._let_go(attempt)
-        return attempt
 
     async def fall_back(self, route: Route, plan: Plan) -> None:
         """Reserve for another model instead; raises LimitExceeded and its kin, and then holds nothing or what it held."""
@@ -269,9 +268,9 @@ class Metered:
 
     def _checkpoint(self, record: CallRecord) -> None:
         assert self.answer is not None, "set when the timer was"
-        so_far = self._billed(record.attempts[-1], self.answer, complete=False)
-        usage = _sum((*(a.usage for a in record.attempts[:-1]), so_far.usage))
-        cost = self._paid + so_far.cost
+        self._bill(record.attempts[-1], self.answer, complete=False)
+        usage = _sum(a.usage for a in record.attempts)
+        cost = self._paid + record.attempts[-1].cost
         self._reservation.checkpoint(Amounts(1, usage.prompt_tokens, usage.completion_tokens, cost, usage.cache_read))
         if record.principal is not None:
             with contextlib.suppress(StoreUnavailable):  # then the whole reservation stays noted
@@ -298,11 +297,13 @@ class Metered:
             self._timer.cancel()
         attempts = record.attempts
         if attempts and self.answer is not None:
-            attempts[-1] = self._billed(attempts[-1], self.answer, complete=complete)
-            record.served_tier = attempts[-1].served_tier
+            last = attempts[-1]
+            self._bill(last, self.answer, complete=complete)
+            record.served_tier = last.served_tier
             if not complete:
-                attempts[-1] = _broken(attempts[-1], record)
-            self._let_go(attempts[-1])
+                last.status = record.code.removeprefix("stream_")  # whose fault it was
+                last.error = KINDS.get(last.status)
+            self._let_go(last)
         record.usage = total = _sum(a.usage for a in attempts)
         record.cost = sum(a.cost for a in attempts)
         requests = 0 if _never_ran(record) else 1
@@ -314,8 +315,8 @@ class Metered:
             self._meter.limiter.settle_as(self._reservation, self.principal, self.route.name, served, actual)
         return self._meter.ledger.append(record) if self._meter.ledger is not None else None
 
-    def _billed(self, attempt: Attempt, answer: StreamedAnswer | WholeAnswer, *, complete: bool) -> Attempt:
-        """The row of the attempt that answered. Usage told before an answer broke off is only the beginning of it."""
+    def _bill(self, attempt: Attempt, answer: StreamedAnswer | WholeAnswer, *, complete: bool) -> None:
+        """Fill in the attempt that answered. Usage told before an answer broke off is only the beginning of it."""
         usage, estimated = answer.usage, False
         bound, estimator = self._bound_of(answer.deployment), self._meter.estimator
         if usage is None or not (complete or answer.finished):
@@ -323,9 +324,9 @@ class Metered:
         elif complete:
             estimator.learn(bound, usage, answer.text_bytes)
         tier = answer.served_tier
-        cost = self._meter.prices.cost(answer.deployment, usage, tier)
-        seconds = time.perf_counter() - self._started
-        return replace(attempt, usage=usage, estimated=estimated, cost=cost, served_tier=tier, seconds=seconds)
+        attempt.usage, attempt.estimated, attempt.served_tier = usage, estimated, tier
+        attempt.cost = self._meter.prices.cost(answer.deployment, usage, tier)
+        attempt.seconds = time.perf_counter() - self._started
 
     def _bound_of(self, deployment: Deployment) -> Bound:
         """That of the plan; a fallback's deployment has its own, because another model may write longer answers."""
@@ -353,12 +354,6 @@ def _amounts(requests: int, usage: Usage, cost: int) -> Amounts:
 
 def _less(amounts: Amounts, other: Amounts) -> Amounts:
     return amounts if other is NOTHING_USED else Amounts(*(a - b for a, b in zip(amounts, other, strict=True)))
-
-
-def _broken(attempt: Attempt, record: CallRecord) -> Attempt:
-    """The row of an answer that did not end: whose fault it was."""
-    status = record.code.removeprefix("stream_")
-    return replace(attempt, status=status, error=KINDS.get(status))
 
 
 def _never_ran(record: CallRecord) -> bool:

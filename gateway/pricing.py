@@ -10,7 +10,9 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from importlib.resources import files
+from operator import attrgetter, mul
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -39,6 +41,7 @@ _INPUT = tuple(TOKEN_BUCKETS.index(b) for b in ("input", "cache_read", "cache_wr
 _AUDIO_INPUT = TOKEN_BUCKETS.index("audio_input")
 _OUTPUT = tuple(TOKEN_BUCKETS.index(b) for b in ("output", "reasoning"))
 _AUDIO_OUTPUT = TOKEN_BUCKETS.index("audio_output")
+_tokens_of = attrgetter(*TOKEN_BUCKETS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +94,18 @@ class Bounds(NamedTuple):
 def cost(usage: Usage, price: Price, tier: str | None = None) -> int:
     """The nano-dollars of what was used, at the tier that served it."""
     rates = price.of(tier).at(usage.prompt_tokens)
-    tokens = [getattr(usage, bucket) for bucket in TOKEN_BUCKETS]
-    return _nano(tokens, rates, usage.calls or {}, price)
+    return _nano(sum(map(mul, _tokens_of(usage), rates)), usage.calls, price)
 
 
 def worst_case(bounds: Bounds, price: Price, tiers: Iterable[str] = ("default",)) -> int:
     """The most nano-dollars a request may cost, whichever of ``tiers`` serves it and whatever a cache does."""
-    return max(
-        _nano(_dearest(bounds, rates), rates, bounds.calls, price)
-        for tier in {*tiers, "default"}
-        for rates in _reachable(price.of(tier), bounds.input_tokens)
-    )
+    most = 0
+    for tier in {*tiers, "default"}:
+        for rates in _reachable(price.of(tier), bounds.input_tokens):
+            prompt, completion = _dearest(rates, bounds.audio_input, bounds.audio_output)
+            pico = bounds.input_tokens * prompt + bounds.output_tokens * completion
+            most = max(most, _nano(pico, bounds.calls, price))
+    return most
 
 
 def within(bounds: Bounds, price: Price) -> Bounds:
@@ -110,12 +114,15 @@ def within(bounds: Bounds, price: Price) -> Bounds:
     output = bounds.output_tokens
     if price.max_output is not None:
         output = min(output, price.max_output * bounds.choices + bounds.prediction)
+    if tokens == bounds.input_tokens and output == bounds.output_tokens:
+        return bounds
     return bounds._replace(input_tokens=tokens, output_tokens=output)
 
 
-def _nano(tokens: Iterable[int], rates: Rates, calls: Mapping[str, int], price: Price) -> int:
-    pico = sum(number * rate for number, rate in zip(tokens, rates, strict=True))
-    pico += sum(number * price.per_call.get(tool, 0) for tool, number in calls.items())
+def _nano(pico: int, calls: Mapping[str, int] | None, price: Price) -> int:
+    """The nano-dollars of tokens that cost ``pico``, and of calls of tools."""
+    if calls:
+        pico += sum(number * price.per_call.get(tool, 0) for tool, number in calls.items())
     return -(-pico // PICO_PER_NANO)
 
 
@@ -126,14 +133,12 @@ def _reachable(price: TierPrice, prompt_tokens: int) -> Iterator[Rates]:
             yield rates
 
 
-def _dearest(bounds: Bounds, rates: Rates) -> list[int]:
-    """All prompt tokens in the bucket where they cost most, and all completion tokens likewise."""
-    tokens = [0] * len(TOKEN_BUCKETS)
-    prompt = (*_INPUT, _AUDIO_INPUT) if bounds.audio_input else _INPUT
-    completion = (*_OUTPUT, _AUDIO_OUTPUT) if bounds.audio_output else _OUTPUT
-    tokens[max(prompt, key=rates.__getitem__)] = bounds.input_tokens
-    tokens[max(completion, key=rates.__getitem__)] = bounds.output_tokens
-    return tokens
+@lru_cache(maxsize=4096)
+def _dearest(rates: Rates, audio_input: bool, audio_output: bool) -> tuple[int, int]:
+    """What a prompt token and a completion token cost in the bucket where each costs most."""
+    prompt = (*_INPUT, _AUDIO_INPUT) if audio_input else _INPUT
+    completion = (*_OUTPUT, _AUDIO_OUTPUT) if audio_output else _OUTPUT
+    return max(rates[i] for i in prompt), max(rates[i] for i in completion)
 
 
 def affordable_output(money: int, bounds: Bounds, price: Price, tiers: Iterable[str] = ("default",)) -> int:

@@ -6,6 +6,7 @@ has a bound of its own. It is made real by sending ``max_completion_tokens`` whe
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from adapters.usage import Usage
@@ -87,19 +88,20 @@ class Estimator:
         ``defaults`` are parameters that the gateway sets where the client sent none; ``hard`` tells whether a budget
         applies, so that a bound which nobody asked for must be sent upstream.
         """
-        request = {**(defaults or {}), **{k: v for k, v in call.request.items() if v is not None}}
-        name = str(request.get("model", ""))
-        media = tuple(_media(request.get("messages") or ()))
-        messages = len(request.get("messages") or ())
+        request = call.request
+        if defaults:
+            request = {**defaults, **{k: v for k, v in request.items() if v is not None}}
+        name, messages = str(request.get("model", "")), request.get("messages")
+        media = tuple(_media(messages or ()))
         text = max(call.size - sum(size for _, size in media), 0)
         models = {d.target.model for d in plan}
-        overhead = PER_REQUEST + PER_MESSAGE * messages + (FOR_TOOLS if _has_tools(request) else 0)
+        overhead = PER_REQUEST + PER_MESSAGE * len(messages or ()) + (FOR_TOOLS if _has_tools(request) else 0)
         searches = SEARCHES if _may_search(request, models) else 0
         most_input = text + overhead + sum(_media_tokens(kind, size, models) for kind, size in media)
         choices = request.get("n") or 1
-        prediction = len(str(request.get("prediction") or "").encode())
+        prediction = len(str(predicted).encode()) if (predicted := request.get("prediction")) else 0
         asked = request.get("max_completion_tokens") or request.get("max_tokens")
-        answers = "messages" in request  # embeddings have no completion
+        answers = messages is not None  # embeddings have no completion
         each = self._reachable(asked or self._default_output, plan) if answers else 0
         ratio = self._prompt_ratios.get(name, _FIRST_RATIO)
         likely = int(text * ratio) + LIKELY_IMAGE_TOKENS * len(media) + PER_MESSAGE
@@ -182,17 +184,22 @@ def _may_search(request: Mapping[str, Any], models: set[str]) -> bool:
     own = any(
         isinstance(t, Mapping) and t.get("type") not in ("function", "custom") for t in request.get("tools") or ()
     )
-    return own or any(part in model for part in SEARCHING for model in models)
+    return own or any(map(_searches, models))
+
+
+@lru_cache(maxsize=4096)
+def _searches(model: str) -> bool:
+    return any(part in model for part in SEARCHING)
 
 
 def _media(messages: Sequence[Any]) -> Iterator[tuple[str, int]]:
     """(type, bytes in the request) of every part that is no text."""
     for message in messages:
-        content = message.get("content") if isinstance(message, Mapping) else None
+        content = message.get("content") if isinstance(message, dict) else None
         if not isinstance(content, list):
             continue
         for part in content:
-            kind = part.get("type") if isinstance(part, Mapping) else None
+            kind = part.get("type") if isinstance(part, dict) else None
             if isinstance(kind, str) and kind not in ("text", "refusal"):
                 yield kind, _data_size(part.get(kind))
 

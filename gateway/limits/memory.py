@@ -150,7 +150,8 @@ class MemoryEngine:
         """Where limits stand, brought up to now without changing anything."""
         now, wall, current = self._monotonic(), self._wall(), self._current()
         found = []
-        for limit, (kind, cell, _, cap, rate, period) in zip(limits.limits, self._cells_of(limits), strict=True):
+        bound = self._bound.get(limits) or self._cells_of(limits)
+        for limit, (kind, cell, _, cap, rate, period) in zip(limits.limits, bound, strict=True):
             if kind == BUCKET:
                 level = Level(min(cap, cell[0] + max(now - cell[1], 0) * rate))
             elif kind == WINDOW:
