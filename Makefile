@@ -26,6 +26,7 @@ bench: $(VENV)/.dev  ## requests/s, latency and CPU beside direct access and a b
 
 limits: $(VENV)/.dev  ## limits at full size: kills, freezes, failovers, a resharded cluster; prints every figure
 	$(BIN)/python -m tests.acceptance_limits
+	SLUICE_ACCOUNTING_REQUESTS=3000 $(BIN)/python -m pytest -q -s tests/test_accounting.py
 
 clients: $(VENV)/.dev  ## nine real clients in environments of their own, against a gateway (needs Node 20 and the package registries)
 	$(BIN)/python -m tests.clients
