@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint format bench limits clients clients-fast conformance fuzz clean
+.PHONY: run test lint format bench simulate-tiers limits clients clients-fast conformance fuzz clean
 
 run: $(VENV)/.demo  ## start demo upstreams and the gateway, show a failover, keep serving (ONCE=1: end after it)
 	$(BIN)/sluice demo $(if $(ONCE),--once)
@@ -36,6 +36,9 @@ clients-fast: $(VENV)/.dev  ## the newest openai-python and openai-node only
 
 conformance: $(VENV)/.dev  ## run the tests that carry a checklist number and write docs/conformance.md
 	$(BIN)/python -m tests.conformance
+
+simulate-tiers: $(VENV)/.dev  ## a day of one pool on a virtual clock: waits and goodput by service tier, drawn into build/
+	$(BIN)/python -m benchmarks.tiers
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

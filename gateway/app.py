@@ -34,6 +34,7 @@ from .metering import Meter
 from .observers.access_log import AccessLog
 from .observers.metrics import PrometheusObserver
 from .pipeline import Pipeline
+from .pools import Pools
 from .pricing import PriceBook
 from .records.admin import Admin
 from .records.audit import AuditLog
@@ -172,13 +173,16 @@ async def _pipeline(config: Config, records: Records, registry: CollectorRegistr
     table = routes(config, credentials.check)
     limiter = await _limiter(config, records)
     closers.append(limiter.close)
+    pools = Pools(config)
+    closers.append(pools.close)
+    await _start(pools)
     prices = PriceBook(config)
     fleet = Fleet(config.health, config.retries)
     router = Router(table, config.aliases, fleet, _costs(table, prices))
     return Pipeline(
         auth=Authenticator(configured_keys(config), records.keys),
         router=router,
-        meter=Meter(limiter, prices, Estimator(config, prices), records.ledger),
+        meter=Meter(limiter, prices, Estimator(config, prices), records.ledger, pools),
         dispatch=Dispatcher(
             _upstreams(config, closers), credentials, config.retries, fleet, router, config.health.latency_ejection
         ),
@@ -194,11 +198,15 @@ async def _limiter(config: Config, records: Records) -> Limiter:
     if records.ledger is not None:
         spent = spent_in(UsageStore(records.database), records.ledger, lambda: config.model_groups)
     limiter = Limiter.from_config(config, spent=spent)
+    await _start(limiter)
+    return limiter
+
+
+async def _start(part: Limiter | Pools) -> None:
     try:
-        await limiter.start()
+        await part.start()
     except StoreDown as exc:
         raise ConfigError([f"redis: {exc}"]) from exc
-    return limiter
 
 
 def _upstreams(config: Config, closers: list[Closer]) -> dict[str, Upstream]:

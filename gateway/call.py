@@ -76,6 +76,8 @@ class Deployment:
     credential: CredentialSpec | None = None
     trusted_tiers: bool = True
     """Whether a service tier may be sent: never to a custom base URL that did not declare it, which would drop it."""
+    pool: str | None = None
+    """The public model whose queue it is behind, where the gateway makes service tiers for it."""
     takes_priority: bool = False
     """Whether the server schedules by a numeric priority, which the adapter makes of the tier."""
     tier_timeouts: Mapping[str, Timeouts] = field(default_factory=dict)

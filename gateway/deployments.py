@@ -30,7 +30,7 @@ def routes(config: Config, check: Callable[[CredentialSpec], None] | None = None
         name: Route(
             name,
             model,
-            tuple(_deployment(config, model, d, loaded[d.provider]) for d in model.deployments),
+            tuple(_deployment(config, name, d, loaded[d.provider]) for d in model.deployments),
         )
         for name, model in config.models.items()
     }
@@ -68,8 +68,8 @@ def _load(name: str, provider: Provider, problems: list[str]) -> "_Loaded":
     return _Loaded(provider, adapter, options)
 
 
-def _deployment(config: Config, model: PublicModel, deployment: DeploymentConfig, provider: _Loaded) -> Deployment:
-    key = provider.config.api_key
+def _deployment(config: Config, name: str, deployment: DeploymentConfig, provider: _Loaded) -> Deployment:
+    model, key = config.models[name], provider.config.api_key
     target = Target(
         base_url=provider.base_url,
         model=deployment.model,
@@ -91,6 +91,7 @@ def _deployment(config: Config, model: PublicModel, deployment: DeploymentConfig
         timeouts=base,
         credential=provider.credential,
         trusted_tiers=own_address or deployment.tiers is not None,
+        pool=name if model.queue is not None else None,
         takes_priority=getattr(provider.options, "send_priority", None) is True,
         tier_timeouts=_tier_timeouts(model, base),
     )

@@ -13,10 +13,11 @@ from adapters.usage import NO_USAGE, Usage
 from . import tiers
 from .answer import StreamedAnswer, WholeAnswer
 from .call import Attempt, Call, CallRecord, Deployment, Plan, Principal, Route
-from .errors import BudgetExceeded, InvalidRequest, LimitExceeded, StoreUnavailable
+from .errors import BudgetExceeded, CapacityUnavailable, InvalidRequest, LimitExceeded, Overloaded, StoreUnavailable
 from .limits import Amounts, Limiter, Reservation
 from .limits.estimate import Bound, Estimator
 from .outgoing import outgoing
+from .pools import Outcome, Pools, Slot
 from .pricing import PriceBook
 from .tiers import AttemptTier
 from .walk import DeploymentFull
@@ -50,8 +51,11 @@ class Ledger(Protocol):
 class Meter:
     """Makes a Metered for each call. One per configuration."""
 
-    def __init__(self, limiter: Limiter, prices: PriceBook, estimator: Estimator, ledger: Ledger | None) -> None:
+    def __init__(
+        self, limiter: Limiter, prices: PriceBook, estimator: Estimator, ledger: Ledger | None, pools: Pools
+    ) -> None:
         self.limiter = limiter
+        self.pools = pools
         self.prices = prices
         self.estimator = estimator
         self.ledger = ledger
@@ -68,7 +72,7 @@ class Meter:
             if lower is None:
                 raise
             metered = await self._reserve(call, principal, route, plan, record, lower)
-            record.downgrade = "limit"
+            metered.downgraded = "limit"
             return metered
 
     async def _reserve(
@@ -121,6 +125,7 @@ class Held:
     worst: int
     """Nano-dollars."""
     capacity: Reservation
+    slot: Slot | None
 
 
 class Metered:
@@ -166,9 +171,22 @@ class Metered:
         self._failed: list[Attempt] = []
         self._booked = NOTHING_USED
         """What was settled on the limits of a model that the call has left."""
+        self.downgraded: str | None = None
+        """Why it runs at a lower tier than it was allowed to."""
+        self.queued: float | None = None
+        """Seconds in the gateway's own queue; None where there is none."""
 
     async def admit(self, deployment: Deployment, number: int) -> None:
         """See ``dispatch.Prepared``: more is reserved where the plan's dearest deployment is not enough."""
+        slot = await self._enter(deployment)
+        try:
+            self._held[number] = await self._hold(deployment, number, slot)
+        except BaseException:
+            if slot is not None:
+                slot.leave()
+            raise
+
+    async def _hold(self, deployment: Deployment, number: int, slot: Slot | None) -> Held:
         bound = self._bound_of(deployment)
         worst = self._meter.worst_case(deployment, bound, self.tier)
         if self._hard:
@@ -183,7 +201,29 @@ class Metered:
         except LimitExceeded as exc:
             full = "The capacity bought for this deployment is used up."
             raise DeploymentFull(ErrorKind.RATE_LIMITED, full, retry_after=exc.retry_after) from exc
-        self._held[number] = Held(worst, capacity)
+        return Held(worst, capacity, slot)
+
+    async def _enter(self, deployment: Deployment) -> Slot | None:
+        """A place in the deployment's pool, if the gateway has a queue in front of it.
+
+        A dear tier that finds none in time queues as default, and is billed as it.
+        """
+        pool = self._meter.pools.get(deployment.pool) if deployment.pool is not None else None
+        if pool is None:
+            return None
+        key, cost = self.principal.key_id, self._bound.input_tokens + self._bound.output_tokens
+        started = time.perf_counter()
+        try:
+            return await pool.enter(self.tier, key, cost, tiers.flex_wait(self.principal))
+        except Overloaded:
+            lower = tiers.instead(self.tier, self.principal)
+            if lower is None:
+                raise
+            await self.move(lower)
+            self.downgraded = "capacity"
+            return await pool.enter(lower, key, cost, 0)
+        finally:
+            self.queued = (self.queued or 0.0) + time.perf_counter() - started
 
     def outgoing(self, deployment: Deployment) -> tuple[Mapping[str, Any], AttemptTier]:
         """What is sent to a deployment: see ``gateway.outgoing``."""
@@ -193,7 +233,7 @@ class Metered:
         """See ``dispatch.Prepared``: what nobody refused may be billed for its prompt."""
         if maybe_billed:
             usage = self._meter.estimator.settle_without_usage(self._bound_of(deployment), 0)
-            tier = attempt.sent_tier or "default"
+            tier = tiers.attempt(deployment, self.tier).expected
             cost = self._meter.prices.cost(deployment, usage, tier)
             attempt.usage, attempt.estimated, attempt.cost, attempt.served_tier = usage, True, cost, tier
             self._paid += cost
@@ -202,6 +242,10 @@ class Metered:
 
     async def fall_back(self, route: Route, plan: Plan) -> None:
         """Reserve for another model instead; raises LimitExceeded and its kin, and then holds nothing or what it held."""
+        if self.tier == "flex":
+            plan = tiers.able(plan, "flex")
+            if not plan:
+                raise CapacityUnavailable("The model's fallback has no flex.")
         limits = self._meter.limiter.applies(self.principal, route.name, self.tier)
         hard = limits is not None and bool(limits.budgets)
         if hard and any(self._meter.prices.price(d) is None for d in plan):
@@ -244,12 +288,14 @@ class Metered:
             headers["x-sluice-fallback"] = record.fallback
         if record.dropped:
             headers["x-sluice-dropped-params"] = ",".join(record.dropped)
-        if record.downgrade is None:
-            record.downgrade = tiers.downgrade(record.effective_tier or "default", answer.tier, answer.served_tier)
-        if record.downgrade is not None:
-            headers["x-sluice-tier-downgrade"] = record.downgrade
+        if reason := self._downgrade(answer, record):
+            headers["x-sluice-tier-downgrade"] = reason
         headers["openai-processing-ms"] = str(int((time.perf_counter() - self._started) * 1000))
         return headers
+
+    def _downgrade(self, answer: StreamedAnswer | WholeAnswer, record: CallRecord) -> str | None:
+        effective = record.effective_tier or "default"
+        return self.downgraded or tiers.downgrade(effective, answer.tier, answer.served_tier)
 
     def note(self, principal: Principal, record: CallRecord, reserved: int | None = None) -> None:
         """Note in the ledger that the call runs, and what it is charged should this process die."""
@@ -300,10 +346,15 @@ class Metered:
             last = attempts[-1]
             self._bill(last, self.answer, complete=complete)
             record.served_tier = last.served_tier
+            record.downgrade = self._downgrade(self.answer, record)
             if not complete:
                 last.status = record.code.removeprefix("stream_")  # whose fault it was
                 last.error = KINDS.get(last.status)
             self._let_go(last)
+        for held in self._held.values():
+            if held.slot is not None:
+                held.slot.leave()
+        record.queued = self.queued
         record.usage = total = _sum(a.usage for a in attempts)
         record.cost = sum(a.cost for a in attempts)
         requests = 0 if _never_ran(record) else 1
@@ -342,6 +393,9 @@ class Metered:
     def _let_go(self, attempt: Attempt) -> None:
         held = self._held.pop(attempt.number, None)
         if held is not None:
+            if held.slot is not None:
+                first_token = None if attempt.ttft is None else max(attempt.ttft - held.slot.waited, 0.0)
+                held.slot.leave(outcome_of(attempt), first_token)
             usage = attempt.usage
             held.capacity.settle(
                 Amounts(1, usage.prompt_tokens, usage.completion_tokens, attempt.cost, usage.cache_read)
@@ -354,6 +408,17 @@ def _amounts(requests: int, usage: Usage, cost: int) -> Amounts:
 
 def _less(amounts: Amounts, other: Amounts) -> Amounts:
     return amounts if other is NOTHING_USED else Amounts(*(a - b for a, b in zip(amounts, other, strict=True)))
+
+
+LOSSES = frozenset({ErrorKind.RATE_LIMITED, ErrorKind.OVERLOADED})
+"""Failures that tell of too much traffic."""
+
+
+def outcome_of(attempt: Attempt) -> Outcome:
+    """What an attempt's end says of its pool."""
+    if attempt.error in LOSSES:
+        return Outcome.OVERLOADED
+    return Outcome.CLEAN if attempt.status == "ok" else Outcome.OTHER
 
 
 def _never_ran(record: CallRecord) -> bool:

@@ -21,7 +21,7 @@ def outgoing(
     changed = {k: v for k, v in call.request.items() if k not in OURS and v is not None}
     for name, value in route.config.params.default.items():
         changed.setdefault(name, value)
-    chosen = tiers.attempt(deployment, tier, queued=route.config.queue is not None)
+    chosen = tiers.attempt(deployment, tier)
     if chosen.sent is not None or deployment.takes_priority:
         changed["service_tier"] = tier
     if max_output is not None:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from adapters.errors import ProviderError
 
-from . import tiers
+from . import flex, tiers
 from .answer import StreamedAnswer, WholeAnswer
 from .auth import Authenticator, tenant_headers
 from .call import Call, CallRecord, Plan, Principal, Route
@@ -75,7 +75,7 @@ class Pipeline:
             record.model = route.name
             record.effective_tier = tiers.effective(call.request, principal)
             metered = await self._reserve(call, principal, route, record)
-            answer = await self.dispatch.answer(metered, record)
+            answer = await flex.answer(self.dispatch, metered, record)
             record.ttft = clock() - started
             headers = metered.headers(answer, record)
             if isinstance(answer, WholeAnswer):
@@ -120,8 +120,7 @@ class Pipeline:
             return metered
 
     def _plan(self, call: Call, principal: Principal, route: Route, record: CallRecord) -> Plan:
-        plan = self.router.plan(route, call)
-        return tiers.fitting(plan, record, principal, queued=route.config.queue is not None)
+        return tiers.fitting(self.router.plan(route, call), record, principal)
 
     async def _stream(
         self, answer: StreamedAnswer, metered: Metered, record: CallRecord, reply: Reply, headers: dict[str, str]

@@ -81,27 +81,32 @@ class AttemptTier:
         return self.applied or self.sent or "default"
 
 
-def fitting(plan: Plan, record: CallRecord, principal: Principal, *, queued: bool) -> Plan:
+def fitting(plan: Plan, record: CallRecord, principal: Principal) -> Plan:
     """The deployments that may serve the effective tier; raises InvalidRequest for flex where there is none.
 
     Flex is cheaper: to run it at another tier is dearer than what was asked for, so only ``flex_fallback`` does.
     An ``auto`` that became flex runs at default instead.
     """
-    if record.effective_tier != "flex" or queued:
+    if record.effective_tier != "flex":
         return plan
-    able = [d for d in plan if sendable(d, "flex")]
-    if able:
-        return able
+    if fit := able(plan, "flex"):
+        return fit
     if record.requested_tier == "flex" and flex_fallback(principal) is None:
         raise InvalidRequest("The service tier `flex` is not available for this model.", param="service_tier")
     record.effective_tier = "default"
     return plan
 
 
-def attempt(deployment: Deployment, tier: str, *, queued: bool) -> AttemptTier:
-    """How a tier is asked of a deployment; ``queued``: the gateway's own queue makes tiers in front of it."""
+def able(plan: Plan, tier: str) -> Plan:
+    """The deployments that have the tier, or get it from the gateway's own queue."""
+    return [d for d in plan if d.pool is not None or sendable(d, tier)]
+
+
+def attempt(deployment: Deployment, tier: str) -> AttemptTier:
+    """How a tier is asked of a deployment, or made in front of it by the gateway's own queue."""
     sent = tier if sendable(deployment, tier) else None
-    return AttemptTier(sent, tier if queued and sent is None else None, deployment.adapter.reports_tier)
+    made = deployment.pool is not None and sent is None
+    return AttemptTier(sent, tier if made else None, deployment.adapter.reports_tier)
 
 
 def sendable(deployment: Deployment, tier: str) -> bool:

@@ -1,5 +1,6 @@
 """Service tiers: who may have which, and that what is told and billed is what served."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -150,3 +151,81 @@ async def test_limits_count_the_tier_that_served() -> None:
         seen = [await post(gateway, service_tier="priority") for _ in range(2)]
         assert [h["x-sluice-tier-downgrade"] for _, h, _ in seen] == ["capacity"] * 2
         assert (await post(gateway))[0] == 429  # both were default, so default's two are used up
+
+
+QUEUE = {"capacity": 1, "min_capacity": 1, "wait_priority": 2, "wait_default": 2, "max_queue": 10}
+
+
+def pooled(script: str, **queue: Any) -> dict[str, Any]:
+    return {"deployments": model(script), "queue": {**QUEUE, **queue}}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_C_479_the_gateways_own_tiers_are_told_billed_and_released(stream: bool) -> None:
+    async with running({"m": pooled("demo-ok+delay=0.1")}) as (gateway, _):
+        for tier in ("priority", "flex", "default"):
+            status, headers, bodies = await post(gateway, service_tier=tier, stream=stream)
+            assert status == 200
+            assert {b["service_tier"] for b in bodies} == {tier}
+            assert "x-sluice-tier-downgrade" not in headers
+        first = asyncio.ensure_future(post(gateway, stream=stream))
+        await asyncio.sleep(0.05)
+        status, headers, (body,) = await post(gateway, service_tier="flex")
+        assert (status, body["error"]["code"]) == (429, "resource_unavailable")
+        assert float(headers["retry-after-ms"]) > 1000
+        assert (await post(gateway))[0] == 200  # default waits for the first to end
+        assert (await first)[0] == 200
+        assert gateway.pipeline.meter.pools.all["m"].scheduler.in_flight == 0
+
+
+async def test_priority_that_finds_no_place_in_time_queues_as_default_and_says_so() -> None:
+    models = {"m": pooled("demo-ok+delay=0.6", wait_priority=0.1, wait_default=5)}
+    async with running(models) as (gateway, _):
+        first = asyncio.ensure_future(post(gateway, service_tier="priority"))
+        await asyncio.sleep(0.05)
+        status, headers, (body,) = await post(gateway, service_tier="priority")
+        assert (status, body["service_tier"]) == (200, "default")
+        assert headers["x-sluice-tier-downgrade"] == "capacity"
+        assert (await first)[2][0]["service_tier"] == "priority"
+
+
+async def test_a_client_that_leaves_the_queue_takes_no_place() -> None:
+    async with running({"m": pooled("demo-ok+delay=0.3")}) as (gateway, upstream):
+        first = asyncio.ensure_future(post(gateway))
+        await asyncio.sleep(0.05)
+        second = asyncio.ensure_future(post(gateway))
+        await asyncio.sleep(0.05)
+        second.cancel()
+        assert (await first)[0] == 200
+        await asyncio.sleep(0.05)
+        assert len(upstream.journal) == 1
+        scheduler = gateway.pipeline.meter.pools.all["m"].scheduler
+        assert (scheduler.in_flight, scheduler.waiting) == (0, (0, 0, 0))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_C_464_C_465_refused_flex_is_free_waits_and_falls_back_only_where_its_owner_wants_that(
+    stream: bool,
+) -> None:
+    keys = [
+        {"name": "a", "key": KEY, "limits": {"rpm": 2}},
+        {"name": "b", "key": KEY + "b", "tiers": {"flex_fallback": "default"}},
+        {"name": "c", "key": KEY + "c", "tiers": {"flex_wait": 30}},
+    ]
+    models = {"m": model("demo-flex-refused", **FLEX), "w": model("x", **FLEX)}
+    async with running(models, keys=keys) as (gateway, upstream):
+        for _ in range(4):  # more often than rpm allows: refused flex does not count
+            status, headers, (body,) = await post(gateway, service_tier="flex", stream=stream)
+            assert (status, body["error"]["code"]) == (429, "resource_unavailable")
+            assert float(headers["retry-after"]) > 0
+        status, _, bodies = await post(gateway, KEY + "b", service_tier="flex", stream=stream)
+        assert status == 200
+        assert {b["service_tier"] for b in bodies} == {"default"}
+        upstream.scripts["x"] = Script(refuse_tier="flex")
+        waiting = asyncio.ensure_future(post(gateway, KEY + "c", model="w", service_tier="flex", stream=stream))
+        await asyncio.sleep(0.2)
+        upstream.scripts["x"] = Script()
+        status, _, bodies = await waiting
+        assert status == 200
+        assert {b["service_tier"] for b in bodies} == {"flex"}
+        assert (await post(gateway))[0] == 200

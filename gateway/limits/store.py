@@ -52,6 +52,7 @@ class Script:
 
 RESERVE = Script("reserve.lua")
 JOIN = Script("join.lua")
+SHARE = Script("share.lua")
 
 
 class Store:
@@ -112,6 +113,15 @@ class Store:
         """Run ``join.lua``; gives the generation. Raises like ``reserve``."""
         generation, _ = await self._run(JOIN, 1, (meta, fresh, lost, learn, self.server))
         return str(generation.decode())
+
+    async def share(self, pool: str, arguments: Sequence[Any]) -> Sequence[int]:
+        """Run ``share.lua``; gives its reply. Raises like ``reserve``."""
+        reply: Sequence[int] = await self._run(SHARE, 1, (f"q:{{{pool}}}", *arguments))
+        return reply
+
+    async def leave(self, pool: str, worker: str) -> None:
+        """Give back a worker's share. Raises StoreDown."""
+        await self.command("HDEL", f"q:{{{pool}}}", worker)
 
     async def _run(self, script: Script, keys: int, arguments: Sequence[Any]) -> Any:
         try:

@@ -1,0 +1,54 @@
+"""How many requests an upstream pool can take at once: found out by what it answers, not by a formula.
+
+Additive increase, multiplicative decrease. The capacity is a fraction of what this worker may use, so that a change
+of its share (see ``shares``) scales it. Plain latency is no signal, because it depends on the length of answers; the
+time to the first token, among prompts of about the same size, is one.
+"""
+
+DECREASE = 0.7
+"""On a loss: a 429, 503, 529 or an overload told inside a stream."""
+INFLATED_DECREASE = 0.9
+INFLATION = 1.5
+"""Recent times to the first token over the usual ones, above which a queue has built up inside the upstream."""
+RECENT, USUAL = 0.2, 0.01
+"""Weight of one observation in the two moving averages."""
+ENOUGH = 50
+"""Observations of a size before its inflation says anything."""
+
+
+class Capacity:
+    """At most ``most`` at once, never less than ``least``."""
+
+    def __init__(self, most: float, least: float) -> None:
+        self.share = float(most)
+        """The most this worker may have in flight; changes with the other workers' demand."""
+        self._floor = min(least / most, 1.0)
+        self._fraction = 1.0
+        self._decreased = float("-inf")
+        self._times: dict[int, list[float]] = {}
+        """Size bucket -> recent and usual time to the first token, observations."""
+
+    @property
+    def limit(self) -> float:
+        """Requests in flight at most; at least one wherever there is a share."""
+        return max(self._fraction * self.share, 1.0) if self.share else 0.0
+
+    def clean(self, in_flight: int) -> None:
+        """A request ended well: one more for every ``limit`` of them, if the pool was in use at all."""
+        if in_flight >= self.limit / 2 and self.share:
+            self._fraction = min(1.0, self._fraction + 1 / (self.limit * self.share))
+
+    def overloaded(self, admitted: float, now: float, in_flight: int, factor: float = DECREASE) -> None:
+        """A loss. Those admitted before the last decrease tell of what was decreased for already."""
+        if admitted >= self._decreased and in_flight >= self.limit / 2:
+            self._decreased = now
+            self._fraction = max(self._floor, self._fraction * factor)
+
+    def first_token(self, seconds: float, size: int, admitted: float, now: float, in_flight: int) -> None:
+        """A time to the first token, of a request of ``size`` tokens."""
+        times = self._times.setdefault(size.bit_length(), [seconds, seconds, 0])
+        times[0] += RECENT * (seconds - times[0])
+        times[1] += USUAL * (seconds - times[1])
+        times[2] += 1
+        if times[2] >= ENOUGH and times[0] > INFLATION * times[1]:
+            self.overloaded(admitted, now, in_flight, INFLATED_DECREASE)

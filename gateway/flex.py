@@ -1,0 +1,44 @@
+"""Flex that is refused: asked again as long as its owner lets it wait, then run at default where its owner wants that."""
+
+import asyncio
+import random
+import time
+
+from . import tiers
+from .answer import StreamedAnswer, WholeAnswer
+from .call import CallRecord
+from .dispatch import Dispatcher
+from .errors import CapacityUnavailable
+from .metering import Metered
+
+FIRST_PAUSE = 1.0
+LONGEST_PAUSE = 30.0
+
+
+async def answer(dispatch: Dispatcher, call: Metered, record: CallRecord) -> StreamedAnswer | WholeAnswer:
+    """The answer of a plan; raises GatewayError like ``Dispatcher.answer``, for flex CapacityUnavailable."""
+    if call.tier != "flex":
+        return await dispatch.answer(call, record)
+    try:
+        return await _patiently(dispatch, call, record)
+    except CapacityUnavailable as exc:
+        fallback = tiers.flex_fallback(call.principal)
+        if fallback is None:
+            exc.should_retry = None  # flex is meant to be tried again later
+            exc.retry_after = exc.retry_after or random.uniform(5, 15)  # noqa: S311 - not all at once
+            raise
+    await call.move(fallback)
+    return await dispatch.answer(call, record)
+
+
+async def _patiently(dispatch: Dispatcher, call: Metered, record: CallRecord) -> StreamedAnswer | WholeAnswer:
+    pause, until = FIRST_PAUSE, time.monotonic() + tiers.flex_wait(call.principal)
+    while True:
+        try:
+            return await dispatch.answer(call, record)
+        except CapacityUnavailable as exc:
+            wait = exc.retry_after or random.uniform(pause / 2, pause)  # noqa: S311 - not all at once
+            if time.monotonic() + wait >= until:
+                raise
+        await asyncio.sleep(wait)
+        pause = min(pause * 2, LONGEST_PAUSE)

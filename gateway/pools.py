@@ -1,0 +1,165 @@
+"""The gateway's own service tiers, on the clock of the event loop and across workers: ``scheduler`` with a body."""
+
+import asyncio
+import contextlib
+import logging
+import math
+import random
+import secrets
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from config.schema import Config
+from config.schema import Queue as QueueConfig
+
+from .capacity import Capacity
+from .errors import CapacityUnavailable, GatewayError, Overloaded
+from .limits.engine import StoreDown
+from .limits.store import Broken, Slow, Store
+from .scheduler import DEFAULT, FLEX, LEVELS, NAMES, PRIORITY, Outcome, Scheduler, State, Ticket
+
+log = logging.getLogger(__name__)
+
+BEAT_SECONDS = 0.25
+"""Between two looks at what the other workers need."""
+LEASE_SECONDS = 3.0
+"""A worker silent for so long has no share any more; one that hears nothing for so long takes an equal part."""
+
+
+class Slot:
+    """A request's place in a pool, until ``leave``."""
+
+    __slots__ = ("_scheduler", "_ticket", "waited")
+
+    def __init__(self, scheduler: Scheduler, ticket: Ticket) -> None:
+        self._scheduler = scheduler
+        self._ticket = ticket
+        self.waited = ticket.admitted - ticket.entered
+        """In seconds."""
+
+    def leave(self, outcome: Outcome = Outcome.OTHER, first_token: float | None = None) -> None:
+        """Give it back; any number of times. ``first_token`` is in seconds from the admission."""
+        self._scheduler.leave(self._ticket, outcome, first_token)
+
+
+class Pool:
+    """The deployments of one public model, with a queue in front."""
+
+    def __init__(self, name: str, config: QueueConfig) -> None:
+        self.name = name
+        self.config = config
+        loop = asyncio.get_running_loop()
+        self.workers = 1
+        self.shed = [0, 0, 0]
+        """By class, so far."""
+        self.scheduler = Scheduler(
+            Capacity(config.capacity, config.min_capacity), config.max_queue, loop.time, loop.call_later
+        )
+        self._waits = {PRIORITY: config.wait_priority, DEFAULT: config.wait_default}
+
+    async def enter(self, tier: str, key: str, cost: int, flex_wait: float) -> Slot:
+        """Wait for a place, as long as the tier may; raises CapacityUnavailable (flex) or Overloaded."""
+        level = LEVELS.get(tier, PRIORITY)
+        decision: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def decided(_: Ticket) -> None:
+            if not decision.done():
+                decision.set_result(None)
+
+        ticket = self.scheduler.enter(level, key, cost, self._waits.get(level, flex_wait), decided)
+        if ticket.state is State.WAITING:
+            try:
+                await decision
+            except asyncio.CancelledError:
+                self.scheduler.leave(ticket)  # also if it was admitted a moment ago
+                raise
+        if ticket.state is State.SHED:
+            self.shed[level] += 1
+            raise _refusal(level)
+        return Slot(self.scheduler, ticket)
+
+
+def _refusal(level: int) -> GatewayError:
+    wait = random.uniform(1, 3)  # noqa: S311 - so that they do not come back all at once
+    if level == FLEX:
+        return CapacityUnavailable(
+            "Resource Unavailable: there is no capacity for this service tier right now.", retry_after=5 * wait
+        )
+    return Overloaded("This model is overloaded right now.", retry_after=wait)
+
+
+class Pools:
+    """Every pool of a configuration. With Redis, the workers share each pool's capacity by their demand."""
+
+    def __init__(self, config: Config) -> None:
+        self._pools = {name: Pool(name, m.queue) for name, m in config.models.items() if m.queue is not None}
+        self._store = Store(config.redis) if config.redis is not None and self._pools else None
+        self._worker = secrets.token_hex(6)
+        self._beats: list[asyncio.Task[None]] = []
+
+    def get(self, model: str) -> Pool | None:
+        return self._pools.get(model)
+
+    @property
+    def all(self) -> Mapping[str, Pool]:
+        return self._pools
+
+    async def start(self) -> None:
+        """Learn this worker's share of each pool, and go on learning. Raises StoreDown when Redis is unfit for use."""
+        if self._store is None:
+            return
+        await self._store.start()
+        for pool in self._pools.values():
+            pool.scheduler.capacity.share = 0
+            await self._beat(self._store, pool)
+            self._beats.append(asyncio.get_running_loop().create_task(self._keep_beating(self._store, pool)))
+
+    async def close(self) -> None:
+        """Give the shares back; raises nothing."""
+        for beat in self._beats:
+            beat.cancel()
+        await asyncio.gather(*self._beats, return_exceptions=True)
+        if self._store is not None:
+            for name in self._pools:
+                with contextlib.suppress(StoreDown):
+                    await self._store.leave(name, self._worker)
+            await self._store.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _keep_beating(self, store: Store, pool: Pool) -> None:
+        loop = asyncio.get_running_loop()
+        heard = loop.time()
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            try:
+                await self._beat(store, pool)
+                heard = loop.time()
+            except (StoreDown, Slow, Broken):
+                if loop.time() - heard > LEASE_SECONDS:
+                    self._take_part(pool)
+
+    async def _beat(self, store: Store, pool: Pool) -> None:
+        scheduler, lease = pool.scheduler, int(LEASE_SECONDS * 1000)
+        arguments = (self._worker, lease, pool.config.capacity, scheduler.in_flight, *scheduler.waiting)
+        share, pool.workers, high, middle, low = await store.share(pool.name, arguments)
+        scheduler.capacity.share = share
+        scheduler.elsewhere = (high, middle, low)
+        scheduler.admit()
+
+    def _take_part(self, pool: Pool) -> None:
+        """Redis is silent: an equal part of the capacity, by the last known number of workers."""
+        pool.scheduler.capacity.share = max(math.floor(pool.config.capacity / pool.workers), 1)
+        pool.scheduler.elsewhere = (0, 0, 0)
+        pool.scheduler.admit()
+
+
+__all__ = ["NAMES", "Outcome", "Pool", "Pools", "Slot"]

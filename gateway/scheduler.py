@@ -1,0 +1,228 @@
+"""Admission in front of a pool of deployments: the service tiers of upstreams that have none of their own.
+
+Sans clock: time and timers are given, so that a simulation runs the same code on a virtual clock. With N for the
+capacity of the moment:
+
+* priority may fill N, but while default waits only 80 % of it;
+* default may fill 90 % of N (all of it, once priority has its 80 %): the rest is head-room for priority;
+* flex gets in below 70 % of N, when nobody of a higher class waits here or at another worker; one that queues gets
+  1 % of N all the same, or a slot every ten seconds;
+* within a class the keys share fairly, by tokens;
+* queues are bounded in time, and together in size: flex is shed first, then default, of these the key that has most
+  waiting.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from .capacity import Capacity
+from .fairness import FairQueue
+
+PRIORITY, DEFAULT, FLEX = range(3)
+LEVELS = {"flex": FLEX, "default": DEFAULT}
+"""Service tier -> class; every other one is dearer than default."""
+NAMES = ("priority", "default", "flex")
+PRIORITY_SHARE = 0.8
+DEFAULT_SHARE = 0.9
+FLEX_SHARE = 0.7
+TRICKLE_SHARE = 0.01
+TRICKLE_SECONDS = 10.0
+RATE_SECONDS = 10.0
+"""Over so long the rate of admissions is averaged, from which the expected wait follows."""
+
+
+class Outcome(Enum):
+    CLEAN = "clean"
+    OVERLOADED = "overloaded"
+    OTHER = "other"
+    """Says nothing of the pool: the client left, say, or the request was bad."""
+
+
+class State(Enum):
+    WAITING = "waiting"
+    ADMITTED = "admitted"
+    SHED = "shed"
+    GONE = "gone"
+
+
+class Timer(Protocol):
+    def cancel(self) -> object: ...
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One request, from its entry to its end."""
+
+    key: str
+    cost: int
+    """Tokens that are reserved for it."""
+    level: int
+    entered: float
+    decided: Callable[["Ticket"], None]
+    """Called once, when it is admitted or shed: perhaps before ``enter`` returns."""
+    state: State = State.WAITING
+    admitted: float = 0.0
+    timer: Timer | None = field(default=None, repr=False)
+
+
+class Scheduler:
+    """The admission of one pool at one worker."""
+
+    def __init__(
+        self,
+        capacity: Capacity,
+        max_queue: int,
+        clock: Callable[[], float],
+        call_later: Callable[[float, Callable[[], None]], Timer],
+    ) -> None:
+        self.capacity = capacity
+        self.running = [0, 0, 0]
+        """In flight, by class."""
+        self.elsewhere = (0, 0, 0)
+        """Waiting at other workers, by class."""
+        self._max_queue = max_queue
+        self._clock = clock
+        self._call_later = call_later
+        self._queues: tuple[FairQueue[Ticket], ...] = (FairQueue(), FairQueue(), FairQueue())
+        self._rates = [0.0, 0.0, 0.0]
+        """Admissions per second, by class, as of ``_rated``."""
+        self._rated = [0.0, 0.0, 0.0]
+        self._last_flex = self._flex_since = float("-inf")
+        """When flex was let in last, and since when it has been waiting."""
+        self._trickle: Timer | None = None
+
+    @property
+    def waiting(self) -> tuple[int, int, int]:
+        high, middle, low = self._queues
+        return len(high), len(middle), len(low)
+
+    @property
+    def in_flight(self) -> int:
+        return sum(self.running)
+
+    def enter(self, level: int, key: str, cost: int, wait: float, decided: Callable[[Ticket], None]) -> Ticket:
+        """Ask for a slot, for which it may wait ``wait`` seconds: the ticket is admitted, shed or waiting."""
+        now = self._clock()
+        ticket = Ticket(key, max(cost, 1), level, now, decided)
+        queue = self._queues[level]
+        hopeless = self._expected_wait(level, key, now) > wait
+        if level == FLEX and not queue:
+            self._flex_since = now
+            if wait <= 0 and not self._flex_is_free(self.capacity.limit):
+                return self._refuse(ticket)  # the guaranteed share is for those who wait for it
+        queue.push(ticket)
+        self.admit()
+        if ticket.state is not State.WAITING:
+            return ticket
+        if wait <= 0 or hopeless:
+            queue.remove(ticket)
+            return self._refuse(ticket)
+        ticket.timer = self._call_later(wait, lambda: self._shed(ticket))
+        if sum(self.waiting) > self._max_queue:
+            self._shed(self._victim(ticket))
+        return ticket
+
+    def leave(self, ticket: Ticket, outcome: Outcome = Outcome.OTHER, first_token: float | None = None) -> None:
+        """The request is over, or nobody waits for it any more. Any number of times, from any state."""
+        if ticket.state is State.WAITING:
+            self._queues[ticket.level].remove(ticket)
+            self._stop(ticket)
+        elif ticket.state is State.ADMITTED:
+            self._learn(ticket, outcome, first_token)
+            self.running[ticket.level] -= 1
+        ticket.state = State.GONE
+        self.admit()
+
+    def admit(self) -> None:
+        """Let in whoever may be: to be called when anything has changed."""
+        while (level := self._next()) is not None:
+            ticket = self._queues[level].pop()
+            ticket.state, ticket.admitted = State.ADMITTED, self._clock()
+            self.running[level] += 1
+            self._count(level, ticket.admitted)
+            if level == FLEX:
+                self._last_flex = ticket.admitted
+            self._stop(ticket)
+            ticket.decided(ticket)
+        if self._queues[FLEX] and self._trickle is None:
+            self._trickle = self._call_later(TRICKLE_SECONDS, self._drip)
+
+    def _next(self) -> int | None:
+        """The class that is served next; None while nobody may be."""
+        limit, running = self.capacity.limit, self.in_flight
+        high, middle, low = self._queues
+        if running + 1 > limit:
+            return None
+        if low and self._trickles(limit):
+            return FLEX
+        has_enough = bool(middle) and self.running[PRIORITY] >= PRIORITY_SHARE * limit
+        if high and not has_enough:
+            return PRIORITY
+        if middle:
+            return DEFAULT if has_enough or running < DEFAULT_SHARE * limit else None
+        return FLEX if low and self._flex_is_free(limit) else None
+
+    def _trickles(self, limit: float) -> bool:
+        """Whether flex that waits is due its guaranteed share."""
+        if self.running[FLEX] + 1 <= TRICKLE_SHARE * limit:
+            return True
+        return self._clock() - max(self._last_flex, self._flex_since) >= TRICKLE_SECONDS
+
+    def _flex_is_free(self, limit: float) -> bool:
+        """Whether nobody of a higher class waits anywhere and the pool is far from full."""
+        return not any((*self.waiting[:FLEX], *self.elsewhere[:FLEX])) and self.in_flight < FLEX_SHARE * limit
+
+    def _drip(self) -> None:
+        self._trickle = None
+        self.admit()
+
+    def _victim(self, ticket: Ticket) -> Ticket:
+        """Who goes when the queues are full: the lowest class first, then whoever has most of them."""
+        for level in (FLEX, DEFAULT, PRIORITY):
+            if level >= ticket.level and self._queues[level]:
+                return self._queues[level].fattest()
+        return ticket
+
+    def _shed(self, ticket: Ticket) -> None:
+        self._queues[ticket.level].remove(ticket)
+        self._stop(ticket)
+        self._refuse(ticket)
+
+    def _refuse(self, ticket: Ticket) -> Ticket:
+        ticket.state = State.SHED
+        ticket.decided(ticket)
+        return ticket
+
+    def _stop(self, ticket: Ticket) -> None:
+        if ticket.timer is not None:
+            ticket.timer.cancel()
+            ticket.timer = None
+
+    def _learn(self, ticket: Ticket, outcome: Outcome, first_token: float | None) -> None:
+        in_flight, now = self.in_flight, self._clock()
+        if outcome is Outcome.OVERLOADED:
+            self.capacity.overloaded(ticket.admitted, now, in_flight)
+        elif outcome is Outcome.CLEAN:
+            self.capacity.clean(in_flight)
+        if first_token is not None:
+            self.capacity.first_token(first_token, ticket.cost, ticket.admitted, now, in_flight)
+
+    def _count(self, level: int, now: float) -> None:
+        self._rates[level] = self._rate(level, now) + 1 / RATE_SECONDS
+        self._rated[level] = now
+
+    def _rate(self, level: int, now: float) -> float:
+        return self._rates[level] * math.exp((self._rated[level] - now) / RATE_SECONDS)
+
+    def _expected_wait(self, level: int, key: str, now: float) -> float:
+        """Seconds until one more of a key would be let in; a key of which nobody waits has always a chance."""
+        queue = self._queues[level]
+        own = queue.waiting(key)
+        if not own:
+            return 0.0
+        ahead = min(own * queue.keys, len(queue))
+        rate = self._rate(level, now)
+        return ahead / rate if rate > 0 else 0.0
