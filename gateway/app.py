@@ -32,6 +32,7 @@ from .management.reports import Standing
 from .management.roles import Gate
 from .metering import Meter
 from .observers.access_log import AccessLog
+from .observers.budgets import BudgetObserver
 from .observers.metrics import PrometheusObserver
 from .pipeline import Pipeline
 from .pools import Pools
@@ -176,6 +177,10 @@ async def _pipeline(config: Config, records: Records, registry: CollectorRegistr
     pools = Pools(config)
     closers.append(pools.close)
     await _start(pools)
+    webhook = config.counters.webhook
+    budgets = BudgetObserver(registry, session, webhook.get_secret_value() if webhook else None)
+    closers.append(budgets.close)
+    limiter.on_threshold.append(budgets.passed)
     prices = PriceBook(config)
     fleet = Fleet(config.health, config.retries)
     router = Router(table, config.aliases, fleet, _costs(table, prices))

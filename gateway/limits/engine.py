@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
-from .amounts import Amounts, Vector
+from .amounts import COST, Amounts, Vector
 from .rules import BUCKET, WINDOW, Limit, LimitSet
 from .windows import end
 
@@ -65,6 +65,11 @@ class Refused:
         self.wait = wait
         """Milliseconds until it could fit, 0 if unknown; None if it never can."""
         self._states = states
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether it is a budget that would have been enough, but for what was spent of it."""
+        return self.limit.unit == COST and self.need <= self.limit.cap
 
     def states(self) -> Sequence[State]:
         """Where the limits stood, in the order of the set."""

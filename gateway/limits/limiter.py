@@ -188,11 +188,12 @@ class Limiter:
                 outcome = await engine.reserve(rid, limits, need)
             except StoreDown as e:
                 raise StoreUnavailable("Budgets and limits cannot be enforced at the moment.") from e
+        if limits.budgets and self.on_threshold:
+            exhausted = outcome.position if isinstance(outcome, Refused) and outcome.is_exhausted else None
+            for passed in self._thresholds.passed(limits, outcome.states(), exhausted):
+                self._tell(passed)
         if isinstance(outcome, Refused):
             raise refusal(outcome)
-        if limits.budgets and self.on_threshold:
-            for passed in self._thresholds.passed(limits, outcome.states()):
-                self._tell(passed)
         return Reservation(rid, amounts, engine, limits, outcome)
 
     def _tell(self, passed: Threshold) -> None:

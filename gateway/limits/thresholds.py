@@ -28,11 +28,15 @@ class Thresholds:
         self._told: dict[tuple[str, str, str], tuple[int, int]] = {}
         """Counter -> (spent when last told or seen lower, the percentage told)."""
 
-    def passed(self, limits: LimitSet, states: Sequence[State]) -> Iterator[Threshold]:
-        """The highest threshold that each budget has passed and that was not told yet."""
+    def passed(self, limits: LimitSet, states: Sequence[State], exhausted: int | None = None) -> Iterator[Threshold]:
+        """The highest threshold that each budget has passed and that was not told yet.
+
+        The budget at position ``exhausted`` has just refused a request: nobody comes nearer to all of it than that.
+        """
         for position in limits.budgets:
-            limit, spent, *_ = states[position]
-            percent = self._highest(spent, limit.cap)
+            limit, spent, reserved, *_ = states[position]
+            is_used_up = position == exhausted and not reserved
+            percent = self._highest(limit.cap if is_used_up else spent, limit.cap)
             key = (limits.shard, limit.scope, limit.field)
             before_spent, before = self._told.get(key, (0, 0))
             if spent < before_spent:

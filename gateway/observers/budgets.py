@@ -1,0 +1,114 @@
+"""Tells of budgets that have been used up to a threshold: a metric and, where one is configured, a webhook."""
+
+import asyncio
+import hashlib
+import logging
+import time
+from typing import Any
+
+import aiohttp
+import orjson
+from prometheus_client import CollectorRegistry, Counter
+
+from ..limits import Threshold
+from ..limits.headers import dollars, owner_words
+from ..limits.rules import FIELDS
+from ..limits.windows import start, window
+
+log = logging.getLogger("sluice.budgets")
+
+WAITING = 1000
+"""Messages that may wait for the receiver; further ones are dropped, and the metric still counts them."""
+SECONDS = 5.0
+"""For one delivery."""
+ATTEMPTS = 3
+
+
+class BudgetObserver:
+    """Called by the limiter, on the request path: it only counts and queues."""
+
+    def __init__(self, registry: CollectorRegistry, session: aiohttp.ClientSession, webhook: str | None) -> None:
+        self._passed = Counter(
+            "sluice_budget_thresholds_passed",
+            "Budgets that were used up to a threshold, by the kind of budget and the percentage.",
+            ["budget", "percent"],
+            registry=registry,
+        )
+        self._dropped = Counter(
+            "sluice_budget_webhooks_failed",
+            "Messages about budgets that the webhook's receiver did not take.",
+            registry=registry,
+        )
+        self._session = session
+        self._queue: asyncio.Queue[bytes] = asyncio.Queue(WAITING)
+        self._task = asyncio.create_task(self._deliver(webhook)) if webhook else None
+
+    def passed(self, threshold: Threshold) -> None:
+        self._passed.labels(threshold.budget, str(threshold.percent)).inc()
+        log.warning(
+            "%s: %s has used %d %% of $%s",
+            *(threshold.budget, owner_words(threshold.scope), threshold.percent, dollars(threshold.cap)),
+        )
+        if self._task is not None:
+            try:
+                self._queue.put_nowait(orjson.dumps(message(threshold)))
+            except asyncio.QueueFull:
+                self._dropped.inc()
+
+    async def close(self) -> None:
+        """Deliver what waits, for as long as one delivery may take; raises nothing."""
+        if self._task is None:
+            return
+        try:
+            async with asyncio.timeout(SECONDS):
+                await self._queue.join()
+        except TimeoutError:
+            log.warning("%d messages about budgets were not delivered", self._queue.qsize())
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _deliver(self, webhook: str) -> None:
+        while True:
+            body = await self._queue.get()
+            try:
+                for attempt in range(ATTEMPTS):
+                    if await self._post(webhook, body):
+                        break
+                    await asyncio.sleep(2**attempt / 4)
+                else:
+                    self._dropped.inc()
+            finally:
+                self._queue.task_done()
+
+    async def _post(self, webhook: str, body: bytes) -> bool:
+        try:
+            async with self._session.post(
+                webhook,
+                data=body,
+                headers={"content-type": "application/json"},
+                timeout=aiohttp.ClientTimeout(SECONDS),
+                allow_redirects=False,
+            ) as response:
+                return response.status < 300
+        except (aiohttp.ClientError, TimeoutError, ValueError) as exc:
+            log.warning("the budget webhook failed: %s", type(exc).__name__)
+            return False
+
+
+def message(threshold: Threshold) -> dict[str, Any]:
+    """What the webhook's receiver gets. ``id`` is the same from every worker: to tell of it once."""
+    now = time.time_ns() // 1_000_000
+    period = FIELDS[threshold.budget].period
+    since = start(period, window(period, now)) // 1000
+    name = f"{threshold.scope} {threshold.budget} {since} {threshold.percent}"
+    return {
+        "id": hashlib.sha256(name.encode()).hexdigest()[:32],
+        "event": "budget.threshold",
+        "scope": threshold.scope,
+        "budget": threshold.budget.removeprefix("budget."),
+        "since": since,
+        "percent": threshold.percent,
+        "spent_usd": dollars(threshold.spent),
+        "limit_usd": dollars(threshold.cap),
+        "at": now // 1000,
+    }

@@ -1,0 +1,80 @@
+"""Budgets that fill up: the metric, the webhook and that neither holds up a request."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiohttp import web
+
+from .running import KEY, running
+from .test_metering import ask
+
+LIMITS = {"budget": {"day": "0.03"}}
+BODY = {"max_tokens": 100}
+
+
+class Receiver:
+    """A webhook's receiver that can be slow or broken."""
+
+    def __init__(self) -> None:
+        self.messages: list[dict[str, Any]] = []
+        self.failures = 0
+        self.delay = 0.0
+
+    async def take(self, request: web.Request) -> web.Response:
+        await asyncio.sleep(self.delay)
+        if self.failures:
+            self.failures -= 1
+            return web.Response(status=500)
+        self.messages.append(await request.json())
+        return web.Response()
+
+
+@asynccontextmanager
+async def receiving() -> AsyncIterator[tuple[Receiver, str]]:
+    receiver, app = Receiver(), web.Application()
+    app.add_routes([web.post("/hook", receiver.take)])
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield receiver, f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_budget_that_fills_up_is_told_once_per_threshold_and_in_its_order() -> None:
+    keys = [{"name": "test", "key": KEY, "limits": LIMITS}]
+    async with receiving() as (receiver, url):
+        receiver.failures = 1
+        async with running({"m": "demo-long"}, keys=keys, counters={"webhook": url}) as (gateway, _):
+            statuses = [(await ask(gateway, **BODY))[0] for _ in range(36)]
+            assert statuses[0] == 200
+            assert statuses[-1] == 429
+            value = gateway.registry.get_sample_value
+            for percent in ("50", "80", "100"):
+                labels = {"budget": "budget.day", "percent": percent}
+                assert value("sluice_budget_thresholds_passed_total", labels) == 1
+        assert [m["percent"] for m in receiver.messages] == [50, 80, 100]
+        first = receiver.messages[0]
+        assert (first["scope"], first["budget"], first["limit_usd"]) == ("k:test", "day", "0.03")
+        assert 0.015 <= float(first["spent_usd"]) < 0.018
+        assert first["since"] % 86_400 == 0
+        assert len({m["id"] for m in receiver.messages}) == 3
+        assert KEY not in str(receiver.messages)
+
+
+async def test_a_receiver_that_hangs_holds_up_no_request() -> None:
+    keys = [{"name": "test", "key": KEY, "limits": LIMITS}]
+    async with receiving() as (receiver, url):
+        receiver.delay = 2
+        async with running({"m": "demo-long"}, keys=keys, counters={"webhook": url}) as (gateway, _):
+            begin = time.monotonic()
+            for _ in range(36):
+                await ask(gateway, **BODY)
+            assert time.monotonic() - begin < 1.9
+            assert receiver.messages == []
+            receiver.delay = 0
