@@ -19,6 +19,7 @@ from .dispatch import Dispatcher
 from .endpoints import chat, health, models
 from .endpoints.admin import AdminEndpoints
 from .endpoints.exchange import Exchange
+from .endpoints.once import Once
 from .endpoints.routes import Routes
 from .endpoints.stored import StoredEndpoints
 from .fleet import Fleet
@@ -42,7 +43,7 @@ from .records.audit import AuditLog
 from .records.cache import KeyCache
 from .records.database import Database, DatabaseError
 from .records.housekeeping import Housekeeper
-from .records.idempotency import MemoryIdempotency, secret_of
+from .records.idempotency import IdempotencyStore, MemoryIdempotency, secret_of
 from .records.keys import KeyStore, Peppers
 from .records.ledger import Ledger
 from .records.spent import spent_in
@@ -110,6 +111,7 @@ async def build(config: Config) -> Gateway:
         registry = CollectorRegistry()
         records = await _records(config, closers)
         pipeline = await _pipeline(config, records, registry, closers)
+        once = _once(config, pipeline, closers)
     except BaseException as exc:
         await close_all(closers)
         if isinstance(exc, DatabaseError):
@@ -122,7 +124,7 @@ async def build(config: Config) -> Gateway:
         pipeline=pipeline,
         registry=registry,
         records=records,
-        data=Site(data_routes(pipeline), config.server, state, failures, cors=config.server.cors_origins),
+        data=Site(data_routes(pipeline, once), config.server, state, failures, cors=config.server.cors_origins),
         admin=Site(
             admin_routes(
                 state, registry, admin_endpoints(config, records, failures), operations(config, records, pipeline)
@@ -197,6 +199,24 @@ async def _pipeline(config: Config, records: Records, registry: CollectorRegistr
     )
 
 
+def _once(config: Config, pipeline: Pipeline, closers: list[Closer]) -> Once | None:
+    """What answers a repeated Idempotency-Key; shared by all workers where there is Redis."""
+    options = config.idempotency
+    if not options.enabled:
+        return None
+    # A claim must outlive the longest answer; after that its worker is dead.
+    lease = max(config.timeouts.total, config.timeouts.response) + 60
+    store: IdempotencyStore = MemoryIdempotency(ttl=options.ttl, lease=lease, max_replay=options.max_replay)
+    if config.redis is not None:
+        from .records.idempotency_redis import RedisIdempotency, connect
+
+        client = connect(config.redis)
+        closers.append(client.aclose)
+        store = RedisIdempotency(client, ttl=options.ttl, lease=lease, max_replay=options.max_replay)
+    pepper = config.auth.pepper or (config.redis and config.redis.url)
+    return Once(pipeline.auth, store, secret_of(pepper.get_secret_value() if pepper else None), options.max_replay)
+
+
 async def _limiter(config: Config, records: Records) -> Limiter:
     """The limiter, whose counters begin with what the ledger knows; raises ConfigError where it cannot work."""
     spent = None
@@ -236,16 +256,16 @@ def _costs(table: dict[str, Route], prices: PriceBook) -> dict[str, int]:
     return {d.id: prices.cost(d, typical) for d in deployments if prices.price(d) is not None}
 
 
-def data_routes(pipeline: Pipeline) -> Routes:
+def data_routes(pipeline: Pipeline, once: Once | None) -> Routes:
     """Everything clients call, under /v1."""
     routes = Routes()
     auth, router = pipeline.auth, pipeline.router
 
     async def create(exchange: Exchange, _: str) -> web.StreamResponse:
-        return await chat.create(exchange, pipeline)
+        return await chat.create(exchange, pipeline, once=once)
 
     async def embed(exchange: Exchange, _: str) -> web.StreamResponse:
-        return await chat.create(exchange, pipeline, read_embeddings)
+        return await chat.create(exchange, pipeline, read_embeddings, once)
 
     async def index(exchange: Exchange, _: str) -> web.StreamResponse:
         return await models.index(exchange, auth, router)

@@ -11,7 +11,8 @@ from redis.backoff import NoBackoff
 
 from gateway.errors import IdempotencyInFlight, IdempotencyMismatch, InvalidRequest, StoreUnavailable
 from gateway.records import idempotency as idem
-from gateway.records.idempotency import Fresh, IdempotencyStore, MemoryIdempotency, RedisIdempotency, Replay
+from gateway.records.idempotency import Fresh, IdempotencyStore, MemoryIdempotency, Replay
+from gateway.records.idempotency_redis import RedisIdempotency
 
 from .servers import RedisServer
 

@@ -30,6 +30,7 @@ class Exchange:
     """``time.perf_counter`` when the head was complete."""
     headers: dict[str, str]
     """Of every answer, an error too."""
+    _body: bytes | None = None
 
     @property
     def credential(self) -> str | None:
@@ -55,11 +56,13 @@ class Exchange:
             raise InvalidRequest("Invalid 'X-Client-Request-Id': expected ASCII of at most 512 characters.")
 
     async def body(self) -> bytes:
-        """The whole JSON body; raises InvalidRequest for another type, a body too large or one that comes too slowly."""
+        """The whole JSON body, read once; raises InvalidRequest for another type, a body too large or one that comes too slowly."""
         self.check_client_request_id()
         if self.request.content_type not in JSON_TYPES and "Content-Type" in self.request.headers:
             raise UnsupportedMediaType("Unsupported content type: expected 'application/json'.")
-        return await read_body(self.request, self.limits)
+        if self._body is None:
+            self._body = await read_body(self.request, self.limits)
+        return self._body
 
 
 async def read_body(request: web.BaseRequest, limits: ServerConfig) -> bytes:

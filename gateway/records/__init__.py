@@ -17,5 +17,6 @@ The SQL side: what must outlive a process.
 * stored_shapes  their objects, pages and updates as the API has them
 * sealing      their encryption
 * idempotency  answers kept for a repeated Idempotency-Key
+* idempotency_redis  the same, for many workers
 * housekeeping  what is due once a minute
 """

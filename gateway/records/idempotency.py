@@ -14,14 +14,11 @@ import hmac
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
-import msgpack
-from redis.exceptions import RedisError
-
-from ..errors import IdempotencyInFlight, IdempotencyMismatch, InvalidRequest, StoreUnavailable
+from ..errors import IdempotencyInFlight, IdempotencyMismatch, InvalidRequest
 
 MAX_KEY = 255
 _MAX_TOTAL = 64 * 1024 * 1024
@@ -87,11 +84,11 @@ def is_kept(status: int) -> bool:
     return 200 <= status < 300 or (400 <= status < 500 and status not in (401, 403, 404, 408, 409, 425, 429, 499))
 
 
-def _mismatch() -> IdempotencyMismatch:
+def mismatch() -> IdempotencyMismatch:
     return IdempotencyMismatch("This Idempotency-Key was used with another request body.", param="Idempotency-Key")
 
 
-def _in_flight() -> IdempotencyInFlight:
+def in_flight() -> IdempotencyInFlight:
     return IdempotencyInFlight(
         "A request with this Idempotency-Key is still running.", param="Idempotency-Key", retry_after=1.0
     )
@@ -132,9 +129,9 @@ class MemoryIdempotency:
             self._running[slot] = _Held(fresh.token, fingerprint, now + self._lease)
             return fresh
         if not hmac.compare_digest(held.fingerprint, fingerprint):
-            raise _mismatch()
+            raise mismatch()
         if held.answer is None:
-            raise _in_flight()
+            raise in_flight()
         return held.answer
 
     async def finish(self, fresh: Fresh, answer: Replay) -> bool:
@@ -163,78 +160,6 @@ class MemoryIdempotency:
     def _drop_oldest(self) -> None:
         _, held = self._answered.popitem(last=False)
         self._bytes -= len(held.answer.body) if held.answer is not None else 0
-
-
-_FINISH = """
-local held = redis.call('GET', KEYS[1])
-if held ~= ARGV[1] then return 0 end
-if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
-return 1
-"""
-"""Compare and set: an answer only replaces the claim it was made under."""
-
-
-class RedisIdempotency:
-    """For many workers: a claim is SET NX with an expiry. Fails closed with StoreUnavailable while Redis is away.
-
-    ``client`` must not decode replies; its time-outs bound every call.
-    """
-
-    def __init__(
-        self,
-        client: Any,
-        *,
-        ttl: float = 86_400,
-        lease: float = 1_900,
-        max_replay: int = 1024 * 1024,
-        prefix: str = "sluice:idem:",
-    ) -> None:
-        self._client = client
-        self._ttl, self._lease, self._max_replay = int(ttl * 1000), int(lease * 1000), max_replay
-        self._prefix = prefix
-        self._finish = client.register_script(_FINISH)
-
-    async def begin(self, slot: str, fingerprint: bytes) -> Outcome:
-        fresh = Fresh(slot, secrets.token_hex(8), fingerprint)
-        # The holder's entry may expire between the two commands: then the claim is tried once more.
-        for _ in range(2):
-            if await _reached(self._client.set(self._prefix + slot, _claim(fresh), nx=True, px=self._lease)):
-                return fresh
-            if (held := await _reached(self._client.get(self._prefix + slot))) is not None:
-                return _read(held, fingerprint)
-        raise _in_flight()
-
-    async def finish(self, fresh: Fresh, answer: Replay) -> bool:
-        fits = len(answer.body) <= self._max_replay
-        content = [b"d", fresh.fingerprint, answer.status, dict(answer.headers), answer.body]
-        return await self._replace(fresh, msgpack.packb(content) if fits else b"") and fits
-
-    async def abandon(self, fresh: Fresh) -> None:
-        await self._replace(fresh, b"")
-
-    async def _replace(self, fresh: Fresh, value: bytes) -> bool:
-        call = self._finish(keys=[self._prefix + fresh.slot], args=[_claim(fresh), value, self._ttl])
-        return bool(await _reached(call))
-
-
-def _claim(fresh: Fresh) -> bytes:
-    return bytes(msgpack.packb([b"f", fresh.fingerprint, fresh.token]))
-
-
-def _read(held: bytes, fingerprint: bytes) -> Replay:
-    state, theirs, *rest = msgpack.unpackb(held)
-    if not hmac.compare_digest(theirs, fingerprint):
-        raise _mismatch()
-    if state == b"f":
-        raise _in_flight()
-    return Replay(*rest)
-
-
-async def _reached(call: Awaitable[Any]) -> Any:
-    try:
-        return await call
-    except (RedisError, OSError, TimeoutError) as error:
-        raise StoreUnavailable("The idempotency store does not answer.", code="idempotency_unavailable") from error
 
 
 def secret_of(pepper: str | None) -> bytes:

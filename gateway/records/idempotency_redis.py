@@ -1,0 +1,102 @@
+"""Answers kept for a repeated Idempotency-Key by many workers together, in Redis."""
+
+import hmac
+import secrets
+from collections.abc import Awaitable
+from typing import Any
+
+import msgpack
+from redis.asyncio import Redis, RedisCluster
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from config.schema import Redis as RedisOptions
+
+from ..errors import StoreUnavailable
+from .idempotency import Fresh, Outcome, Replay, in_flight, mismatch
+
+
+def connect(options: RedisOptions) -> "Redis | RedisCluster":
+    """A client that neither retries nor waits for longer than the configured time-out."""
+    url = options.url.get_secret_value()
+    kind: Any = RedisCluster if "+cluster://" in url else Redis
+    client: Redis | RedisCluster = kind.from_url(
+        url.replace("+cluster", "", 1) if kind is RedisCluster else url,
+        socket_timeout=options.timeout,
+        socket_connect_timeout=options.timeout,
+        retry=Retry(NoBackoff(), 0),
+    )
+    return client
+
+
+_FINISH = """
+local held = redis.call('GET', KEYS[1])
+if held ~= ARGV[1] then return 0 end
+if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+return 1
+"""
+"""Compare and set: an answer only replaces the claim it was made under."""
+
+
+class RedisIdempotency:
+    """For many workers: a claim is SET NX with an expiry. Fails closed with StoreUnavailable while Redis is away.
+
+    ``client`` must not decode replies; its time-outs bound every call.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        *,
+        ttl: float = 86_400,
+        lease: float = 1_900,
+        max_replay: int = 1024 * 1024,
+        prefix: str = "sluice:idem:",
+    ) -> None:
+        self._client = client
+        self._ttl, self._lease, self._max_replay = int(ttl * 1000), int(lease * 1000), max_replay
+        self._prefix = prefix
+        self._finish = client.register_script(_FINISH)
+
+    async def begin(self, slot: str, fingerprint: bytes) -> Outcome:
+        fresh = Fresh(slot, secrets.token_hex(8), fingerprint)
+        # The holder's entry may expire between the two commands: then the claim is tried once more.
+        for _ in range(2):
+            if await _reached(self._client.set(self._prefix + slot, _claim(fresh), nx=True, px=self._lease)):
+                return fresh
+            if (held := await _reached(self._client.get(self._prefix + slot))) is not None:
+                return _read(held, fingerprint)
+        raise in_flight()
+
+    async def finish(self, fresh: Fresh, answer: Replay) -> bool:
+        fits = len(answer.body) <= self._max_replay
+        content = [b"d", fresh.fingerprint, answer.status, dict(answer.headers), answer.body]
+        return await self._replace(fresh, msgpack.packb(content) if fits else b"") and fits
+
+    async def abandon(self, fresh: Fresh) -> None:
+        await self._replace(fresh, b"")
+
+    async def _replace(self, fresh: Fresh, value: bytes) -> bool:
+        call = self._finish(keys=[self._prefix + fresh.slot], args=[_claim(fresh), value, self._ttl])
+        return bool(await _reached(call))
+
+
+def _claim(fresh: Fresh) -> bytes:
+    return bytes(msgpack.packb([b"f", fresh.fingerprint, fresh.token]))
+
+
+def _read(held: bytes, fingerprint: bytes) -> Replay:
+    state, theirs, *rest = msgpack.unpackb(held)
+    if not hmac.compare_digest(theirs, fingerprint):
+        raise mismatch()
+    if state == b"f":
+        raise in_flight()
+    return Replay(*rest)
+
+
+async def _reached(call: Awaitable[Any]) -> Any:
+    try:
+        return await call
+    except (RedisError, OSError, TimeoutError) as error:
+        raise StoreUnavailable("The idempotency store does not answer.", code="idempotency_unavailable") from error
