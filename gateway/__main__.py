@@ -8,6 +8,7 @@ import click
 COMMANDS = {
     "serve": "serve",
     "check": "check",
+    "explain": "explain",
     "demo": "demo",
     "keys": "owners:keys",
     "users": "owners:users",

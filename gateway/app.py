@@ -11,8 +11,8 @@ from adapters.usage import Usage
 from config import ConfigError
 from config.schema import Config
 
-from .auth import Authenticator, configured_keys
-from .call import Route
+from .auth import Authenticator, configured_keys, principal_of
+from .call import Principal, Route
 from .credentials import Credentials, HTTPFetch
 from .deployments import routes
 from .dispatch import Dispatcher
@@ -22,6 +22,7 @@ from .endpoints.exchange import Exchange
 from .endpoints.once import Once
 from .endpoints.routes import Routes
 from .endpoints.stored import StoredEndpoints
+from .explain import Explainer
 from .fleet import Fleet
 from .intake import read_embeddings
 from .keeping import Keeper
@@ -286,8 +287,14 @@ def data_routes(pipeline: Pipeline, once: Once | None) -> Routes:
 def operations(config: Config, records: Records, pipeline: Pipeline) -> tuple[Operation, ...]:
     """Everything under /admin/v1, whether over HTTP or from the command line."""
     flush = records.ledger.flush if records.ledger is not None else None
+    named = {key.name: key for key in config.keys}
+
+    async def principal(name: str) -> Principal | None:
+        return principal_of(named[name], config) if name in named else await records.keys.named(name)
+
     return catalogue(
         (
+            *Explainer(pipeline.router, pipeline.meter, pipeline.allow, principal).operations(),
             *record_operations(records.admin, records.usage, records.audit, flush),
             *Standing(records.admin, pipeline.meter.limiter, config).operations(),
         )

@@ -82,6 +82,11 @@ class KeyCache:
             return entry.record
         return await self._load(digests)
 
+    async def named(self, key_id: str) -> Principal | None:
+        """The principal of a key of the database by its id, usable or not; asked anew each time."""
+        record = await self._store.find(key_id)
+        return record.principal if record is not None else None
+
     def clear(self, static: Mapping[str, KeyRecord] | None = None) -> None:
         """Forget everything, say because the configuration changed; ``static`` replaces the keys of the config file."""
         self._generation += 1

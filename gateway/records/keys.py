@@ -198,6 +198,14 @@ class KeyStore:
         rows = sorted(rows, key=lambda row: order[row.digest])
         return self._record(rows[0]) if rows else None
 
+    async def find(self, key_id: str) -> KeyRecord | None:
+        """The key of that id, expired and blocked ones included."""
+        async with self._database.read() as connection:
+            row = (
+                await connection.execute(_records().where(keys.c.id == key_id.replace("\x00", "\ufffd")).limit(1))
+            ).first()
+        return self._record(row) if row is not None else None
+
     def _record(self, row: Row[Any]) -> KeyRecord:
         place = Place(row.organization, row.team, row.user)
         settings = KeySettings.model_validate_json(row.key_settings)
@@ -234,6 +242,10 @@ def _owners(key_id: str, place: Place) -> Iterable[tuple[str, str]]:
 
 
 def _lookup(digests: Sequence[str]) -> Select[Any]:
+    return _records().where(key_digests.c.digest.in_(digests))
+
+
+def _records() -> Select[Any]:
     columns = [
         *(key_digests.c.digest, key_digests.c.expires.label("digest_expires")),
         *(keys.c.id, keys.c.name, keys.c.organization, keys.c.team, keys.c.user),
@@ -241,15 +253,11 @@ def _lookup(digests: Sequence[str]) -> Select[Any]:
     ]
     for kind, table in (("key", keys), ("user", users), ("team", teams), ("organization", organizations)):
         columns += [table.c.settings.label(f"{kind}_settings"), table.c.blocked.label(f"{kind}_blocked")]
-    return (
-        select(*columns)
-        .select_from(
-            key_digests.join(keys, key_digests.c.key_id == keys.c.id)
-            .outerjoin(users, users.c.id == keys.c.user)
-            .outerjoin(teams, teams.c.id == keys.c.team)
-            .outerjoin(organizations, organizations.c.id == keys.c.organization)
-        )
-        .where(key_digests.c.digest.in_(digests))
+    return select(*columns).select_from(
+        key_digests.join(keys, key_digests.c.key_id == keys.c.id)
+        .outerjoin(users, users.c.id == keys.c.user)
+        .outerjoin(teams, teams.c.id == keys.c.team)
+        .outerjoin(organizations, organizations.c.id == keys.c.organization)
     )
 
 
