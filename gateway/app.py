@@ -1,21 +1,19 @@
 """The composition root: builds every object of a worker. Nobody imports it but the command line and tests."""
 
-from collections.abc import Awaitable, Callable, Iterable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import aiohttp
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from adapters.usage import Usage
 from config import ConfigError
 from config.schema import Config
 
-from .auth import Authenticator, configured_keys, principal_of
-from .call import Principal, Route
+from .auth import Authenticator, principal_of
+from .call import Principal
 from .credentials import Credentials, HTTPFetch
-from .deployments import routes
-from .dispatch import Dispatcher
 from .endpoints import chat, health, models
 from .endpoints.admin import AdminEndpoints
 from .endpoints.exchange import Exchange
@@ -24,21 +22,20 @@ from .endpoints.routes import Routes
 from .endpoints.stored import StoredEndpoints
 from .explain import Explainer
 from .fleet import Fleet
+from .generation import Generation, Lasting, generation, needs_restart
 from .intake import read_embeddings
 from .keeping import Keeper
 from .limits import Limiter, StoreDown
-from .limits.estimate import Estimator
 from .management.catalogue import catalogue, record_operations
+from .management.configuration import Configuration
 from .management.operation import Operation
 from .management.reports import Standing
 from .management.roles import Gate
-from .metering import Meter
 from .observers.access_log import AccessLog
 from .observers.budgets import BudgetObserver
 from .observers.metrics import PrometheusObserver
 from .pipeline import Pipeline
 from .pools import Pools
-from .pricing import PriceBook
 from .records.admin import Admin
 from .records.audit import AuditLog
 from .records.cache import KeyCache
@@ -50,11 +47,13 @@ from .records.ledger import Ledger
 from .records.spent import spent_in
 from .records.stored import StoredCompletions
 from .records.usage import UsageStore
-from .routing import Router
-from .server import Site, State
+from .reload import Reloader
+from .server import Serving, Site, State
 from .throttle import Failures
 from .upstream import SystemResolver, Upstream
 
+IDLE_POLL = 0.2
+"""Seconds between two looks whether pools that a reload left over are still used."""
 Closer = Callable[[], Awaitable[None]]
 
 
@@ -69,20 +68,36 @@ class Records:
     admin: Admin
     audit: AuditLog
     stored: StoredCompletions | None
+    configure: Callable[[Config], None]
+    """Take the owners and keys of another configuration."""
 
 
 @dataclass(slots=True)
 class Gateway:
     """A worker: its two listeners, and what must be closed, in order."""
 
-    config: Config
+    generation: Generation
     state: State
-    pipeline: Pipeline
+    failures: Failures
     registry: CollectorRegistry
     records: Records
+    lasting: Lasting
+    once: Callable[[Authenticator], Once] | None
+    reloader: Reloader
     data: Site
     admin: Site
-    closers: list[Closer] = field(default_factory=list)
+    closers: list[Closer]
+    leaving: list[Serving] = field(default_factory=list)
+    """Earlier configurations that requests still run on."""
+    retiring: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @property
+    def config(self) -> Config:
+        return self.generation.config
+
+    @property
+    def pipeline(self) -> Pipeline:
+        return self.generation.pipeline
 
     @property
     def url(self) -> str:
@@ -97,45 +112,97 @@ class Gateway:
         await self.data.start(self.config.server.host, self.config.server.port, reuse_port=reuse_port)
         self.state.ready = True
 
+    def serve(self, made: Generation) -> None:
+        """New requests run on ``made`` from now on; those that run finish on what they began with."""
+        self.generation = made
+        self.admin.serve(Serving(self._admin_routes(), made.version))
+        once = self.once(made.pipeline.auth) if self.once is not None else None
+        before = self.data.serve(Serving(data_routes(made.pipeline, once), made.version))
+        self.leaving = [s for s in (*self.leaving, before) if s.in_flight]
+
+    def apply(self, config: Config) -> str:
+        """Run another configuration, all of it or nothing (ConfigError); no request sees two."""
+        if problems := needs_restart(self.config, config):
+            raise ConfigError(problems)
+        before, made = self.generation, generation(config, self.lasting, self.generation)
+        self.lasting.groups.clear()
+        self.lasting.groups.update(config.model_groups)
+        self.lasting.fleet.configure(config.health, config.retries)
+        self.records.configure(config)
+        self.serve(made)
+        kept = {id(pool) for _, pool in made.pools.values()}
+        if unused := [pool for _, pool in before.pools.values() if id(pool) not in kept]:
+            task = asyncio.get_running_loop().create_task(_close_when_idle(self.leaving, unused))
+            self.retiring.add(task)
+            task.add_done_callback(self.retiring.discard)
+        return made.version
+
+    def _admin_routes(self) -> Routes:
+        made = self.generation
+        described = Configuration(lambda: (self.config, self.generation.version), self.reloader.reload)
+        listed = operations(made.config, self.records, made.pipeline, described)
+        return admin_routes(
+            self.state, self.registry, admin_endpoints(made.config, self.records, self.failures), listed
+        )
+
     async def close(self) -> None:
         """Stop listening, then close what was opened, last first: settlements before the stores they go to."""
         self.state.ready = False
         await self.data.close()
         await self.admin.close()
+        await asyncio.gather(*self.retiring)
+        await _close_pools(upstream for _, upstream in self.generation.pools.values())
         await close_all(self.closers)
 
 
-async def build(config: Config) -> Gateway:
-    """Everything of one worker, started but not yet listening; raises ConfigError where the config cannot work."""
+async def build(config: Config, read: Callable[[], Config] | None = None) -> Gateway:
+    """Everything of one worker, started but not yet listening; raises ConfigError where the config cannot work.
+
+    ``read`` gives the configuration anew for a reload.
+    """
     closers: list[Closer] = []
     try:
         registry = CollectorRegistry()
         records = await _records(config, closers)
-        pipeline = await _pipeline(config, records, registry, closers)
-        once = _once(config, pipeline, closers)
+        lasting = await _lasting(config, records, registry, closers)
+        made = generation(config, lasting)
+        once = _once(config, closers)
     except BaseException as exc:
         await close_all(closers)
         if isinstance(exc, DatabaseError):
             raise ConfigError([str(exc)]) from exc
         raise
     state, failures = State(), Failures(config.auth.failures_per_minute)
-    return Gateway(
-        config=config,
+
+    def apply(config: Config) -> str:
+        return gateway.apply(config)
+
+    gateway = Gateway(
+        generation=made,
         state=state,
-        pipeline=pipeline,
+        failures=failures,
         registry=registry,
         records=records,
-        data=Site(data_routes(pipeline, once), config.server, state, failures, cors=config.server.cors_origins),
-        admin=Site(
-            admin_routes(
-                state, registry, admin_endpoints(config, records, failures), operations(config, records, pipeline)
-            ),
-            config.server,
-            state,
-            failures,
-        ),
+        lasting=lasting,
+        once=once,
+        reloader=Reloader(read, apply, registry),
+        data=Site(config.server, state, failures, cors=config.server.cors_origins),
+        admin=Site(config.server, state, failures),
         closers=closers,
     )
+    gateway.serve(made)
+    return gateway
+
+
+async def _close_when_idle(leaving: list[Serving], pools: list[Upstream]) -> None:
+    while any(serving.in_flight for serving in leaving):  # noqa: ASYNC110 - a count on the hot path has no event
+        await asyncio.sleep(IDLE_POLL)
+    await _close_pools(pools)
+
+
+async def _close_pools(pools: Iterable[Upstream]) -> None:
+    for pool in pools:
+        await pool.close()
 
 
 async def close_all(closers: list[Closer]) -> None:
@@ -149,9 +216,8 @@ async def _records(config: Config, closers: list[Closer]) -> Records:
     if config.database.migrate:
         await database.upgrade()
     peppers = Peppers.of(config)
-    keys = KeyCache(
-        database, KeyStore(database, config), peppers, ttl=config.auth.cache_ttl, size=config.auth.cache_size
-    )
+    store = KeyStore(database, config)
+    keys = KeyCache(database, store, peppers, ttl=config.auth.cache_ttl, size=config.auth.cache_size)
     await keys.start()
     closers.append(keys.close)
     ledger = None
@@ -166,16 +232,23 @@ async def _records(config: Config, closers: list[Closer]) -> Records:
     closers.append(housekeeper.close)
     audit = AuditLog(database)
     admin = Admin(database, peppers, config, audit=audit, on_change=keys.poll)
-    return Records(database, keys, ledger, usage, admin, audit, stored)
+
+    def configure(config: Config) -> None:
+        store.configure(config)
+        keys.clear()
+        records.admin = Admin(database, peppers, config, audit=audit, on_change=keys.poll)
+
+    records = Records(database, keys, ledger, usage, admin, audit, stored, configure)
+    return records
 
 
-async def _pipeline(config: Config, records: Records, registry: CollectorRegistry, closers: list[Closer]) -> Pipeline:
+async def _lasting(config: Config, records: Records, registry: CollectorRegistry, closers: list[Closer]) -> Lasting:
     session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
     closers.append(session.close)
     credentials = Credentials(HTTPFetch(session))
     closers.append(credentials.close)
-    table = routes(config, credentials.check)
-    limiter = await _limiter(config, records)
+    groups = dict(config.model_groups)
+    limiter = await _limiter(config, records, groups)
     closers.append(limiter.close)
     pools = Pools(config)
     closers.append(pools.close)
@@ -184,23 +257,21 @@ async def _pipeline(config: Config, records: Records, registry: CollectorRegistr
     budgets = BudgetObserver(registry, session, webhook.get_secret_value() if webhook else None)
     closers.append(budgets.close)
     limiter.on_threshold.append(budgets.passed)
-    prices = PriceBook(config)
-    fleet = Fleet(config.health, config.retries)
-    router = Router(table, config.aliases, fleet, _costs(table, prices))
-    return Pipeline(
-        auth=Authenticator(configured_keys(config), records.keys),
-        router=router,
-        meter=Meter(limiter, prices, Estimator(config, prices), records.ledger, pools),
-        dispatch=Dispatcher(
-            _upstreams(config, closers), credentials, config.retries, fleet, router, config.health.latency_ejection
-        ),
+    return Lasting(
+        credentials=credentials,
+        limiter=limiter,
+        fleet=Fleet(config.health, config.retries),
+        keys=records.keys,
+        ledger=records.ledger,
+        pools=pools,
         observers=(PrometheusObserver(registry), AccessLog()),
-        allow=frozenset(name for model in config.models.values() for name in model.params.allow),
         keeper=Keeper(records.stored) if records.stored is not None else None,
+        resolve=SystemResolver(),
+        groups=groups,
     )
 
 
-def _once(config: Config, pipeline: Pipeline, closers: list[Closer]) -> Once | None:
+def _once(config: Config, closers: list[Closer]) -> Callable[[Authenticator], Once] | None:
     """What answers a repeated Idempotency-Key; shared by all workers where there is Redis."""
     options = config.idempotency
     if not options.enabled:
@@ -215,14 +286,15 @@ def _once(config: Config, pipeline: Pipeline, closers: list[Closer]) -> Once | N
         closers.append(client.aclose)
         store = RedisIdempotency(client, ttl=options.ttl, lease=lease, max_replay=options.max_replay)
     pepper = config.auth.pepper or (config.redis and config.redis.url)
-    return Once(pipeline.auth, store, secret_of(pepper.get_secret_value() if pepper else None), options.max_replay)
+    secret = secret_of(pepper.get_secret_value() if pepper else None)
+    return lambda auth: Once(auth, store, secret, options.max_replay)
 
 
-async def _limiter(config: Config, records: Records) -> Limiter:
+async def _limiter(config: Config, records: Records, groups: Mapping[str, tuple[str, ...]]) -> Limiter:
     """The limiter, whose counters begin with what the ledger knows; raises ConfigError where it cannot work."""
     spent = None
     if records.ledger is not None:
-        spent = spent_in(UsageStore(records.database), records.ledger, lambda: config.model_groups)
+        spent = spent_in(UsageStore(records.database), records.ledger, lambda: groups)
     limiter = Limiter.from_config(config, spent=spent)
     await _start(limiter)
     return limiter
@@ -233,28 +305,6 @@ async def _start(part: Limiter | Pools) -> None:
         await part.start()
     except StoreDown as exc:
         raise ConfigError([f"redis: {exc}"]) from exc
-
-
-def _upstreams(config: Config, closers: list[Closer]) -> dict[str, Upstream]:
-    resolve = SystemResolver()
-    upstreams = {
-        name: Upstream(
-            limit=provider.max_concurrency,
-            allow_private=provider.allow_private,
-            allow_plain_http=provider.allow_plain_http,
-            resolve=resolve,
-        )
-        for name, provider in config.providers.items()
-    }
-    closers.extend(upstream.close for upstream in upstreams.values())
-    return upstreams
-
-
-def _costs(table: dict[str, Route], prices: PriceBook) -> dict[str, int]:
-    """What a typical request costs at each deployment: three prompt tokens for one of the answer."""
-    typical = Usage(input=3000, output=1000)
-    deployments = [d for route in table.values() for d in route.deployments]
-    return {d.id: prices.cost(d, typical) for d in deployments if prices.price(d) is not None}
 
 
 def data_routes(pipeline: Pipeline, once: Once | None) -> Routes:
@@ -284,7 +334,7 @@ def data_routes(pipeline: Pipeline, once: Once | None) -> Routes:
     return routes
 
 
-def operations(config: Config, records: Records, pipeline: Pipeline) -> tuple[Operation, ...]:
+def operations(config: Config, records: Records, pipeline: Pipeline, described: Configuration) -> tuple[Operation, ...]:
     """Everything under /admin/v1, whether over HTTP or from the command line."""
     flush = records.ledger.flush if records.ledger is not None else None
     named = {key.name: key for key in config.keys}
@@ -297,6 +347,7 @@ def operations(config: Config, records: Records, pipeline: Pipeline) -> tuple[Op
             *Explainer(pipeline.router, pipeline.meter, pipeline.allow, principal).operations(),
             *record_operations(records.admin, records.usage, records.audit, flush),
             *Standing(records.admin, pipeline.meter.limiter, config).operations(),
+            *described.operations(),
         )
     )
 

@@ -39,14 +39,21 @@ class State:
             self.idle.set()
 
 
+@dataclass(slots=True)
+class Serving:
+    """What a listener serves under one configuration, and how many requests still run on it."""
+
+    routes: Routes
+    version: str
+    in_flight: int = 0
+
+
 class Site:
     """One listener: routes in front of handlers, every error in OpenAI's shape."""
 
-    def __init__(
-        self, routes: Routes, config: ServerConfig, state: State, failures: Failures, *, cors: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, config: ServerConfig, state: State, failures: Failures, *, cors: tuple[str, ...] = ()) -> None:
         self._failures = failures
-        self._routes = routes
+        self._serving = Serving(Routes(), "")
         self._config = config
         self._state = state
         self._cors = cors
@@ -60,15 +67,23 @@ class Site:
     @property
     def routes(self) -> list[tuple[str, str]]:
         """Method and path of everything that is served here."""
-        return self._routes.listed()
+        return self._serving.routes.listed()
+
+    def serve(self, serving: Serving) -> Serving:
+        """Serve something else to requests that come from now on; gives what was served until now."""
+        before, self._serving = self._serving, serving
+        self._common["x-sluice-config"] = serving.version
+        return before
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         exchange = new_exchange(request, self._config, self._common)
         if self._cors and "Origin" in request.headers:
             self._allow_origin(exchange)
         self._state.in_flight += 1
+        serving = self._serving
+        serving.in_flight += 1
         try:
-            response = await self._answer(exchange)
+            response = await self._answer(exchange, serving.routes)
         except GatewayError as exc:
             response = self._refuse(exchange, exc)
         except ClientDisconnected:
@@ -79,16 +94,17 @@ class Site:
             log_crash(exc)
             response = self._refuse(exchange, GatewayError())
         finally:
+            serving.in_flight -= 1
             self._state.leave()
         if self._state.draining:
             response.force_close()
         return response
 
-    async def _answer(self, exchange: Exchange) -> web.StreamResponse:
+    async def _answer(self, exchange: Exchange, routes: Routes) -> web.StreamResponse:
         request = exchange.request
         if request.method == "OPTIONS" and self._cors:
             return self._preflight(exchange)
-        handler, found = self._routes.match(request.method, request.raw_path)
+        handler, found = routes.match(request.method, request.raw_path)
         if self._state.in_flight > self._config.max_requests_in_flight:
             raise Overloaded("The gateway is handling as many requests as it can.")
         return await handler(exchange, found)

@@ -6,6 +6,8 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import orjson
 
@@ -18,11 +20,15 @@ from .server import drain
 LOGGER = logging.getLogger("sluice.server")
 
 
-def run(config: Config) -> None:
-    """Serve until SIGTERM or SIGINT, drain, close; a second signal exits at once with 130."""
+def run(read: Callable[[], Config], path: Path) -> None:
+    """Serve until SIGTERM or SIGINT, drain, close; a second signal exits at once with 130.
+
+    ``read`` gives the configuration of ``path``; on SIGHUP and when the file changes it is read again.
+    """
+    config = read()
     logs.configure(config.logging)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(serve(config))
+        runner.run(serve(config, read, path))
 
 
 def loop_factory() -> "type[asyncio.AbstractEventLoop] | None":
@@ -34,24 +40,32 @@ def loop_factory() -> "type[asyncio.AbstractEventLoop] | None":
     return uvloop.Loop
 
 
-async def serve(config: Config) -> None:
-    gateway = await build(config)
-    stop = asyncio.Event()
+async def serve(config: Config, read: Callable[[], Config], path: Path) -> None:
+    gateway = await build(config, read)
     loop = asyncio.get_running_loop()
+    stop, reloads = asyncio.Event(), set[asyncio.Task[None]]()
 
     def on_signal() -> None:
         if stop.is_set():
             os._exit(130)
         stop.set()
 
+    def on_hangup() -> None:
+        task = loop.create_task(gateway.reloader.try_reload())
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    loop.add_signal_handler(signal.SIGHUP, on_hangup)
     await gateway.start()
+    watcher = loop.create_task(gateway.reloader.watch(path))
     # What was built at start lives for ever: the collector need not look at it again.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     LOGGER.info("%s", orjson.dumps({"event": "serving", "url": gateway.url, "admin": gateway.admin_url}).decode())
     await stop.wait()
+    watcher.cancel()
     await drain(gateway.state, config.server, [gateway.data])
     await gateway.close()

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -52,12 +52,15 @@ def _model(value: Any) -> Any:
 
 
 @asynccontextmanager
-async def running(models: dict[str, Any], **sections: Any) -> AsyncIterator[tuple[Gateway, demo.DemoUpstream]]:
-    """A started gateway and the demo upstream behind it; both are closed at the end."""
+async def running(
+    models: dict[str, Any], read: Callable[[], Config] | None = None, **sections: Any
+) -> AsyncIterator[tuple[Gateway, demo.DemoUpstream]]:
+    """A started gateway and the demo upstream behind it; both are closed at the end. ``read``: for reloads."""
     upstream = await demo.start()
     folder = tempfile.mkdtemp(prefix="sluice-test-")
     try:
-        gateway = await build(configuration(upstream.url, folder, models, **sections))
+        config = configuration(upstream.url, folder, models, **sections)
+        gateway = await build(config, read)
         await gateway.start()
         try:
             yield gateway, upstream

@@ -1,10 +1,11 @@
 """``sluice serve``: run the gateway."""
 
 import sys
+from pathlib import Path
 
 import click
 
-from config import ConfigError, load
+from config import Config, ConfigError, load
 
 
 @click.command("serve")
@@ -12,14 +13,19 @@ from config import ConfigError, load
 @click.option("--host", help="Listen here instead of `server.host`.")
 @click.option("--port", type=click.IntRange(0, 65_535), help="Listen here instead of `server.port`.")
 def command(file: str, host: str | None, port: int | None) -> None:
-    """Serve the configuration in FILE until SIGTERM or SIGINT; a second signal ends it at once."""
+    """Serve the configuration in FILE until SIGTERM or SIGINT; a second signal ends it at once.
+
+    FILE is read again when it changes and on SIGHUP; a file with mistakes changes nothing."""
     from .. import worker
 
-    try:
+    given = {k: v for k, v in (("host", host), ("port", port)) if v is not None}
+
+    def read() -> Config:
         config = load(file)
-        given = {k: v for k, v in (("host", host), ("port", port)) if v is not None}
-        config = config.model_copy(update={"server": config.server.model_copy(update=given)})
-        worker.run(config)
+        return config.model_copy(update={"server": config.server.model_copy(update=given)})
+
+    try:
+        worker.run(read, Path(file))
     except ConfigError as exc:
         for problem in exc.problems:
             click.echo(f"{file}: {problem}", err=True)

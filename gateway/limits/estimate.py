@@ -73,12 +73,13 @@ class Bound:
 class Estimator:
     """Bounds requests, and learns how many tokens a model makes of a byte."""
 
-    def __init__(self, config: Config, prices: PriceBook) -> None:
+    def __init__(self, config: Config, prices: PriceBook, before: "Estimator | None" = None) -> None:
+        """``before``: one of another configuration, whose learned ratios are taken over."""
         self._default_output = config.pricing.default_max_output
         self._prices = prices
         self._clamp = config.counters.clamp_min_tokens if config.counters.budget_mode == "clamp" else None
-        self._prompt_ratios: dict[str, float] = {}
-        self._answer_ratios: dict[str, float] = {}
+        self._prompt_ratios: dict[str, float] = before._prompt_ratios if before is not None else {}
+        self._answer_ratios: dict[str, float] = before._answer_ratios if before is not None else {}
 
     def bound(
         self, call: Call, plan: Sequence[Deployment], defaults: Mapping[str, Any] | None = None, *, hard: bool = True

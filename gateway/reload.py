@@ -1,0 +1,80 @@
+"""Read the configuration again while the gateway runs: when the file changes, on SIGHUP, when an operator asks."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from config import Config, ConfigError
+
+LOGGER = logging.getLogger("sluice.config")
+POLL_SECONDS = 1.0
+
+
+class Reloader:
+    """Reads with ``read`` and hands to ``apply``, which swaps everything or raises ConfigError and changes nothing."""
+
+    def __init__(
+        self, read: Callable[[], Config] | None, apply: Callable[[Config], str], registry: CollectorRegistry
+    ) -> None:
+        self._read = read
+        self._apply = apply
+        self._lock = asyncio.Lock()
+        self._results = Counter(
+            "sluice_config_reloads", "Reloads of the configuration by result.", ["result"], registry=registry
+        )
+        for result in ("ok", "invalid"):
+            self._results.labels(result)
+        self._good = Gauge(
+            "sluice_config_last_reload_successful", "1 unless the last reload was refused.", registry=registry
+        )
+        self._good.set(1)
+
+    async def reload(self) -> str:
+        """Run what the file says now; the version that runs. Raises ConfigError, and then what ran goes on."""
+        async with self._lock:
+            try:
+                if self._read is None:
+                    raise ConfigError(["this gateway was not started from a file"])
+                version = self._apply(await asyncio.to_thread(self._read))
+            except ConfigError as exc:
+                self._results.labels("invalid").inc()
+                self._good.set(0)
+                LOGGER.error("%s", orjson.dumps({"event": "config refused", "problems": exc.problems}).decode())  # noqa: TRY400 - a mistake of the operator has no trace
+                raise
+            self._results.labels("ok").inc()
+            self._good.set(1)
+            LOGGER.info("%s", orjson.dumps({"event": "config reloaded", "version": version}).decode())
+            return version
+
+    async def try_reload(self) -> None:
+        """``reload``, where nobody waits for the answer: the log and the metric tell."""
+        try:
+            await self.reload()
+        except ConfigError:
+            return
+        except Exception:
+            LOGGER.exception("a reload failed")
+
+    async def watch(self, path: Path) -> None:
+        """Reload whenever the file is another one (also behind a symbolic link, as in Kubernetes); never ends."""
+        seen = _stamp(path)
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            stamp = await asyncio.to_thread(_stamp, path)
+            if stamp is not None and stamp != seen:
+                seen = stamp
+                await self.try_reload()
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What changes with a file; None while there is none, as in the middle of a replacement."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -1,0 +1,246 @@
+"""Another configuration while requests run: all of it or nothing, and no request sees two."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import yaml
+
+from config import Config, ConfigError
+from gateway import demo
+from gateway.app import Gateway
+from gateway.generation import version
+
+from .running import KEY, configuration, deployment, running
+from .servers import free_port
+from .test_flow import ASK, client
+
+ADMIN = "admin-0123456789abcdef0123456789abcdef"
+AUTH = {"authorization": f"Bearer {ADMIN}"}
+
+
+class File:
+    """What a gateway reads: set ``now`` to what the file says."""
+
+    now: Config | ConfigError
+
+    def __call__(self) -> Config:
+        if isinstance(self.now, ConfigError):
+            raise self.now
+        return self.now
+
+
+@contextlib.asynccontextmanager
+async def reloadable(
+    models: dict[str, Any], **sections: Any
+) -> AsyncIterator[tuple[Gateway, demo.DemoUpstream, File, Any]]:
+    """A gateway, its upstream, its file, and a function that makes the configuration of other models."""
+    file = File()
+    async with running(models, file, admin={"keys": {"ops": ADMIN}}, **sections) as (gateway, upstream):
+        folder = os.path.dirname(gateway.config.ledger.journal)
+
+        def other(models: dict[str, Any], **more: Any) -> Config:
+            return configuration(
+                upstream.url, folder, models, **{"admin": {"keys": {"ops": ADMIN}}, **sections, **more}
+            )
+
+        file.now = gateway.config
+        yield gateway, upstream, file, other
+
+
+async def test_a_reload_swaps_models_keys_and_version() -> None:
+    async with reloadable({"a": "demo-ok"}) as (gateway, _, file, other), client(gateway) as sdk:
+        first = await sdk.chat.completions.with_raw_response.create(model="a", **ASK)
+        file.now = other({"b": "demo-echo"}, keys=[{"name": "test", "key": KEY}, {"name": "new", "key": KEY + "new"}])
+        assert await gateway.reloader.reload() == gateway.generation.version
+        async with client(gateway, KEY + "new") as new:
+            second = await new.chat.completions.with_raw_response.create(model="b", **ASK)
+            assert [m.id async for m in new.models.list()] == ["b"]
+    assert first.headers["x-sluice-config"] != second.headers["x-sluice-config"] == version(file.now)
+
+
+async def test_a_stream_finishes_on_the_configuration_it_began_with() -> None:
+    models = {"a": [deployment("demo-slow+chunks=20+gap=0.05")]}
+    async with reloadable(models) as (gateway, upstream, file, other), client(gateway) as sdk:
+        stream = await sdk.chat.completions.create(model="a", stream=True, **ASK)
+        await anext(stream)
+        elsewhere = {"openai": {"adapter": "openai", "base_url": f"{upstream.url}/openai/v1", "max_concurrency": 7}}
+        file.now = other({"a": "demo-ok"}, providers=elsewhere)
+        await gateway.reloader.reload()
+        file.now = other({"a": "demo-ok"}, providers={})
+        await gateway.reloader.reload()
+        assert len(gateway.retiring) == 2  # the pools are kept for the stream
+        assert len([chunk async for chunk in stream]) >= 19
+        deadline = time.monotonic() + 3
+        while gateway.retiring:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+
+
+async def test_pools_and_what_is_known_of_deployments_survive() -> None:
+    async with reloadable({"a": "demo-ok"}) as (gateway, _, file, other), client(gateway) as sdk:
+        await sdk.chat.completions.create(model="a", **ASK)
+        pool, known = gateway.generation.pools["openai"], gateway.lasting.fleet["openai/demo-ok"]
+        file.now = other({"a": "demo-ok", "b": "demo-echo"})
+        await gateway.reloader.reload()
+        assert gateway.generation.pools["openai"] is pool
+        await sdk.chat.completions.create(model="a", **ASK)
+        assert pool[1].connections == 1
+        assert gateway.lasting.fleet["openai/demo-ok"] is known
+
+
+async def test_limits_keep_their_counts_under_other_rules() -> None:
+    keys = [{"name": "test", "key": KEY, "limits": {"rpm": 2}}]
+    async with reloadable({"a": "demo-ok"}, keys=keys) as (gateway, _, file, other), client(gateway) as sdk:
+        await sdk.chat.completions.create(model="a", **ASK)
+        file.now = other({"a": "demo-ok", "b": "demo-ok"})
+        await gateway.reloader.reload()
+        raw = await sdk.chat.completions.with_raw_response.create(model="b", **ASK)
+        assert raw.headers["x-ratelimit-remaining-requests"] == "0"
+
+
+async def test_a_file_with_mistakes_changes_nothing_and_is_counted() -> None:
+    async with reloadable({"a": "demo-ok"}) as (gateway, _, file, other), aiohttp.ClientSession(headers=AUTH) as http:
+        before = gateway.generation
+        value = gateway.registry.get_sample_value
+        mistakes: list[Config | ConfigError] = [
+            ConfigError(["models: wrong"]),
+            other({"a": "demo-ok"}, server={"keepalive": 10}),
+            other({"a": "demo-ok"}, providers={"x": {"adapter": "nothing", "api_key": "x"}}),
+        ]
+        for file.now in mistakes:
+            async with http.post(f"{gateway.admin_url}/admin/v1/config/reload", json={}) as response:
+                assert response.status == 400
+                assert (await response.json())["error"]["code"] == "invalid_config"
+        assert gateway.generation is before
+        assert value("sluice_config_reloads_total", {"result": "invalid"}) == 3
+        assert value("sluice_config_last_reload_successful") == 0
+        file.now = other({"b": "demo-ok"})
+        async with http.post(f"{gateway.admin_url}/admin/v1/config/reload", json={}) as response:
+            assert response.status == 200
+            assert (await response.json())["version"] == gateway.generation.version != before.version
+        assert value("sluice_config_last_reload_successful") == 1
+
+
+async def test_the_effective_configuration_has_no_secret() -> None:
+    async with reloadable({"a": "demo-ok"}) as (gateway, _, _file, _other), aiohttp.ClientSession(headers=AUTH) as http:
+        async with http.get(f"{gateway.admin_url}/admin/v1/config/effective") as response:
+            text = await response.text()
+            shown = await response.json()
+        assert shown["version"] == gateway.generation.version
+        assert shown["config"]["models"]["a"]["strategy"] == "ordered"
+        assert KEY not in text
+        assert ADMIN not in text
+        async with http.get(f"{gateway.url}/admin/v1/config/effective") as response:
+            assert response.status == 404
+
+
+def test_the_version_tells_any_two_configurations_apart() -> None:
+    def made(**more: Any) -> str:
+        return version(configuration("http://127.0.0.1:1", "/nowhere", {"a": "demo-ok"}, **more))
+
+    assert made() == made()
+    rotated = made(keys=[{"name": "test", "key": KEY + "rotated"}])
+    assert len({made(), rotated, made(retries={"attempts": 2})}) == 3
+
+
+async def test_no_request_sees_two_configurations_under_load() -> None:
+    """Each configuration has one deployment, named after it; 60 reloads while requests run."""
+    made: dict[str, str] = {}
+    async with reloadable({"a": [deployment("demo-ok+delay=0.01", name="d0")]}) as (gateway, _, file, other):
+        made[gateway.generation.version] = "d0"
+        answers: list[tuple[int, str, str]] = []
+        stop = asyncio.Event()
+
+        async def ask(http: aiohttp.ClientSession) -> None:
+            while not stop.is_set():
+                body = {"model": "a", **ASK}
+                async with http.post(f"{gateway.url}/v1/chat/completions", json=body) as response:
+                    headers = response.headers
+                    await response.read()
+                    answers.append(
+                        (response.status, headers["x-sluice-config"], headers.get("x-sluice-deployment", ""))
+                    )
+
+        async with aiohttp.ClientSession(headers={"authorization": f"Bearer {KEY}"}) as http:
+            tasks = [asyncio.create_task(ask(http)) for _ in range(4)]
+            for i in range(1, 61):
+                file.now = other({"a": [deployment("demo-ok+delay=0.01", name=f"d{i}")]})
+                made[await gateway.reloader.reload()] = f"d{i}"
+                await asyncio.sleep(0.01)
+            stop.set()
+            await asyncio.gather(*tasks)
+    assert {status for status, _, _ in answers} == {200}
+    assert all(made[config] == served for _, config, served in answers)
+    assert len({config for _, config, _ in answers}) > 20
+
+
+async def test_the_process_reads_a_changed_file_and_obeys_sighup(tmp_path: Path) -> None:
+    upstream = await demo.start()
+    port, admin = free_port(), free_port()
+    path = tmp_path / "sluice.yaml"
+
+    def write(model: str) -> None:
+        document = {
+            "server": {"port": port, "drain_delay": 0},
+            "admin": {"port": admin},
+            "providers": {"openai": {"adapter": "openai", "base_url": f"{upstream.url}/openai/v1", "api_key": "up"}},
+            "models": {model: {"deployments": [{"provider": "openai", "model": "demo-ok"}]}},
+            "keys": [{"name": "test", "key": KEY}],
+            "database": {"url": f"sqlite:///{tmp_path}/sluice.db"},
+            "ledger": {"journal": f"{tmp_path}/journal"},
+        }
+        replacement = tmp_path / "new.yaml"
+        replacement.write_text(yaml.safe_dump(document))
+        replacement.replace(path)
+
+    write("one")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "gateway",
+        "serve",
+        str(path),
+        cwd=Path(__file__).parents[1],
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with aiohttp.ClientSession(headers={"authorization": f"Bearer {KEY}"}) as http:
+
+            async def models() -> list[str]:
+                try:
+                    async with http.get(f"http://127.0.0.1:{port}/v1/models") as response:
+                        return [m["id"] for m in (await response.json())["data"]]
+                except aiohttp.ClientConnectionError:
+                    return []
+
+            async def until(expected: str) -> None:
+                deadline = time.monotonic() + 15
+                while await models() != [expected]:
+                    assert time.monotonic() < deadline
+                    await asyncio.sleep(0.05)
+
+            await until("one")
+            write("two")
+            await until("two")
+            path.write_text("models: [")
+            os.utime(path)
+            await asyncio.sleep(1.5)
+            assert await models() == ["two"]
+            write("three")
+            process.send_signal(signal.SIGHUP)
+            await until("three")
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), 15) == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        await upstream.close()
