@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint format bench simulate-tiers limits clients clients-fast conformance fuzz image-check clean
+.PHONY: run test lint format bench simulate-tiers limits clients clients-fast conformance fuzz generated image-check clean
 
 run: $(VENV)/.demo  ## start demo upstreams and the gateway, show a failover, keep serving (ONCE=1: end after it)
 	$(BIN)/sluice demo $(if $(ONCE),--once)
@@ -39,6 +39,9 @@ conformance: $(VENV)/.dev  ## run the tests that carry a checklist number and wr
 
 simulate-tiers: $(VENV)/.dev  ## a day of one pool on a virtual clock: waits and goodput by service tier, drawn into build/
 	$(BIN)/python -m benchmarks.tiers
+
+generated: $(VENV)/.dev  ## write what is generated from the code: docs/configuration.md, config/schema.json
+	$(BIN)/python docs/generate.py
 
 image-check:  ## what the Dockerfile does, without a container engine
 	deploy/check_image.sh

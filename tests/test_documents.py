@@ -1,0 +1,56 @@
+"""What is generated from the code is what is committed, and the documents' examples work."""
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import jsonschema
+import pytest
+import yaml
+
+from config import parse
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+SECRETS = {"OPENAI_API_KEY": "sk-x", "ANTHROPIC_API_KEY": "sk-y", "MY_KEY": "sk-sl-0123456789abcdef"}
+
+
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generated_files_are_up_to_date() -> None:
+    for path, text in generator().FILES.items():
+        assert path.read_text() == text(), f"{path.name}: run `make generated`"
+
+
+def test_the_example_follows_the_schema_for_editors() -> None:
+    schema = yaml.safe_load((ROOT / "config" / "schema.json").read_text())
+    example = yaml.safe_load((ROOT / "config" / "example.yaml").read_text())
+    jsonschema.Draft202012Validator(schema).validate(example)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.Draft202012Validator(schema).validate({**example, "serve": {}})
+
+
+def test_every_link_leads_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_readme_s_smallest_file_is_a_configuration() -> None:
+    found = re.search(r"```yaml\n(.+?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert found is not None
+    assert set(parse(found[1], SECRETS).models) == {"fast"}
+
+
+def test_the_readme_s_tree_names_every_package() -> None:
+    text = (ROOT / "README.md").read_text()
+    packages = {p.parent.name for p in (ROOT / "gateway").glob("*/__init__.py")}
+    assert {name for name in packages if f"{name}/" not in text} == set()
