@@ -34,6 +34,7 @@ from .management.roles import Gate
 from .observers.access_log import AccessLog
 from .observers.budgets import BudgetObserver
 from .observers.metrics import PrometheusObserver
+from .observers.tiers import TierMetrics
 from .pipeline import Pipeline
 from .pools import Pools
 from .records.admin import Admin
@@ -264,7 +265,7 @@ async def _lasting(config: Config, records: Records, registry: CollectorRegistry
         keys=records.keys,
         ledger=records.ledger,
         pools=pools,
-        observers=(PrometheusObserver(registry), AccessLog()),
+        observers=(PrometheusObserver(registry), TierMetrics(registry, pools.all), AccessLog()),
         keeper=Keeper(records.stored) if records.stored is not None else None,
         resolve=SystemResolver(),
         groups=groups,

@@ -17,7 +17,7 @@ from .capacity import Capacity
 from .errors import CapacityUnavailable, GatewayError, Overloaded
 from .limits.engine import StoreDown
 from .limits.store import Broken, Slow, Store
-from .scheduler import DEFAULT, FLEX, LEVELS, NAMES, PRIORITY, Outcome, Scheduler, State, Ticket
+from .scheduler import DEFAULT, FLEX, LEVELS, PRIORITY, Outcome, Scheduler, State, Ticket
 
 log = logging.getLogger(__name__)
 
@@ -149,9 +149,10 @@ class Pools:
 
     async def _beat(self, store: Store, pool: Pool) -> None:
         scheduler, lease = pool.scheduler, int(LEASE_SECONDS * 1000)
-        arguments = (self._worker, lease, pool.config.capacity, scheduler.in_flight, *scheduler.waiting)
-        share, pool.workers, high, middle, low = await store.share(pool.name, arguments)
-        scheduler.capacity.share = share
+        holds = int(scheduler.capacity.share)
+        arguments = (self._worker, lease, pool.config.capacity, holds, scheduler.in_flight, *scheduler.waiting)
+        granted, target, pool.workers, high, middle, low = await store.share(pool.name, arguments)
+        scheduler.capacity.share = max(min(granted, target), min(granted, scheduler.in_flight))
         scheduler.elsewhere = (high, middle, low)
         scheduler.admit()
 
@@ -162,4 +163,4 @@ class Pools:
         pool.scheduler.admit()
 
 
-__all__ = ["NAMES", "Outcome", "Pool", "Pools", "Slot"]
+__all__ = ["Outcome", "Pool", "Pools", "Slot"]

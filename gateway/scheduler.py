@@ -33,6 +33,9 @@ TRICKLE_SECONDS = 10.0
 RATE_SECONDS = 10.0
 """Over so long the rate of admissions is averaged, from which the expected wait follows."""
 
+ENOUGH_SECONDS = 2.0
+"""Of admissions, before a wait is foretold from them."""
+
 
 class Outcome(Enum):
     CLEAN = "clean"
@@ -90,8 +93,10 @@ class Scheduler:
         self._rates = [0.0, 0.0, 0.0]
         """Admissions per second, by class, as of ``_rated``."""
         self._rated = [0.0, 0.0, 0.0]
-        self._last_flex = self._flex_since = float("-inf")
-        """When flex was let in last, and since when it has been waiting."""
+        self._began = [float("inf")] * 3
+        """Since when each class has been waiting without a pause: only then admissions tell how fast the pool is."""
+        self._last_flex = float("-inf")
+        """When flex was let in last."""
         self._trickle: Timer | None = None
 
     @property
@@ -109,9 +114,9 @@ class Scheduler:
         ticket = Ticket(key, max(cost, 1), level, now, decided)
         queue = self._queues[level]
         hopeless = self._expected_wait(level, key, now) > wait
-        if level == FLEX and not queue:
-            self._flex_since = now
-            if wait <= 0 and not self._flex_is_free(self.capacity.limit):
+        if not queue:
+            self._began[level], self._rates[level] = now, 0.0
+            if level == FLEX and wait <= 0 and not self._flex_is_free(self.capacity.limit):
                 return self._refuse(ticket)  # the guaranteed share is for those who wait for it
         queue.push(ticket)
         self.admit()
@@ -169,7 +174,7 @@ class Scheduler:
         """Whether flex that waits is due its guaranteed share."""
         if self.running[FLEX] + 1 <= TRICKLE_SHARE * limit:
             return True
-        return self._clock() - max(self._last_flex, self._flex_since) >= TRICKLE_SECONDS
+        return self._clock() - max(self._last_flex, self._began[FLEX]) >= TRICKLE_SECONDS
 
     def _flex_is_free(self, limit: float) -> bool:
         """Whether nobody of a higher class waits anywhere and the pool is far from full."""
@@ -215,14 +220,15 @@ class Scheduler:
         self._rated[level] = now
 
     def _rate(self, level: int, now: float) -> float:
+        """Of the last ten seconds, the latest counting most; too low until there were so many."""
         return self._rates[level] * math.exp((self._rated[level] - now) / RATE_SECONDS)
 
     def _expected_wait(self, level: int, key: str, now: float) -> float:
         """Seconds until one more of a key would be let in; a key of which nobody waits has always a chance."""
         queue = self._queues[level]
         own = queue.waiting(key)
-        if not own:
+        age = now - self._began[level]
+        if not own or age < ENOUGH_SECONDS:
             return 0.0
-        ahead = min(own * queue.keys, len(queue))
-        rate = self._rate(level, now)
-        return ahead / rate if rate > 0 else 0.0
+        rate = self._rate(level, now) / (1 - math.exp(-age / RATE_SECONDS))
+        return min(own * queue.keys, len(queue)) / rate if rate else math.inf

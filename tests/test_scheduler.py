@@ -184,7 +184,7 @@ def test_three_times_too_much_for_five_minutes(replicas: int) -> None:
     priority, default, flex = simulation.rush(300)
     assert priority.success >= 0.99
     assert priority.wait(0.99) < 2
-    assert default.served / 300 >= 25 - 15 - 2  # the pool serves 25/s, priority asks 15/s
+    assert default.served / 300 >= 0.9 * 25 - 15  # of 25/s a tenth is head-room, priority takes 15/s
     assert simulation.most_flex_at_shed_default <= 10
     assert flex.success < default.success
     assert flex.served / 300 >= 0.01 * 25

@@ -1,0 +1,93 @@
+"""Prometheus metrics of service tiers: what was asked for, what served, and what the gateway's own queues do."""
+
+from collections.abc import Mapping
+from functools import partial
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from ..call import CallRecord
+from ..pools import Pool
+from ..scheduler import NAMES, Scheduler
+
+WAITS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300, 900)
+UNNAMED = "auto"
+"""The requested tier of a request that named none."""
+REQUESTED = frozenset({"auto", "default", "flex", "priority", "scale", "fast", "ultrafast"})
+
+
+class TierMetrics:
+    """Label values are models of the configuration and the known tiers, so the number of series is bounded."""
+
+    def __init__(self, registry: CollectorRegistry, pools: Mapping[str, Pool]) -> None:
+        self._served = Counter(
+            "sluice_tier_served",
+            "Answers by the tier that was asked for, the one the policy allowed and the one that served.",
+            ["model", "requested", "effective", "served"],
+            registry=registry,
+        )
+        self._downgrades = Counter(
+            "sluice_tier_downgrades",
+            "Answers at default instead of a dearer tier, by reason.",
+            ["model", "effective", "reason"],
+            registry=registry,
+        )
+        self._refused = Counter(
+            "sluice_tier_refused", "Flex requests refused for want of capacity.", ["model"], registry=registry
+        )
+        self._wait = Histogram(
+            "sluice_queue_wait_seconds",
+            "In the gateway's own queue, of requests it let in.",
+            ["model", "tier"],
+            buckets=WAITS,
+            registry=registry,
+        )
+        self._shed = Counter(
+            "sluice_queue_shed",
+            "Requests that the gateway's own queue turned away.",
+            ["model", "tier"],
+            registry=registry,
+        )
+        self._gauges(registry, pools)
+
+    def _gauges(self, registry: CollectorRegistry, pools: Mapping[str, Pool]) -> None:
+        capacity = Gauge("sluice_queue_capacity", "Requests in flight at most, now.", ["model"], registry=registry)
+        running = Gauge("sluice_queue_in_flight", "Requests in flight.", ["model", "class"], registry=registry)
+        waiting = Gauge("sluice_queue_waiting", "Requests waiting.", ["model", "class"], registry=registry)
+        for name, pool in pools.items():
+            scheduler = pool.scheduler
+            capacity.labels(name).set_function(partial(_limit, scheduler))
+            for level, tier in enumerate(NAMES):
+                running.labels(name, tier).set_function(partial(_running, scheduler, level))
+                waiting.labels(name, tier).set_function(partial(_waiting, scheduler, level))
+
+    def call_finished(self, record: CallRecord) -> None:
+        effective = record.effective_tier
+        if not record.model or effective is None:
+            return
+        if record.queued is not None:
+            self._queue(record, record.queued, effective)
+        if record.code == "resource_unavailable":
+            self._refused.labels(record.model).inc()
+        if record.served_tier is not None:
+            requested = record.requested_tier if record.requested_tier in REQUESTED else UNNAMED
+            self._served.labels(record.model, requested, effective, record.served_tier).inc()
+        if record.downgrade is not None:
+            self._downgrades.labels(record.model, effective, record.downgrade).inc()
+
+    def _queue(self, record: CallRecord, seconds: float, effective: str) -> None:
+        if record.attempts:
+            self._wait.labels(record.model, effective).observe(seconds)
+        elif record.status in (429, 503):
+            self._shed.labels(record.model, effective).inc()
+
+
+def _limit(scheduler: Scheduler) -> float:
+    return scheduler.capacity.limit
+
+
+def _running(scheduler: Scheduler, level: int) -> float:
+    return scheduler.running[level]
+
+
+def _waiting(scheduler: Scheduler, level: int) -> float:
+    return scheduler.waiting[level]
