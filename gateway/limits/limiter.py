@@ -189,8 +189,8 @@ class Limiter:
             except StoreDown as e:
                 raise StoreUnavailable("Budgets and limits cannot be enforced at the moment.") from e
         if limits.budgets and self.on_threshold:
-            exhausted = outcome.position if isinstance(outcome, Refused) and outcome.is_exhausted else None
-            for passed in self._thresholds.passed(limits, outcome.states(), exhausted):
+            exhausted = outcome.limit if isinstance(outcome, Refused) and outcome.is_exhausted else None
+            for passed in self._thresholds.passed(limits.shard, outcome.states(), exhausted):
                 self._tell(passed)
         if isinstance(outcome, Refused):
             raise refusal(outcome)

@@ -1,10 +1,11 @@
 """Soft thresholds of budgets: told once per window when the money spent passes a percentage."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from .amounts import COST
 from .engine import State
-from .rules import NAMES, LimitSet
+from .rules import NAMES, Limit
 
 _REMEMBERED = 100_000
 
@@ -28,16 +29,17 @@ class Thresholds:
         self._told: dict[tuple[str, str, str], tuple[int, int]] = {}
         """Counter -> (spent when last told or seen lower, the percentage told)."""
 
-    def passed(self, limits: LimitSet, states: Sequence[State], exhausted: int | None = None) -> Iterator[Threshold]:
+    def passed(self, shard: str, states: Iterable[State], exhausted: Limit | None = None) -> Iterator[Threshold]:
         """The highest threshold that each budget has passed and that was not told yet.
 
-        The budget at position ``exhausted`` has just refused a request: nobody comes nearer to all of it than that.
+        The budget ``exhausted`` has just refused a request: nobody comes nearer to all of it than that.
         """
-        for position in limits.budgets:
-            limit, spent, reserved, *_ = states[position]
-            is_used_up = position == exhausted and not reserved
+        for limit, spent, reserved, *_ in states:
+            if limit.unit != COST:
+                continue
+            is_used_up = limit == exhausted and not reserved
             percent = self._highest(limit.cap if is_used_up else spent, limit.cap)
-            key = (limits.shard, limit.scope, limit.field)
+            key = (shard, limit.scope, limit.field)
             before_spent, before = self._told.get(key, (0, 0))
             if spent < before_spent:
                 before = 0  # a new window
