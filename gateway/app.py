@@ -138,13 +138,14 @@ class Gateway:
             task.add_done_callback(self.retiring.discard)
         return made.version
 
-    def _admin_routes(self) -> Routes:
-        made = self.generation
+    def operations(self) -> tuple[Operation, ...]:
+        """Everything under /admin/v1."""
         described = Configuration(lambda: (self.config, self.generation.version), self.reloader.reload)
-        listed = operations(made.config, self.records, made.pipeline, described)
-        return admin_routes(
-            self.state, self.registry, admin_endpoints(made.config, self.records, self.failures), listed
-        )
+        return operations(self.config, self.records, self.pipeline, described)
+
+    def _admin_routes(self) -> Routes:
+        admin = admin_endpoints(self.config, self.records, self.failures)
+        return admin_routes(self.state, self.registry, admin, self.operations())
 
     async def close(self) -> None:
         """Stop listening, then close what was opened, last first: settlements before the stores they go to."""

@@ -66,6 +66,7 @@ class HTTPReply:
         self._write_timeout = write_timeout
         self._ping = ping
         self._silent = False
+        self._finishing = False
         self._timer: asyncio.TimerHandle | None = None
         self.response: web.StreamResponse | None = None
 
@@ -116,6 +117,7 @@ class HTTPReply:
     async def finish(self, data: bytes) -> None:
         assert self.response is not None, "start comes first"
         self.stop()
+        self._finishing = True
         await self._write_eof(self.response, data)
 
     async def fail(self, error: GatewayError) -> None:
@@ -125,6 +127,22 @@ class HTTPReply:
         if (transport := self._request.transport) is not None:
             transport.close()  # flushes what was written, then closes without the final chunk
         raise ClientDisconnected
+
+    def interrupt(self, error: GatewayError) -> None:
+        """Tell of the gateway's own end without waiting; raises ``error`` where nothing was sent yet.
+
+        Does nothing when the client is gone or the answer complete.
+        """
+        self.stop()
+        transport = self._request.transport
+        if transport is None or transport.is_closing() or self._finishing:
+            return
+        if self.response is None:
+            raise error
+        if not isinstance(self.response, Written):
+            event = b"data: " + orjson.dumps(error.to_openai()) + b"\n\n"
+            transport.write(b"%x\r\n%b\r\n" % (len(event), event))
+            transport.close()
 
     def stop(self) -> None:
         """No more pings; called whatever became of the stream."""

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 from aiohttp import web
@@ -20,6 +21,8 @@ from .throttle import Failures
 
 LOGGER = logging.getLogger("sluice.server")
 COMMON = {"server": SERVER_HEADER, "openai-version": "2020-10-01"}
+CUT_WITHIN = 5.0
+"""Seconds that requests over the limit have for their last words."""
 EXPOSED = "X-Request-ID"
 
 
@@ -32,9 +35,17 @@ class State:
     ready: bool = False
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once nothing is in flight any more while draining."""
+    running: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    def enter(self) -> None:
+        self.in_flight += 1
+        if (task := asyncio.current_task()) is not None:
+            self.running.add(task)
 
     def leave(self) -> None:
         self.in_flight -= 1
+        if (task := asyncio.current_task()) is not None:
+            self.running.discard(task)
         if self.draining and not self.in_flight:
             self.idle.set()
 
@@ -79,7 +90,7 @@ class Site:
         exchange = new_exchange(request, self._config, self._common)
         if self._cors and "Origin" in request.headers:
             self._allow_origin(exchange)
-        self._state.in_flight += 1
+        self._state.enter()
         serving = self._serving
         serving.in_flight += 1
         try:
@@ -164,13 +175,26 @@ class Site:
 
 
 async def drain(state: State, config: ServerConfig, sites: list[Site]) -> None:
-    """Not ready, a pause for load balancers, no more connections, then up to ``drain`` seconds for what runs."""
+    """Not ready, a pause for load balancers, no more connections, then up to ``drain`` seconds for what runs.
+
+    What runs longer gets an error (event) and is settled.
+    """
     state.draining, state.ready = True, False
     LOGGER.info("%s", orjson.dumps({"event": "draining", "in_flight": state.in_flight}).decode())
     await asyncio.sleep(config.drain_delay)
     for site in sites:
         await site.stop_listening()
+    await _idle(state, config.drain)
     if state.in_flight:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(config.drain):
+        LOGGER.warning("%s", orjson.dumps({"event": "cut", "in_flight": state.in_flight}).decode())
+        for task in list(state.running):
+            task.cancel()  # each tells its client and settles
+        await _idle(state, CUT_WITHIN)
+
+
+async def _idle(state: State, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while state.in_flight:
+                state.idle.clear()
                 await state.idle.wait()

@@ -12,7 +12,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from gateway.app import Gateway, operations
+from gateway.app import Gateway
 
 from .running import deployment, running
 
@@ -73,7 +73,7 @@ LEVELS = {"viewer": 0, "team_admin": 1, "admin": 2, "operator": 3}
 async def test_S_07_every_route_refuses_every_role_below_its_own() -> None:
     async with administered() as (gateway, http, operator):
         mine = await tenant(operator, "a")
-        listed = operations(gateway.config, gateway.records, gateway.pipeline)
+        listed = gateway.operations()
         served = gateway.admin.routes
         assert {(o.method, o.path) for o in listed} <= {(m, p) for m, p in served}
         assert {p for _, p in served} - {o.path for o in listed} == {"/healthz", "/readyz", "/metrics"}
@@ -100,7 +100,7 @@ async def test_S_07_another_tenants_ids_answer_like_unknown_ones() -> None:
         async with sdk(gateway, theirs["None"]) as client:
             raw = await client.chat.completions.with_raw_response.create(**ASK)
         theirs["ledger"] = raw.headers["x-request-id"]
-        listed = [o for o in operations(gateway.config, gateway.records, gateway.pipeline) if "{id}" in o.path]
+        listed = [o for o in gateway.operations() if "{id}" in o.path]
         for role in ("viewer", "team_admin", "admin"):
             caller = Caller(http, gateway, mine[role])
             for operation in listed:
@@ -292,7 +292,7 @@ async def test_S_15_failed_authentications_are_limited_by_address_and_valid_keys
 async def test_the_openapi_document_describes_every_route_and_all_its_references_resolve() -> None:
     async with administered() as (gateway, _, operator):
         document = await operator.ok("GET", "/openapi.json")
-        listed = operations(gateway.config, gateway.records, gateway.pipeline)
+        listed = gateway.operations()
     described = {(m.upper(), path) for path, methods in document["paths"].items() for m in methods}
     assert described == {(o.method, o.path) for o in listed}
     ids = [o["operationId"] for methods in document["paths"].values() for o in methods.values()]

@@ -1,8 +1,10 @@
 """POST /v1/chat/completions and /v1/embeddings: the same flow, read differently."""
 
+import asyncio
+
 from aiohttp import HttpVersion11, web
 
-from ..errors import InvalidRequest
+from ..errors import InvalidRequest, Overloaded
 from ..intake import Read, read_call
 from ..pipeline import Pipeline
 from ..reply import HTTPReply
@@ -23,6 +25,10 @@ async def create(
         if once is not None and given is not None:
             return await once.run(given, exchange, reply, lambda to: pipeline.run(exchange, to, read))
         await pipeline.run(exchange, reply, read)
+    except asyncio.CancelledError:
+        # The client left, and this tells nobody; or we are shutting down, and it must not look like an end.
+        reply.interrupt(Overloaded("The gateway is shutting down.", code="shutting_down"))
+        raise
     finally:
         reply.stop()
     assert reply.response is not None, "the pipeline replies or raises"

@@ -1,0 +1,157 @@
+"""The end of a worker: what runs may finish, what runs too long is told, nothing stays unsettled."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import openai
+import pytest
+import yaml
+
+from gateway import demo
+from gateway.server import drain
+
+from .running import KEY, PRICE, running
+from .servers import free_port
+from .test_flow import ASK, client
+
+STREAM = {"stream": True, **ASK}
+
+
+async def test_streams_within_the_limit_finish_and_no_connection_is_taken() -> None:
+    async with running({"m": "demo-ok+chunks=20+gap=0.02"}, server={"drain": 10}) as (gateway, _):
+        async with client(gateway) as sdk:
+            streams = [await sdk.chat.completions.create(model="m", **STREAM) for _ in range(20)]
+            draining = asyncio.create_task(drain(gateway.state, gateway.config.server, [gateway.data]))
+            await asyncio.sleep(0.05)
+            with pytest.raises(openai.APIConnectionError):
+                async with client(gateway) as fresh:
+                    await fresh.chat.completions.create(model="m", **ASK)
+            chunks = await asyncio.gather(*(_collected(s) for s in streams))
+            await draining
+        assert all(c == 22 for c in chunks)
+
+
+async def _collected(stream: Any) -> int:
+    return len([chunk async for chunk in stream])
+
+
+async def test_what_runs_over_the_limit_gets_an_error_and_is_settled() -> None:
+    keys = [{"name": "test", "key": KEY, "limits": {"concurrency": 5}}]
+    models = {"m": "demo-endless", "slow": "demo-ok+delay=30"}
+    async with running(models, keys=keys, server={"drain": 0.3}) as (gateway, upstream), client(gateway) as sdk:
+        stream = await sdk.chat.completions.create(model="m", **STREAM)
+        waiting = asyncio.create_task(sdk.chat.completions.create(model="slow", **ASK))
+        while upstream.in_flight < 2:
+            await asyncio.sleep(0.01)
+        draining = asyncio.create_task(drain(gateway.state, gateway.config.server, [gateway.data]))
+        with pytest.raises(openai.APIError) as caught:
+            await _collected(stream)
+        assert caught.value.code == "shutting_down"
+        with pytest.raises(openai.InternalServerError) as refused:
+            await waiting
+        assert refused.value.code == "shutting_down"
+        await draining
+        assert gateway.state.in_flight == 0
+        principal = gateway.pipeline.auth._keys
+        owner = next(iter(principal.values()))[0].owners[0]
+        states = await gateway.pipeline.meter.limiter.usage(owner, "default")
+        assert [s.used for s in states if s.limit.field == "c"] == [0]
+        value = gateway.registry.get_sample_value
+        labels = {"model": "m", "deployment": "openai/demo-endless", "tier": "default", "kind": "output"}
+        assert (value("sluice_tokens_total", labels) or 0) > 0
+        deadline = time.monotonic() + 2
+        while upstream.in_flight:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
+
+
+async def test_a_pause_without_requests_does_not_end_the_drain_early() -> None:
+    """In flight drops to zero during the delay; a request that comes after it is waited for all the same."""
+    async with running({"m": "demo-ok+delay=0.4"}, server={"drain": 10, "drain_delay": 0.5}) as (gateway, _):
+        async with client(gateway) as sdk:
+            first = asyncio.create_task(sdk.chat.completions.create(model="m", **ASK))
+            await asyncio.sleep(0.1)
+            draining = asyncio.create_task(drain(gateway.state, gateway.config.server, [gateway.data]))
+            await first
+            second = asyncio.create_task(sdk.chat.completions.create(model="m", **ASK))
+            await asyncio.sleep(0.1)
+            await draining
+            assert second.done() or gateway.state.in_flight == 0
+            assert (await second).choices[0].message.content == "ok"
+
+
+@contextlib.asynccontextmanager
+async def process(
+    folder: Path, model: str, **server: Any
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, str, demo.DemoUpstream]]:
+    """``sluice serve`` in a process of its own, with its address and its upstream."""
+    upstream = await demo.start()
+    port = free_port()
+    workers: dict[str, Any] = {}
+    if "redis" in server:
+        workers["redis"] = {"url": server.pop("redis")}
+    document = {
+        "server": {"port": port, "drain_delay": 0, **server},
+        "admin": {"port": free_port()},
+        "providers": {"openai": {"adapter": "openai", "base_url": f"{upstream.url}/openai/v1", "api_key": "up"}},
+        "models": {"m": {"deployments": [{"provider": "openai", "model": model, "price": PRICE}]}},
+        "keys": [{"name": "test", "key": KEY}],
+        "database": {"url": f"sqlite:///{folder}/sluice.db"},
+        "ledger": {"journal": f"{folder}/journal"},
+        "logging": {"access": False},
+        **workers,
+    }
+    path = folder / "sluice.yaml"
+    path.write_text(yaml.safe_dump(document))
+    started = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "gateway", "serve", str(path), cwd=Path(__file__).parents[1]
+    )
+    try:
+        async with aiohttp.ClientSession() as http:
+            deadline = time.monotonic() + 20
+            while True:
+                assert started.returncode is None
+                assert time.monotonic() < deadline
+                with contextlib.suppress(aiohttp.ClientConnectionError):
+                    async with http.get(f"http://127.0.0.1:{port}/healthz"):
+                        break
+                await asyncio.sleep(0.05)
+        yield started, f"http://127.0.0.1:{port}", upstream
+    finally:
+        if started.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                started.kill()
+            await started.wait()
+        await upstream.close()
+
+
+def at(url: str) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0)
+
+
+async def test_sigterm_lets_streams_finish_and_exits_with_0(tmp_path: Path) -> None:
+    async with process(tmp_path, "demo-ok+chunks=20+gap=0.03", drain=10) as (started, url, _), at(url) as sdk:
+        streams = [await sdk.chat.completions.create(model="m", **STREAM) for _ in range(20)]
+        started.send_signal(signal.SIGTERM)
+        assert await asyncio.gather(*(_collected(s) for s in streams)) == [22] * 20
+        assert await asyncio.wait_for(started.wait(), 10) == 0
+
+
+async def test_a_second_signal_exits_at_once(tmp_path: Path) -> None:
+    async with process(tmp_path, "demo-endless", drain=60) as (started, url, _), at(url) as sdk:
+        stream = await sdk.chat.completions.create(model="m", **STREAM)
+        await anext(stream)
+        started.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.3)
+        assert started.returncode is None
+        began = time.monotonic()
+        started.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(started.wait(), 10) == 130
+        assert time.monotonic() - began < 1
