@@ -56,6 +56,10 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 """Values that ask for nothing: many clients send them always, so no provider refuses them (edge case 85)."""
 
 
+NEVER_DROPPED = frozenset({"n"})
+"""Without it the answer would have fewer choices than were asked for (checklist C-285)."""
+
+
 def unsupported(
     request: Mapping[str, Any], fates: Mapping[str, Fate], policy: Policy, allow: Collection[str] = ()
 ) -> tuple[str, ...]:
@@ -73,7 +77,8 @@ def unsupported(
             continue
         if fate is Fate.EMULATE and policy != "reject":
             continue
-        if (fate is Fate.REJECT and policy != "drop") or (fate is not Fate.REJECT and policy == "reject"):
+        kept = policy != "drop" or name in NEVER_DROPPED
+        if (fate is Fate.REJECT and kept) or (fate is not Fate.REJECT and policy == "reject"):
             raise UnsupportedParameter(name, f"Unsupported parameter: '{name}' is not supported with this model.")
         dropped.append(name)
     return tuple(dropped)

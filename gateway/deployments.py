@@ -1,14 +1,29 @@
 """The providers and models of a configuration, made ready to use once: adapters loaded, options decoded, time-outs merged."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from adapters import registry
 from adapters.interface import Adapter, CredentialSpec, Target
+from adapters.params import GATEWAY_PARAMS, PARAMS
 from config.loader import ConfigError
-from config.schema import Config, Provider, PublicModel, TimeoutOverrides, Timeouts
+from config.schema import Config, Params, Provider, PublicModel, TimeoutOverrides, Timeouts
 from config.schema import Deployment as DeploymentConfig
 
 from .call import Deployment, Route
+from .errors import InvalidRequest
+from .validation import validate_chat
+
+NO_DEFAULT = GATEWAY_PARAMS | {
+    "messages",
+    "n",
+    "tools",
+    "tool_choice",
+    "functions",
+    "function_call",
+    "modalities",
+    "audio",
+}
+"""What an answer is read or accounted by: it must be what the client sees itself ask for."""
 
 
 def routes(config: Config, check: Callable[[CredentialSpec], None] | None = None) -> dict[str, Route]:
@@ -24,6 +39,8 @@ def routes(config: Config, check: Callable[[CredentialSpec], None] | None = None
                 check(provider.credential)
             except ValueError as exc:
                 problems.append(f"providers.{name}.options: {exc}")
+    for name, model in config.models.items():
+        problems += (f"models.{name}.params.{problem}" for problem in wrong_parameters(model.params))
     if problems:
         raise ConfigError(problems)
     return {
@@ -34,6 +51,24 @@ def routes(config: Config, check: Callable[[CredentialSpec], None] | None = None
         )
         for name, model in config.models.items()
     }
+
+
+def wrong_parameters(params: Params) -> Iterator[str]:
+    """What a model's parameter policy cannot mean: defaults that clients would be refused, or that are not defaults."""
+    for name in params.allow:
+        if name in PARAMS:
+            yield f"allow: '{name}' is a parameter of the API, not an extension; see `unsupported`"
+    for name in params.default:
+        if name in NO_DEFAULT:
+            yield f"default: '{name}' is the client's or the gateway's to choose"
+    own = {name: value for name, value in params.default.items() if name not in NO_DEFAULT}
+    try:
+        validate_chat(
+            {"model": "x", "messages": [{"role": "user", "content": "json"}], **own},
+            allow=frozenset(own) - frozenset(PARAMS),
+        )
+    except InvalidRequest as exc:
+        yield f"default: {exc.message}"
 
 
 class _Loaded:

@@ -3,10 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
+from adapters.errors import UnsupportedParameter
+from adapters.params import PARAMS
+
 from . import tiers
 from .call import Call, Deployment, Route
+from .defaults import completed
 from .tiers import AttemptTier
 
+KNOWN = frozenset({*PARAMS, "input", "encoding_format", "dimensions"})
+"""The parameters of the API; all others are extensions."""
 OURS = frozenset({"store", "metadata", "service_tier"})
 """The gateway does these itself (stored completions) or decides them (tiers): never passed on as they came."""
 
@@ -14,13 +20,16 @@ OURS = frozenset({"store", "metadata", "service_tier"})
 def outgoing(
     call: Call, route: Route, deployment: Deployment, tier: str, max_output: int | None
 ) -> tuple[Mapping[str, Any], AttemptTier]:
-    """The request to translate, and the tier it runs at.
+    """The request to translate, and the tier it runs at; raises UnsupportedParameter for an extension that the model
+    does not allow, though another one does.
 
     ``max_output`` bounds the completion tokens of one choice, where a budget needs the bound to be real.
     """
-    changed = {k: v for k, v in call.request.items() if k not in OURS and v is not None}
-    for name, value in route.config.params.default.items():
-        changed.setdefault(name, value)
+    params = route.config.params
+    for name in call.request.keys() - KNOWN:
+        if name not in params.allow:
+            raise UnsupportedParameter(name, f"Unsupported parameter: '{name}' is not supported with this model.")
+    changed = {k: v for k, v in completed(call.request, params.default).items() if k not in OURS}
     chosen = tiers.attempt(deployment, tier)
     if chosen.sent is not None or deployment.takes_priority:
         changed["service_tier"] = tier

@@ -72,7 +72,6 @@ def test_E_085_values_that_ask_for_nothing_are_no_parameters() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("n", 2),
         ("logprobs", True),
         ("top_logprobs", 3),
         ("logit_bias", {"1": 5}),

@@ -712,7 +712,7 @@ def test_E_085_values_that_ask_for_nothing():
 
 
 def test_parameters_that_change_the_answer_are_refused_and_hints_are_named():
-    for name, value in (("n", 2), ("frequency_penalty", 0.5), ("logprobs", True), ("web_search_options", {})):
+    for name, value in (("frequency_penalty", 0.5), ("logprobs", True), ("web_search_options", {})):
         with pytest.raises(UnsupportedParameter) as caught:
             prepare(**{name: value})
         assert caught.value.param == name

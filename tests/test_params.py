@@ -16,6 +16,13 @@ def test_E_085_values_that_ask_for_nothing_are_never_refused():
         unsupported({"n": 2}, {"n": Fate.REJECT}, "translate")
 
 
+@pytest.mark.parametrize("policy", ["translate", "drop", "reject"])
+def test_n_is_never_dropped(policy):
+    with pytest.raises(UnsupportedParameter) as caught:
+        unsupported({"n": 2}, {"n": Fate.REJECT}, policy)
+    assert caught.value.param == "n"
+
+
 def test_S_secrets_are_in_no_repr():
     target = Target("https://x", "m", api_key="sk-secret", options={"k": "sk-secret"}, headers={"k": "sk-secret"})
     sent = UpstreamRequest("https://x", {"authorization": "sk-secret"}, b"sk-secret")

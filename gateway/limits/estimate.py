@@ -13,6 +13,7 @@ from adapters.usage import Usage
 from config.schema import Config
 
 from ..call import Call, Deployment
+from ..defaults import completed
 from ..pricing import Bounds, PriceBook, affordable_output, within
 
 PER_MESSAGE = 16
@@ -91,7 +92,7 @@ class Estimator:
         """
         request = call.request
         if defaults:
-            request = {**defaults, **{k: v for k, v in request.items() if v is not None}}
+            request = completed(request, defaults)
         name, messages = str(request.get("model", "")), request.get("messages")
         media = tuple(_media(messages or ()))
         text = max(call.size - sum(size for _, size in media), 0)
