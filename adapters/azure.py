@@ -32,7 +32,8 @@ class AzureOptions(FamilyOptions):
     deployment: str | None = None
     """The deployment; absent: the model's name."""
     auth: Literal["api_key", "entra"] | None = None
-    """How the credential is sent; absent: an access token as a bearer, any other text as an API key."""
+    """How the credential is sent; absent: as a bearer where the options name an identity or it looks like an access
+    token, any other text as an API key."""
     tenant_id: str | None = None
     client_id: str | None = None
     client_secret: SecretStr | None = None
@@ -82,7 +83,10 @@ def _addressed(sent: UpstreamRequest, target: Target, operation: str) -> Upstrea
         query = urlencode({"api-version": options.api_version})
         url = f"{base}/openai/deployments/{deployment}/{operation}?{query}"
     headers = dict(sent.headers)
-    bearer = options.auth == "entra" or (options.auth is None and _TOKEN.fullmatch(target.api_key) is not None)
+    told = options.tenant_id or options.client_id or options.managed_identity
+    bearer = options.auth == "entra" or (
+        options.auth is None and (bool(told) or _TOKEN.fullmatch(target.api_key) is not None)
+    )
     if target.api_key and not bearer and "authorization" not in target.headers:
         del headers["authorization"]
         headers.setdefault("api-key", target.api_key)

@@ -53,10 +53,16 @@ def _model(value: Any) -> Any:
 
 @asynccontextmanager
 async def running(
-    models: dict[str, Any], read: Callable[[], Config] | None = None, **sections: Any
+    models: dict[str, Any],
+    read: Callable[[], Config] | None = None,
+    upstream: demo.DemoUpstream | None = None,
+    **sections: Any,
 ) -> AsyncIterator[tuple[Gateway, demo.DemoUpstream]]:
-    """A started gateway and the demo upstream behind it; both are closed at the end. ``read``: for reloads."""
-    upstream = await demo.start()
+    """A started gateway and the demo upstream behind it (``upstream``, or a new one); both are closed at the end.
+
+    ``read``: for reloads.
+    """
+    upstream = upstream or await demo.start()
     folder = tempfile.mkdtemp(prefix="sluice-test-")
     try:
         config = configuration(upstream.url, folder, models, **sections)

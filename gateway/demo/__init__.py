@@ -1,7 +1,7 @@
-"""A scripted upstream on loopback that speaks OpenAI's and Anthropic's dialects: for trying Sluice out and for tests.
+"""A scripted upstream on loopback that speaks every dialect: for trying Sluice out and for tests.
 
-The model name of a request says how it is answered (``scripts``), both dialects render the same answer
-(``openai``, ``anthropic``), and everything generated is written into a journal that a ledger can be compared with.
+The model name of a request says how it is answered (``scripts``), every dialect renders the same answer
+(``openai``, ``anthropic``, ``gemini``, ``bedrock``, ``cohere``, ``family``), and everything generated is written into a journal that a ledger can be compared with.
 """
 
 from .journal import Entry, Journal

@@ -1,7 +1,8 @@
 """What the demo model answers, before a dialect words it."""
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -82,6 +83,8 @@ class Dialect(Protocol):
     """How a provider words requests and answers."""
 
     name: str
+    stream_type: str
+    """The content type of its streams."""
 
     def read(self, body: Mapping[str, Any]) -> Prompt: ...
     def whole(self, answer: Answer) -> dict[str, Any]: ...
@@ -157,6 +160,15 @@ def _calls(prompt: Prompt, script: Script, number: int) -> tuple[ToolCall, ...]:
         text = json.dumps(example(schema, schema), ensure_ascii=False)
         calls.append(ToolCall(f"call_{number}_{i}", name, tuple(text[j : j + 5] for j in range(0, len(text), 5))))
     return tuple(calls)
+
+
+def vectors(inputs: Sequence[Any], size: int | None) -> tuple[list[list[float]], int]:
+    """Deterministic embeddings of texts or token lists, 8 numbers long unless told, and the tokens they took."""
+    found = []
+    for item in inputs:
+        seed = hashlib.sha256(repr(item).encode()).digest()
+        found.append([(seed[i % len(seed)] - 127.5) / 256 for i in range(size or 8)])
+    return found, sum(max(1, len(item) if isinstance(item, list) else len(item.split())) for item in inputs)
 
 
 _SAMPLES: Mapping[str, Any] = {"string": "demo", "integer": 1, "number": 1.5, "boolean": True, "null": None}

@@ -18,6 +18,7 @@ class AnthropicDialect:
     """Reads Messages requests and words the answers."""
 
     name = "anthropic"
+    stream_type = "text/event-stream; charset=utf-8"
 
     def read(self, body: Mapping[str, Any]) -> Prompt:
         messages = body["messages"]
@@ -26,6 +27,8 @@ class AnthropicDialect:
         last = messages[-1]["content"] if messages else ""
         blocks = last if isinstance(last, list) else []
         results = [_text(block.get("content")) for block in blocks if block.get("type") == "tool_result"]
+        if len(results) < len(blocks):
+            results = []  # the user said something after them
         choice = body.get("tool_choice") or {}
         forced = choice.get("name") if choice.get("type") == "tool" else None
         tools = [

@@ -1,14 +1,13 @@
 """OpenAI's words: Chat Completions, as api.openai.com sends them."""
 
 import base64
-import hashlib
 import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
 
-from .answer import Answer, Frame, Prompt
+from .answer import Answer, Frame, Prompt, vectors
 from .refusals import Refusal
 
 CREATED = 1_700_000_000
@@ -21,6 +20,7 @@ class OpenAIDialect:
     """Reads Chat Completions requests and words the answers."""
 
     name = "openai"
+    stream_type = "text/event-stream; charset=utf-8"
 
     def read(self, body: Mapping[str, Any]) -> Prompt:
         messages = body["messages"]
@@ -123,7 +123,7 @@ class OpenAIDialect:
 
     def error_event(self) -> bytes:
         error = {"message": "The server had an error.", "type": "server_error", "param": None, "code": None}
-        return _event({"error": error})
+        return event({"error": error})
 
     def headers(self, number: int) -> dict[str, str]:
         return {
@@ -137,16 +137,13 @@ class OpenAIDialect:
 
 
 def embeddings(body: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
-    """A deterministic CreateEmbeddingResponse and its prompt tokens."""
+    """A CreateEmbeddingResponse and its prompt tokens."""
     given = body["input"]
     inputs = given if isinstance(given, list) and given and not isinstance(given[0], int) else [given]
-    size = body.get("dimensions") or 8
-    tokens = sum(max(1, len(item) if isinstance(item, list) else len(item.split())) for item in inputs)
-    data = []
-    for index, item in enumerate(inputs):
-        seed = hashlib.sha256(repr(item).encode()).digest()
-        vector = [(seed[i % len(seed)] - 127.5) / 256 for i in range(size)]
-        packed = base64.b64encode(struct.pack(f"<{size}f", *vector)).decode()
+    found, tokens = vectors(inputs, body.get("dimensions") or body.get("output_dimension"))
+    data: list[dict[str, Any]] = []
+    for index, vector in enumerate(found):
+        packed = base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
         value = packed if body.get("encoding_format") == "base64" else vector
         data.append({"object": "embedding", "index": index, "embedding": value})
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
@@ -170,12 +167,12 @@ def _finish(answer: Answer) -> str:
 
 def _padded(data: dict[str, Any], obfuscation: bool) -> bytes:
     if not obfuscation:
-        return _event(data)
-    event = _event({**data, "obfuscation": ""})
-    return event[:-4] + _PADDING[: (9 - len(event.decode())) % 16] + event[-4:]
+        return event(data)
+    padded = event({**data, "obfuscation": ""})
+    return padded[:-4] + _PADDING[: (9 - len(padded.decode())) % 16] + padded[-4:]
 
 
-def _event(data: dict[str, Any]) -> bytes:
+def event(data: dict[str, Any]) -> bytes:
     return b"data: %b\n\n" % orjson.dumps(data)
 
 

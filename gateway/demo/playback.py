@@ -68,7 +68,7 @@ class Exchange:
 
     async def _stream(self, answer: Answer) -> web.StreamResponse:
         entry, script = self.entry, self.script
-        headers = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
+        headers = {"content-type": self.dialect.stream_type, "cache-control": "no-cache"}
         response = web.StreamResponse(headers={**headers, **self.dialect.headers(entry.number)})
         await response.prepare(self.request)
         entry.status, entry.usage = 200, replace(answer.usage, output=0, reasoning=0)

@@ -1,4 +1,4 @@
-"""How the demo upstream says no: one row per way, rendered by both dialects."""
+"""How the demo upstream says no: one row per way, worded by each dialect."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -2,23 +2,51 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 from aiohttp import web
 
 from adapters.usage import Usage
 
+from . import cohere, gemini, openai
 from .answer import Dialect, Prompt, answer
 from .anthropic import AnthropicDialect
+from .bedrock import BedrockDialect
+from .cohere import CohereDialect
+from .family import AzureDialect, MistralDialect
+from .gemini import GeminiDialect
 from .journal import Journal
-from .openai import OpenAIDialect, embeddings
+from .openai import OpenAIDialect
 from .playback import Exchange
 from .refusals import REFUSALS
 from .scripts import SCRIPTS, Script, script_for
 
 MAX_BODY = 512 * 1024 * 1024
+_GOOGLE = "/projects/{project}/locations/{location}/publishers"
+CHAT: Sequence[tuple[str, Dialect]] = (
+    ("/openai/v1/chat/completions", OpenAIDialect()),
+    ("/anthropic/v1/messages", AnthropicDialect()),
+    ("/azure/openai/v1/chat/completions", AzureDialect()),
+    ("/azure/openai/deployments/{deployment}/chat/completions", AzureDialect()),
+    ("/mistral/v1/chat/completions", MistralDialect()),
+    ("/cohere/v2/chat", CohereDialect()),
+    ("/bedrock/model/{model}/{operation:converse(-stream)?}", BedrockDialect()),
+    ("/gemini/v1beta/models/{model}:{operation:(g|streamG)enerateContent}", GeminiDialect()),
+    ("/vertex/v1beta1" + _GOOGLE + "/google/models/{model}:{operation:(g|streamG)enerateContent}", GeminiDialect()),
+    ("/vertex/v1" + _GOOGLE + "/anthropic/models/{model}:{operation:(r|streamR)awPredict}", AnthropicDialect()),
+)
+"""Where each dialect is spoken."""
+EMBEDDINGS: Sequence[tuple[str, Dialect, Callable[[Mapping[str, Any]], tuple[dict[str, Any], int]]]] = (
+    ("/openai/v1/embeddings", OpenAIDialect(), openai.embeddings),
+    ("/azure/openai/v1/embeddings", AzureDialect(), openai.embeddings),
+    ("/mistral/v1/embeddings", MistralDialect(), openai.embeddings),
+    ("/cohere/v2/embed", CohereDialect(), cohere.embeddings),
+    ("/gemini/v1beta/models/{model}:batchEmbedContents", GeminiDialect(), gemini.embeddings),
+    ("/vertex/v1beta1" + _GOOGLE + "/google/models/{model}:predict", GeminiDialect(), gemini.predictions),
+)
 
 
 async def start(host: str = "127.0.0.1", port: int = 0) -> "DemoUpstream":
@@ -52,12 +80,11 @@ class DemoUpstream:
         self.url = ""
         self._seen: Counter[str] = Counter()
         app = web.Application(client_max_size=MAX_BODY)
+        app.add_routes([web.post(path, self._speaking(dialect)) for path, dialect in CHAT])
+        app.add_routes([web.post(path, self._embedding(dialect, how)) for path, dialect, how in EMBEDDINGS])
         app.add_routes(
             [
-                web.post("/openai/v1/chat/completions", self._speaking(OpenAIDialect())),
-                web.post("/openai/v1/embeddings", self._embeddings),
                 web.get("/openai/v1/models", self._models),
-                web.post("/anthropic/v1/messages", self._speaking(AnthropicDialect())),
                 web.get("/journal", self._read_journal),
                 web.delete("/journal", self._clear_journal),
                 web.get("/stats", self._stats),
@@ -103,7 +130,7 @@ class DemoUpstream:
     async def _answer(self, request: web.Request, dialect: Dialect) -> web.StreamResponse:
         try:
             body = orjson.loads(await request.read())
-            prompt = dialect.read(body)
+            prompt = dialect.read(_addressed(body, request))
         except (ValueError, KeyError, TypeError, AttributeError):
             return web.json_response(dialect.refusal(REFUSALS["invalid"]), status=400)
         entry = self.journal.open(dialect.name, prompt.model, _headers(request), body, stream=prompt.stream)
@@ -129,20 +156,26 @@ class DemoUpstream:
             entry.complete = False
             raise
 
-    async def _embeddings(self, request: web.Request) -> web.StreamResponse:
-        try:
-            body = orjson.loads(await request.read())
-            result, tokens = embeddings(body)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return web.json_response(OpenAIDialect().refusal(REFUSALS["invalid"]), status=400)
-        script = script_for(body["model"])
-        entry = self.journal.open("openai", body["model"], _headers(request), body, stream=False)
-        prompt = Prompt(model=body["model"], words=tokens)
-        exchange = Exchange(request, OpenAIDialect(), prompt, script or Script(), entry, strikes=True)
-        if script is None or script.fault:
-            return exchange.refuse(REFUSALS[script.fault if script else "model"])
-        entry.status, entry.usage, entry.reported, entry.complete = 200, Usage(input=tokens), True, True
-        return web.json_response(result, headers=OpenAIDialect().headers(entry.number))
+    def _embedding(
+        self, dialect: Dialect, embeddings: Callable[[Mapping[str, Any]], tuple[dict[str, Any], int]]
+    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def handler(request: web.Request) -> web.StreamResponse:
+            try:
+                body = orjson.loads(await request.read())
+                model: str = _addressed(body, request)["model"]
+                result, tokens = embeddings(body)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                return web.json_response(dialect.refusal(REFUSALS["invalid"]), status=400)
+            script = script_for(model)
+            entry = self.journal.open(dialect.name, model, _headers(request), body, stream=False)
+            prompt = Prompt(model=model, words=tokens)
+            exchange = Exchange(request, dialect, prompt, script or Script(), entry, strikes=True)
+            if script is None or script.fault:
+                return exchange.refuse(REFUSALS[script.fault if script else "model"])
+            entry.status, entry.usage, entry.reported, entry.complete = 200, Usage(input=tokens), True, True
+            return web.json_response(result, headers=dialect.headers(entry.number))
+
+        return handler
 
     async def _models(self, _request: web.Request) -> web.Response:
         names = ["demo", *(f"demo-{name}" for name in SCRIPTS)]
@@ -159,6 +192,17 @@ class DemoUpstream:
 
     async def _stats(self, _request: web.Request) -> web.Response:
         return web.json_response({"in_flight": self.in_flight, "connections": self.connections})
+
+
+def _addressed(body: Any, request: web.Request) -> dict[str, Any]:
+    """The body with the model and the kind of answer, where the address tells them."""
+    told: dict[str, Any] = {**body}
+    path = request.match_info
+    if "model" in path:
+        told["model"] = path["model"]
+    if "operation" in path:
+        told["stream"] = "stream" in path["operation"]
+    return told
 
 
 async def _recite(request: web.Request, fixed: Verbatim) -> web.StreamResponse:
