@@ -402,13 +402,14 @@ class Logging(Model):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["json", "text"] = "json"
     access: bool = True
-    content: bool = Field(False, description="Whether prompts and answers may appear in traces. Never in logs.")
 
 
 class Tracing(Model):
-    endpoint: str | None = Field(None, description="OTLP/HTTP address; absent: no traces.")
+    """One OpenTelemetry span for each call, without prompts and answers. Needs the extra `otel`."""
+
+    endpoint: str | None = Field(None, description="OTLP/HTTP address, its path included; absent: no traces.")
     headers: dict[str, SecretStr] = {}
-    sample: Annotated[float, Field(ge=0, le=1)] = 1.0
+    sample: Annotated[float, Field(ge=0, le=1)] = Field(1.0, description="Share of calls that are traced.")
 
 
 class Metrics(Model):

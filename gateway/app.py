@@ -34,8 +34,9 @@ from .management.roles import Gate
 from .observers.access_log import AccessLog
 from .observers.budgets import BudgetObserver
 from .observers.metrics import PrometheusObserver
+from .observers.tenants import TenantObserver
 from .observers.tiers import TierMetrics
-from .pipeline import Pipeline
+from .pipeline import Observer, Pipeline
 from .pools import Pools
 from .records.admin import Admin
 from .records.audit import AuditLog
@@ -266,11 +267,30 @@ async def _lasting(config: Config, records: Records, registry: CollectorRegistry
         keys=records.keys,
         ledger=records.ledger,
         pools=pools,
-        observers=(PrometheusObserver(registry), TierMetrics(registry, pools.all), AccessLog()),
+        observers=_observers(config, registry, pools, closers),
         keeper=Keeper(records.stored) if records.stored is not None else None,
         resolve=SystemResolver(),
         groups=groups,
     )
+
+
+def _observers(
+    config: Config, registry: CollectorRegistry, pools: Pools, closers: list[Closer]
+) -> tuple[Observer, ...]:
+    observers: list[Observer] = [PrometheusObserver(registry), TierMetrics(registry, pools.all), AccessLog()]
+    if config.metrics.tenant_labels:
+        observers.append(TenantObserver(registry, config.metrics.max_label_values))
+    if config.tracing.endpoint is not None:
+        try:
+            from .observers.tracing import TracingObserver
+        except ImportError:
+            raise ConfigError(
+                ["tracing.endpoint: needs the extra `otel`: pip install 'sluice-gateway[otel]'"]
+            ) from None
+        tracing = TracingObserver(config.tracing)
+        closers.append(tracing.closer())
+        observers.append(tracing)
+    return tuple(observers)
 
 
 def _once(config: Config, closers: list[Closer]) -> Callable[[Authenticator], Once] | None:

@@ -152,6 +152,8 @@ class CallRecord:
     dropped: tuple[str, ...] = ()
     client_request_id: str | None = None
     """The client's own ``X-Client-Request-Id``: for its support cases, not ours."""
+    traceparent: str | None = None
+    """The W3C trace context that the client sent."""
     client_retries: str | None = None
     """The ``X-Stainless-Retry-Count`` that OpenAI's SDKs send."""
     fallback: str | None = None

@@ -43,6 +43,9 @@ class Incoming(Protocol):
         """The client's own id of the request and the number of its retry, where it sent them."""
         ...
 
+    @property
+    def traceparent(self) -> str | None: ...
+
     async def body(self) -> bytes: ...
 
 
@@ -65,6 +68,7 @@ class Pipeline:
         metered: Metered | None = None
         try:
             record.client_request_id, record.client_retries = incoming.client_marks
+            record.traceparent = incoming.traceparent
             principal = record.principal = await self.auth.authenticate(incoming.credential, record.started)
             incoming.headers.update(tenant_headers(principal))
             call = read(incoming.id, await incoming.body(), principal, self.allow)

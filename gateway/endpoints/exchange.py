@@ -17,6 +17,8 @@ from ..errors import ClientDisconnected, InvalidRequest, RequestTooLarge, Unsupp
 JSON_TYPES = frozenset({"application/json", ""})
 """An absent Content-Type is taken for JSON: curl without -H and some SDKs send none."""
 MAX_CLIENT_REQUEST_ID = 512
+TRACEPARENT = 55
+"""Characters of version 00: two hex digits, 32, 16 and 2 with dashes between."""
 
 
 @dataclass(slots=True)
@@ -43,6 +45,12 @@ class Exchange:
         given = self.request.headers
         name, retries = given.get("X-Client-Request-Id"), given.get("X-Stainless-Retry-Count")
         return name and name[:MAX_CLIENT_REQUEST_ID], retries and retries[:8]
+
+    @property
+    def traceparent(self) -> str | None:
+        """The client's W3C trace context; its own length says whether it can be one."""
+        given = self.request.headers.get("traceparent")
+        return given if given is not None and len(given) == TRACEPARENT else None
 
     @property
     def address(self) -> str:
