@@ -16,6 +16,7 @@ COMMANDS = {
     "orgs": "owners:orgs",
     "usage": "usage",
     "audit": "audit",
+    "prices": "prices",
     "db": "db",
 }
 """Command -> module of ``gateway.commands``, and what of it where that is not ``command``; imported only when asked
