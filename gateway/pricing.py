@@ -100,8 +100,8 @@ def cost(usage: Usage, price: Price, tier: str | None = None) -> int:
 def worst_case(bounds: Bounds, price: Price, tiers: Iterable[str] = ("default",)) -> int:
     """The most nano-dollars a request may cost, whichever of ``tiers`` serves it and whatever a cache does."""
     most = 0
-    for tier in {*tiers, "default"}:
-        for rates in _reachable(price.of(tier), bounds.input_tokens):
+    for step in {price.default, *map(price.of, tiers)} if price.tiers else (price.default,):
+        for rates in _reachable(step, bounds.input_tokens) if step.above else (step.rates,):
             prompt, completion = _dearest(rates, bounds.audio_input, bounds.audio_output)
             pico = bounds.input_tokens * prompt + bounds.output_tokens * completion
             most = max(most, _nano(pico, bounds.calls, price))

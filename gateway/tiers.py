@@ -9,6 +9,7 @@ from .errors import InvalidRequest
 
 RANK: Mapping[str, int] = {"flex": 0, "default": 1, "scale": 2, "priority": 3, "ultrafast": 4}
 """From the cheapest to the dearest."""
+ALL = tuple(RANK)
 ALIASES: Mapping[str, str] = {"fast": "priority"}
 """``fast`` is the newer name of priority (checklist C-469)."""
 
@@ -119,7 +120,7 @@ def sendable(deployment: Deployment, tier: str) -> bool:
 def reachable(deployment: Deployment, tier: str) -> tuple[str, ...]:
     """Every tier that may serve a request of this tier besides default: what its reservation must pay for."""
     if not deployment.trusted_tiers and deployment.adapter.tiers:
-        return tuple(RANK)  # an address that was told nothing may do as it likes
+        return ALL  # an address that was told nothing may do as it likes
     return (tier,)
 
 

@@ -40,11 +40,13 @@ class FamilyOptions(Options):
 
     def applied(self, row: "Dialect") -> "Dialect":
         """The row with what the operator chose, made once."""
-        if row.name not in self._rows:
-            names = ("relay", "max_tokens", "developer_role", "stream_options", "think_tags", "send_priority")
-            chosen = {name: value for name in names if (value := getattr(self, name)) is not None}
-            self._rows[row.name] = replace(row, **chosen, extra={**row.extra, **self.extra})
-        return self._rows[row.name]
+        rows: dict[str, Dialect] = (self.__pydantic_private__ or {})["_rows"]  # pydantic's own way costs 4 us
+        if (known := rows.get(row.name)) is not None:
+            return known
+        names = ("relay", "max_tokens", "developer_role", "stream_options", "think_tags", "send_priority")
+        chosen = {name: value for name in names if (value := getattr(self, name)) is not None}
+        made = rows[row.name] = replace(row, **chosen, extra={**row.extra, **self.extra})
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,9 @@ OPENAI = Dialect(
 )
 
 
+_PLAIN = {"prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details", "completion_tokens_details"}
+
+
 def read_usage(given: Any) -> Usage | None:
     """Usage as the family tells it, or None when it is none.
 
@@ -118,6 +123,8 @@ def read_usage(given: Any) -> Usage | None:
     if not isinstance(given, dict) or not ("prompt_tokens" in given or "completion_tokens" in given):
         return None
     prompt, completion, total = (count(given, k) for k in ("prompt_tokens", "completion_tokens", "total_tokens"))
+    if given.keys() == _PLAIN and total == prompt + completion:
+        return Usage.from_openai(given)  # OpenAI's own: nothing to mend
     inside, outside = given.get("prompt_tokens_details"), given.get("completion_tokens_details")
     inside = dict(inside) if isinstance(inside, dict) else {}
     outside = dict(outside) if isinstance(outside, dict) else {}

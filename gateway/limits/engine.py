@@ -132,14 +132,15 @@ class Engine(Protocol):
         ...
 
 
-def state(limit: Limit, level: Level, now: int) -> State:
-    """What a counter's level means."""
+def state(limit: Limit, level: tuple[int, int, int], now: int) -> State:
+    """What a counter's Level means."""
     value, reserved, number = level
     if limit.kind == BUCKET:
-        left = max(value // limit.period, 0)
-        missing = limit.cap * limit.period - value
-        reset = -(-missing // limit.rate) if limit.rate else None
-        return State(limit, limit.cap - left, 0, min(left, limit.cap), max(reset, 0) if reset is not None else None)
+        cap, rate, period = limit.cap, limit.rate, limit.period
+        left = value // period if value > 0 else 0
+        missing = cap * period - value
+        reset = (-(-missing // rate) if missing > 0 else 0) if rate else None
+        return State(limit, cap - left, 0, min(cap, left), reset)
     if limit.kind == WINDOW:
         over = end(limit.period, number)
         remaining = max(limit.cap - value - reserved, 0)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from .amounts import NOTHING, SLOTS, Vector
-from .engine import Granted, Level, Refused, Spent, State, ask, state
+from .engine import Granted, Refused, Spent, State, ask, state
 from .rules import BUCKET, WINDOW, Limit, LimitSet
 from .windows import DAY, MONTH, TOTAL, WEEK, end, start, window
 
@@ -152,13 +152,15 @@ class MemoryEngine:
         found = []
         bound = self._bound.get(limits) or self._cells_of(limits)
         for limit, (kind, cell, _, cap, rate, period) in zip(limits.limits, bound, strict=True):
+            level: tuple[int, int, int]  # a Level, for what one costs: every answer asks for the states of all limits
             if kind == BUCKET:
-                level = Level(min(cap, cell[0] + max(now - cell[1], 0) * rate))
+                filled = cell[0] + (now - cell[1]) * rate if now > cell[1] else cell[0]
+                level = (min(cap, filled), 0, 0)
             elif kind == WINDOW:
-                number = max(cell[0], current[period])
-                level = Level(cell[1], cell[2], number) if number == cell[0] else Level(0, 0, number)
+                number = current[period]
+                level = (cell[1], cell[2], cell[0]) if cell[0] >= number else (0, 0, number)
             else:
-                level = Level(cell[0])
+                level = (cell[0], 0, 0)
             found.append(state(limit, level, wall))
         return found
 
@@ -276,13 +278,16 @@ def deduct(bound: Bound, need: Vector, now: int) -> list[int]:
 
 
 class InMemory(Granted):
-    """A grant whose states are read when somebody asks."""
+    """A grant whose states are read once, when somebody asks."""
 
-    __slots__ = ("_engine", "_limits")
+    __slots__ = ("_engine", "_found", "_limits")
 
     def __init__(self, engine: MemoryEngine, limits: LimitSet) -> None:
         self._engine = engine
         self._limits = limits
+        self._found: Sequence[State] | None = None
 
     def states(self) -> Sequence[State]:
-        return self._engine.states_now(self._limits)
+        if self._found is None:
+            self._found = self._engine.states_now(self._limits)
+        return self._found

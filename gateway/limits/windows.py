@@ -5,6 +5,7 @@ All times are milliseconds since 1970.
 """
 
 import datetime as dt
+from functools import lru_cache
 
 DAY, WEEK, MONTH, TOTAL = 1, 2, 3, 4
 """The ``period`` of a calendar limit."""
@@ -39,6 +40,7 @@ def start(period: int, number: int) -> int:
     return 0
 
 
+@lru_cache(maxsize=64)
 def end(period: int, number: int) -> int | None:
     """When window ``number`` is over; None for the one that never is."""
     return None if period == TOTAL else start(period, number + 1)

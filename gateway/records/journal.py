@@ -146,6 +146,10 @@ class Journal:
         self._group: asyncio.Future[None] | None = None
         self._syncing = False
         self._last_sync = 0.0
+        self._tickets = 0
+        """Given out since the last sync began."""
+        self._busy = False
+        """Whether the last sync served more than one ticket."""
         self._waiting_for_sql: list[tuple[Segment, int, asyncio.Future[None]]] = []
         self._write_works = self._sync_works = True
 
@@ -192,6 +196,7 @@ class Journal:
 
     def ticket(self) -> Ticket:
         """A ticket for everything written so far."""
+        self._tickets += 1
         if self._group is None:
             self._group = asyncio.get_running_loop().create_future()
             if not self._syncing:
@@ -201,8 +206,9 @@ class Journal:
     def _schedule(self) -> None:
         loop = asyncio.get_running_loop()
         self._syncing = True
+        # Syncs are spaced so that many share one; who comes alone need not wait for company.
         wait = self._last_sync + self._interval - loop.time()
-        if wait > 0:
+        if wait > 0 and self._busy:
             loop.call_later(wait, self._begin_sync)
         else:
             loop.call_soon(self._begin_sync)
@@ -212,6 +218,7 @@ class Journal:
         assert group is not None
         loop = asyncio.get_running_loop()
         self._last_sync = loop.time()
+        self._busy, self._tickets = self._tickets > 1, 0
         targets = [(segment, segment.size) for segment in self._segments if segment.synced < segment.size]
         work = loop.run_in_executor(self._thread, self._sync, targets)
         work.add_done_callback(lambda finished: self._synced(group, targets, finished))

@@ -1,5 +1,6 @@
 """A call becomes rows of the ledger: lists of values in the order of ``LEDGER_COLUMNS``."""
 
+from operator import gt
 from typing import Any, TypeAlias
 
 import orjson
@@ -96,12 +97,16 @@ def _fitting(value: Any) -> Any:
 
 def cleaned(row: Row) -> tuple[Any, ...]:
     """A row as SQL can hold it: no NUL in texts, texts and numbers within their columns."""
-    texts = [_text(value) for value in row[: len(LEDGER_TEXTS)]]
+    # One look at all texts together: nearly every row is short ASCII.
+    texts = row[: len(LEDGER_TEXTS)]
+    joined = "".join(texts)
+    if not joined.isascii() or "\x00" in joined or max(map(len, texts)) > _MAX_TEXT:
+        texts = [_text(value) for value in texts]
     if len(row[_TAGS]) > _MAX_TEXT:
         texts[_TAGS] = _fewer_tags(row[_TAGS])
-    numbers = [
-        min(max(value, 0), top) for value, top in zip(row[len(LEDGER_TEXTS) : _FIRST_FLAG], _CEILINGS, strict=True)
-    ]
+    numbers = row[len(LEDGER_TEXTS) : _FIRST_FLAG]
+    if min(numbers) < 0 or any(map(gt, numbers, _CEILINGS)):
+        numbers = [min(max(value, 0), top) for value, top in zip(numbers, _CEILINGS, strict=True)]
     return (*texts, *numbers, *row[_FIRST_FLAG:], *[None] * (len(LEDGER_COLUMNS) - len(row)))
 
 
