@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from sqlalchemy import Row, Table
 
 from config.schema import Name
@@ -17,21 +17,28 @@ from .tables import keys, organizations, teams, users
 
 JSON: TypeAlias = dict[str, Any]
 KindName = Literal["organization", "team", "user", "key"]
-_Short = Field(min_length=1, max_length=64)
+_LATE = ConfigDict(defer_build=True)
+"""Built when first used: a gateway must start quickly."""
 
 
 class OrganizationBody(Settings):
+    model_config = _LATE
+
     id: Name
     blocked: bool = False
 
 
 class TeamBody(Settings):
+    model_config = _LATE
+
     id: Name
     organization: Name = DEFAULT_ORGANIZATION
     blocked: bool = False
 
 
 class UserBody(Settings):
+    model_config = _LATE
+
     id: Name
     organization: Name | None = None
     """Absent: the team's."""
@@ -40,6 +47,8 @@ class UserBody(Settings):
 
 
 class KeyBody(KeySettings):
+    model_config = _LATE
+
     name: Name
     organization: Name | None = None
     """Absent: the team's, else the user's."""

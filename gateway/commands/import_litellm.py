@@ -1,0 +1,121 @@
+"""``sluice import-litellm``: a LiteLLM configuration becomes ours, its keys go on working."""
+
+import asyncio
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+from pydantic import SecretStr
+
+from config import Config, ConfigError, parse
+from config.schema import Database as DatabaseOptions
+
+from ..deployments import routes
+from ..errors import GatewayError
+from ..litellm.document import Converted, convert
+from ..litellm.records import Imported, Importer, read
+from ..records.admin import Admin
+from ..records.database import Database, DatabaseError
+from ..records.keys import Peppers
+from .operator import dollars
+
+_VARIABLE = re.compile(r"(?<!\$)\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_PLACEHOLDER = "x" * 40
+"""Stands for secrets of the environment while the result is checked."""
+
+
+@click.command("import-litellm")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.option(
+    "--output", "-o", default="sluice.yaml", show_default=True, help="Where our configuration goes; - prints it."
+)
+@click.option("--force", is_flag=True, help="Overwrite the output.")
+@click.option(
+    "--database-url", envvar="LITELLM_DATABASE_URL", help="LiteLLM's database: brings keys, teams, users, spend."
+)
+@click.option("--into", default="sqlite:///sluice.db", show_default=True, help="Our database, where they go.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def command(file: str, output: str, force: bool, database_url: str | None, into: str, as_json: bool) -> None:
+    """Turn the LiteLLM configuration FILE into ours, and say what of it could not be taken over."""
+    converted = convert(load_source(Path(file)))
+    if database_url is not None:
+        converted.document["database"] = {"url": into}
+    problems = check(converted)
+    written = yaml.safe_dump(converted.document, sort_keys=False, allow_unicode=True)
+    if output != "-":
+        if Path(output).exists() and not force:
+            raise click.ClickException(f"{output} exists; overwrite it with --force or choose another --output.")
+        Path(output).write_text(written, encoding="utf-8")
+    imported = asyncio.run(bring(database_url, into)) if database_url is not None else None
+    if as_json:
+        click.echo(json.dumps(_report(converted, problems, imported)))
+        return
+    if output == "-":
+        click.echo(written, nl=False)
+    for line in [*converted.notes, *(imported.notes if imported else ()), *(f"CHECK {p}" for p in problems)]:
+        click.echo(line, err=True)
+    models, providers = len(converted.document["models"]), len(converted.document["providers"])
+    click.echo(f"{models} models at {providers} providers", err=True)
+    if imported is not None:
+        made = ", ".join(f"{count} {kind}s" for kind, count in imported.made.items()) or "nothing new"
+        click.echo(f"{made}; ${dollars(imported.spent)} spent", err=True)
+
+
+def load_source(path: Path, depth: int = 0) -> dict[str, Any]:
+    """Read a file with what it includes: lists are joined, everything else is replaced by the included file."""
+    try:
+        source = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise click.ClickException(f"{path}: cannot be read: {error}") from None
+    if not isinstance(source, dict):
+        raise click.ClickException(f"{path}: not a mapping of options")
+    merged: dict[str, Any] = {key: value for key, value in source.items() if key != "include"}
+    for name in source.get("include") or ():
+        if depth > 8:
+            raise click.ClickException(f"{path}: files include each other")
+        for key, value in load_source(path.parent / str(name), depth + 1).items():
+            joined = isinstance(value, list) and isinstance(merged.get(key), list)
+            merged[key] = [*merged[key], *value] if joined else value
+    return merged
+
+
+def check(converted: Converted) -> list[str]:
+    """What is wrong with the result, every variable of the environment taken as set."""
+    text = yaml.safe_dump(converted.document, allow_unicode=True)
+    try:
+        routes(parse(text, dict.fromkeys(_VARIABLE.findall(text), _PLACEHOLDER)))
+    except ConfigError as error:
+        return error.problems
+    return []
+
+
+async def bring(source_url: str, target_url: str) -> Imported:
+    """Copy LiteLLM's owners, keys and spend into our database."""
+    source = target = None
+    try:
+        source = Database(DatabaseOptions(url=SecretStr(source_url)))
+        target = Database(DatabaseOptions(url=SecretStr(target_url)))
+        await target.upgrade()
+        tables = await read(source)
+        return await Importer(Admin(target, Peppers(()), Config()), target).run(tables)
+    except DatabaseError as error:
+        raise click.ClickException(str(error)) from None
+    except GatewayError as error:
+        raise click.ClickException(error.message) from None
+    finally:
+        for database in (source, target):
+            if database is not None:
+                await database.close()
+
+
+def _report(converted: Converted, problems: list[str], imported: Imported | None) -> dict[str, Any]:
+    return {
+        "models": sorted(converted.document["models"]),
+        "notes": converted.notes + (imported.notes if imported else []),
+        "problems": problems,
+        "made": imported.made if imported else {},
+        "spent": imported.spent if imported else 0,
+    }

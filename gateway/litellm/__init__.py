@@ -1,0 +1,8 @@
+"""
+Coming from LiteLLM: its configuration, its database and its most scripted endpoints, in our terms.
+
+* settings   budgets, limits, durations and models of its owners
+* providers  its provider prefixes and parameters
+* document   its configuration file becomes ours
+* records    its keys, teams, users and what they spent
+"""

@@ -1,0 +1,316 @@
+"""A LiteLLM configuration file becomes one of ours, with a list of what it could not say."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from .providers import CONNECTION, Providers, reference
+from .settings import JSON, money, name, window
+
+_STRATEGIES = {
+    "simple-shuffle": "weighted",
+    "least-busy": "least_busy",
+    "latency-based-routing": "lowest_latency",
+    "cost-based-routing": "lowest_cost",
+}
+_MODES = (None, "chat", "completion", "embedding", "responses")
+_PRICES = {
+    "input_cost_per_token": "input",
+    "output_cost_per_token": "output",
+    "cache_read_input_token_cost": "cache_read",
+    "cache_creation_input_token_cost": "cache_write",
+    "cache_creation_input_token_cost_above_1hr": "cache_write_1h",
+    "input_cost_per_audio_token": "audio_input",
+    "output_cost_per_audio_token": "audio_output",
+    "output_cost_per_reasoning_token": "reasoning",
+}
+_OURS = frozenset({"rpm", "tpm", "weight", "order", "timeout", "stream_timeout", *_PRICES}) | CONNECTION
+_ELSEWHERE = frozenset({"max_retries", "num_retries", "tags", "max_parallel_requests"})
+_FALLBACKS = {
+    "fallbacks": "any",
+    "context_window_fallbacks": "context_length",
+    "content_policy_fallbacks": "content_policy",
+}
+_SECTIONS = ("model_list", "router_settings", "litellm_settings", "general_settings", "credential_list")
+
+
+@dataclass(slots=True)
+class Converted:
+    """``document`` is ready to be written as YAML; ``notes`` are for the operator to read."""
+
+    document: JSON
+    notes: list[str] = field(default_factory=list)
+
+
+def convert(source: Mapping[str, Any]) -> Converted:
+    """Never raises for a mapping, whatever is in it: what is not understood is a note."""
+    return _Conversion(source).run()
+
+
+class _Conversion:
+    def __init__(self, source: Mapping[str, Any]) -> None:
+        self.notes: list[str] = []
+        self._source = source
+        self._providers = Providers(self.notes)
+        self._models: dict[str, JSON] = {}
+        router, litellm = _section(source, "router_settings"), _section(source, "litellm_settings")
+        self._settings = {**litellm, **router}
+        """The router's settings win."""
+        self._general = _section(source, "general_settings")
+        self._credentials = {
+            item.get("credential_name"): item.get("credential_values") or {}
+            for item in _items(source.get("credential_list"))
+        }
+        self._used: set[str] = set()
+
+    def run(self) -> Converted:
+        for position, item in enumerate(_items(self._source.get("model_list"))):
+            self._deployment(item, f"model_list[{position}]")
+        self._defaults()
+        self._fallbacks()
+        document: JSON = {"providers": self._providers.providers, "models": self._models}
+        for section in (self._aliases, self._redis, self._retries, self._timeouts, self._admin, self._budget):
+            document.update(section())
+        self._unused()
+        return Converted(document, self.notes)
+
+    def _take(self, key: str) -> Any:
+        self._used.add(key)
+        return self._settings.get(key)
+
+    def _deployment(self, item: JSON, where: str) -> None:
+        parameters = item.get("litellm_params") if isinstance(item.get("litellm_params"), dict) else {}
+        assert isinstance(parameters, dict), "looked at above"
+        parameters = {**self._credentials.get(parameters.get("litellm_credential_name"), {}), **parameters}
+        info = item.get("model_info") if isinstance(item.get("model_info"), dict) else {}
+        assert isinstance(info, dict), "looked at above"
+        public = str(item.get("model_name") or "")
+        if not public or not parameters.get("model"):
+            self.notes.append(f"{where}: has no model_name or no litellm_params.model; left out")
+            return
+        if "*" in public or "*" in str(parameters["model"]):
+            self.notes.append(f"{where}: wildcard '{public}': name the models one by one; left out")
+            return
+        if info.get("mode") not in _MODES:
+            self.notes.append(f"{where}: mode '{info['mode']}' is not served; left out")
+            return
+        found = self._providers.of(parameters, where)
+        if found is None:
+            return
+        provider, upstream = found
+        model = self._models.setdefault(name(public), {"deployments": []})
+        deployment: JSON = {"provider": provider, "model": upstream, **_extras(parameters, info, provider)}
+        taken = {d.get("name") or f"{d['provider']}/{d['model']}" for d in model["deployments"]}
+        if f"{provider}/{upstream}" in taken:
+            deployment["name"] = f"{name(public)}-{len(taken) + 1}"
+        model["deployments"].append(deployment)
+        self._parameters(model, parameters, where)
+
+    def _parameters(self, model: JSON, parameters: JSON, where: str) -> None:
+        """Whatever else stands among a deployment's parameters is a default of requests."""
+        extra = parameters.get("extra_body")
+        rest = {k: v for k, v in parameters.items() if k not in _OURS | _ELSEWHERE | {"extra_body"} and v is not None}
+        rest.update(extra if isinstance(extra, dict) else {})
+        for key in _ELSEWHERE & parameters.keys():
+            self.notes.append(f"{where}.litellm_params.{key}: ignored")
+        if not rest:
+            return
+        defaults = model.setdefault("params", {}).setdefault("default", {})
+        for key, value in rest.items():
+            if key in defaults and defaults[key] != reference(value):
+                self.notes.append(f"{where}.litellm_params.{key}: defaults are per model; the first one is kept")
+            defaults.setdefault(key, reference(value))
+        self.notes.append(f"{where}: taken for request defaults: {', '.join(sorted(rest))}")
+
+    def _defaults(self) -> None:
+        strategy = self._take("routing_strategy") or "simple-shuffle"
+        if strategy not in _STRATEGIES:
+            self.notes.append(f"router_settings.routing_strategy: '{strategy}' becomes weighted")
+        drop = _truth(self._take("drop_params"))
+        for model in self._models.values():
+            if len(model["deployments"]) > 1:
+                model["strategy"] = _STRATEGIES.get(str(strategy), "weighted")
+            if drop:
+                model.setdefault("params", {})["unsupported"] = "drop"
+
+    def _fallbacks(self) -> None:
+        edges: dict[str, set[str]] = {}
+        for theirs, ours in _FALLBACKS.items():
+            for item in _items(self._take(theirs)):
+                for source, targets in item.items():
+                    self._fall_back(name(source), ours, targets, edges)
+        default = self._take("default_fallbacks")
+        for model in list(self._models):
+            if default and "any" not in self._models[model].get("fallbacks", {}):
+                self._fall_back(model, "any", default, edges)
+
+    def _fall_back(self, source: str, kind: str, targets: Any, edges: dict[str, set[str]]) -> None:
+        if source not in self._models:
+            self.notes.append(f"fallbacks of '{source}': no such model")
+            return
+        for target in [name(t) for t in targets] if isinstance(targets, list) else []:
+            if target == source:
+                continue
+            if target not in self._models or _reaches(target, source, edges):
+                why = "it leads back" if target in self._models else "no such model"
+                self.notes.append(f"fallback {source} -> {target}: left out, {why}")
+                continue
+            edges.setdefault(source, set()).add(target)
+            chain = self._models[source].setdefault("fallbacks", {}).setdefault(kind, [])
+            chain.extend([target] if target not in chain else [])
+
+    def _aliases(self) -> JSON:
+        aliases = {}
+        for alias, told in _mapping(self._take("model_group_alias")).items():
+            target = name(told.get("model") if isinstance(told, dict) else told)
+            if target in self._models and name(alias) not in self._models:
+                aliases[name(alias)] = target
+            else:
+                self.notes.append(f"model_group_alias.{alias}: left out")
+        return {"aliases": aliases} if aliases else {}
+
+    def _redis(self) -> JSON:
+        given = {key: reference(self._take(f"redis_{key}")) for key in ("url", "host", "port", "password")}
+        if given["url"]:
+            return {"redis": {"url": given["url"]}}
+        if not given["host"]:
+            return {}
+        secret = f":{given['password']}@" if given["password"] else ""
+        if secret and "${" not in secret:
+            self.notes.append("router_settings.redis_password stands in the file; set REDIS_PASSWORD")
+            secret = ":${REDIS_PASSWORD}@"
+        return {"redis": {"url": f"redis://{secret}{given['host']}:{given['port'] or 6379}/0"}}
+
+    def _retries(self) -> JSON:
+        told: JSON = {}
+        retries, fails = self._take("num_retries"), self._take("allowed_fails")
+        cooldown = _number(self._take("cooldown_time"))
+        if (number := _number(retries)) is not None:
+            told["retries"] = {"attempts": int(min(max(number + 1, 1), 10))}
+        health: JSON = {}
+        if (number := _number(fails)) is not None:
+            health["consecutive_failures"] = int(number) + 1
+        if cooldown is not None and cooldown > 0:
+            health["open_seconds"] = min(cooldown, 300)
+        return {**told, "health": health} if health else told
+
+    def _timeouts(self) -> JSON:
+        timeout = _number(self._take("timeout"))
+        request = _number(self._take("request_timeout"))
+        seconds = timeout if timeout is not None else request
+        stream = _number(self._take("stream_timeout"))
+        told = {"response": seconds, "first_byte": stream}
+        found = {key: min(value, 86_400) for key, value in told.items() if value}
+        return {"timeouts": found} if found else {}
+
+    def _admin(self) -> JSON:
+        told: JSON = {"auth": {"pepper": "${SLUICE_PEPPER}"}}
+        self.notes.append("auth.pepper: set SLUICE_PEPPER to 32 or more random characters and keep them")
+        if self._general.pop("master_key", None):
+            told["admin"] = {"keys": {"ops": "${SLUICE_ADMIN_KEY}"}, "litellm_compat": True}
+            self.notes.append("general_settings.master_key: set SLUICE_ADMIN_KEY, with 32 or more characters, instead")
+        if self._general.pop("database_url", None):
+            self.notes.append("general_settings.database_url: give it with --database-url to bring keys along")
+        return told
+
+    def _budget(self) -> JSON:
+        amount = money(self._take("max_budget")) if self._settings.get("max_budget") is not None else None
+        span = self._take("budget_duration")
+        self._used.add("max_budget")
+        return {"organizations": {"default": {"limits": {"budget": {window(span): amount}}}}} if amount else {}
+
+    def _unused(self) -> None:
+        for key in self._settings:
+            if key not in self._used and key not in ("set_verbose", "json_logs"):
+                self.notes.append(f"{_home(self._source, key)}.{key}: not supported, ignored")
+        self.notes += [f"general_settings.{key}: not supported, ignored" for key in self._general]
+        self.notes += [f"{key}: not supported, ignored" for key in self._source if key not in _SECTIONS]
+
+
+def _extras(parameters: Mapping[str, Any], info: Mapping[str, Any], provider: str) -> JSON:
+    """What a deployment says beside its address."""
+    told: JSON = {}
+    for key, kind in _NUMBERS.items():
+        if (value := _number(parameters.get(key))) is not None:
+            kind(told, value)
+    price = {ours: _per_million({**info, **parameters}.get(theirs)) for theirs, ours in _PRICES.items()}
+    if price["input"] is not None and price["output"] is not None:
+        told["price"] = {key: value for key, value in price.items() if value is not None}
+    elif isinstance(base := info.get("base_model"), str):
+        told["priced_as"] = base if "/" in base else f"{provider}/{base}"
+    for theirs, ours in (("max_input_tokens", "max_input"), ("max_output_tokens", "max_output")):
+        if (number := _number(info.get(theirs))) is not None and number >= 1:
+            told[ours] = int(number)
+    return told
+
+
+def _put(*path: str) -> Callable[[JSON, float], None]:
+    def put(told: JSON, value: float) -> None:
+        for part in path[:-1]:
+            told = told.setdefault(part, {})
+        told[path[-1]] = int(value) if value == int(value) else value
+
+    return put
+
+
+def _weigh(told: JSON, value: float) -> None:
+    """Weights may be fractions there."""
+    told["weight"] = int(value) if value == int(value) else max(int(value * 1000), 1)
+
+
+_NUMBERS: Mapping[str, Callable[[JSON, float], None]] = {
+    "rpm": _put("limits", "rpm"),
+    "tpm": _put("limits", "tpm"),
+    "weight": _weigh,
+    "order": _put("order"),
+    "timeout": _put("timeouts", "response"),
+    "stream_timeout": _put("timeouts", "first_byte"),
+}
+
+
+def _per_million(value: Any) -> str | None:
+    try:
+        return format((Decimal(str(value)) * 1_000_000).quantize(Decimal("1e-9")).normalize(), "f")
+    except InvalidOperation:
+        return None
+
+
+def _reaches(start: str, end: str, edges: Mapping[str, set[str]]) -> bool:
+    seen, stack = set(), [start]
+    while stack:
+        node = stack.pop()
+        if node == end:
+            return True
+        if node not in seen:
+            seen.add(node)
+            stack.extend(edges.get(node, ()))
+    return False
+
+
+def _home(source: Mapping[str, Any], key: str) -> str:
+    return "router_settings" if key in _section(source, "router_settings") else "litellm_settings"
+
+
+def _section(source: Mapping[str, Any], key: str) -> JSON:
+    return dict(_mapping(source.get(key)))
+
+
+def _mapping(value: Any) -> JSON:
+    return value if isinstance(value, dict) else {}
+
+
+def _items(value: Any) -> list[JSON]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _truth(value: Any) -> bool:
+    return value is True or str(value).lower() == "true"
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if 0 <= number < 1e12 else None

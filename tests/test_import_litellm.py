@@ -1,0 +1,199 @@
+"""Coming from LiteLLM: its configuration loads, its keys work with the official SDK, its budgets go on."""
+
+import asyncio
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import yaml
+from click.testing import CliRunner
+from openai import AsyncOpenAI
+from pydantic import SecretStr
+from sqlalchemy import text
+
+from config.schema import Database as DatabaseOptions
+from gateway.__main__ import main
+from gateway.litellm.document import convert
+from gateway.litellm.settings import limits, seconds, window
+from gateway.records.database import Database
+
+from .running import deployment, running
+
+SOURCE = Path(__file__).with_name("litellm_config.yaml")
+OLD = "sk-old-litellm-key-1234567890"
+BROKE = "sk-broke-litellm-key-1234567890"
+GONE = "sk-gone-litellm-key-1234567890"
+DDL = {
+    "LiteLLM_BudgetTable": "budget_id TEXT, max_budget DOUBLE PRECISION, budget_duration TEXT, rpm_limit BIGINT, tpm_limit BIGINT",
+    "LiteLLM_TeamTable": "team_id TEXT, team_alias TEXT, organization_id TEXT, models {list}, max_budget DOUBLE PRECISION, "
+    "budget_duration TEXT, spend DOUBLE PRECISION, rpm_limit BIGINT, blocked BOOLEAN, metadata {json}",
+    "LiteLLM_UserTable": "user_id TEXT, teams {list}, models {list}, max_budget DOUBLE PRECISION, spend DOUBLE PRECISION, metadata {json}",
+    "LiteLLM_VerificationToken": "token TEXT, key_alias TEXT, models {list}, spend DOUBLE PRECISION, max_budget DOUBLE PRECISION, "
+    "budget_duration TEXT, budget_id TEXT, tpm_limit BIGINT, rpm_limit BIGINT, max_parallel_requests BIGINT, metadata {json}, "
+    "team_id TEXT, user_id TEXT, expires TIMESTAMP, blocked BOOLEAN, aliases {json}",
+}
+
+
+def digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+async def litellm_database(url: str) -> None:
+    database = Database(DatabaseOptions(url=SecretStr(url)))
+    array = (lambda *items: json.dumps(items)) if database.is_sqlite else (lambda *items: "{" + ",".join(items) + "}")
+    kinds = {"list": "TEXT" if database.is_sqlite else "TEXT[]", "json": "TEXT" if database.is_sqlite else "JSONB"}
+    rows: dict[str, list[dict[str, Any]]] = {
+        "LiteLLM_BudgetTable": [{"budget_id": "b", "max_budget": 1.0, "budget_duration": "1d"}],
+        "LiteLLM_TeamTable": [
+            {"team_id": "t1", "team_alias": "Search", "models": array("m"), "max_budget": 50.0, "budget_duration": "1mo",
+             "spend": 12.5, "metadata": '{"cost_center": 7}'},
+        ],
+        "LiteLLM_UserTable": [{"user_id": "u 1", "teams": array("t1"), "models": array(), "spend": 10.0, "metadata": "{}"}],
+        "LiteLLM_VerificationToken": [
+            {"token": digest(OLD), "key_alias": "prod", "models": array("all-team-models"), "spend": 10.0, "rpm_limit": 100,
+             "max_budget": 20.0, "budget_duration": "30d", "metadata": '{"tags": ["a"], "model_rpm_limit": {"m": 5}}',
+             "team_id": "t1", "user_id": "u 1", "aliases": '{"fast": "m"}'},
+            {"token": digest(BROKE), "key_alias": None, "models": array(), "spend": 2.0, "budget_id": "b", "metadata": "{}",
+             "team_id": "nowhere", "aliases": "{}"},
+            {"token": digest(GONE), "key_alias": "gone", "models": array(), "spend": 0.0, "metadata": "{}", "aliases": "{}",
+             "blocked": True},
+        ],
+    }  # fmt: skip
+    async with database.write() as connection:
+        for table, columns in DDL.items():
+            await connection.execute(text(f'DROP TABLE IF EXISTS "{table}"'))
+            await connection.execute(text(f'CREATE TABLE "{table}" ({columns.format(**kinds)})'))
+            for row in rows[table]:
+
+                def value(name: str, columns: str = columns, row: dict[str, Any] = row) -> str:
+                    quoted = "'" + str(row[name]) + "'" if isinstance(row[name], str) else str(row[name])
+                    return "NULL" if row[name] is None else quoted
+
+                names = ", ".join(row)
+                await connection.exec_driver_sql(
+                    f'INSERT INTO "{table}" ({names}) VALUES ({", ".join(value(n) for n in row)})'.replace(
+                        "True", "TRUE"
+                    )
+                )
+    await database.close()
+
+
+def sluice(*arguments: str, code: int = 0) -> str:
+    result = CliRunner().invoke(main, list(arguments))
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+async def test_old_keys_work_against_the_new_gateway_and_budgets_go_on(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    source = f"sqlite:///{tmp_path}/litellm.db" if kind == "sqlite" else request.getfixturevalue("postgres_url")
+    await litellm_database(source)
+    target = f"sqlite:///{tmp_path}/sluice.db"
+    arguments = (
+        *("import-litellm", str(SOURCE), "-o", str(tmp_path / "out.yaml"), "--database-url", source),
+        *("--into", target, "--json", "--force"),
+    )
+    report = json.loads(await asyncio.to_thread(sluice, *arguments))
+    assert report["made"] == {"team": 1, "user": 1, "key": 3}
+    assert report["spent"] == 14_500_000_000  # 10 + 2 of keys, and 2.5 that only the team knows of
+    assert report["problems"] == []
+    assert any("its team nowhere does not exist" in note for note in report["notes"])
+    again = json.loads(await asyncio.to_thread(sluice, *arguments))
+    assert again["made"] == {}
+
+    sections: dict[str, Any] = {
+        "database": {"url": target},
+        "auth": {"pepper": "p" * 32},
+        "admin": {"keys": {"o": "o" * 32}},
+    }
+    async with running({"m": [deployment("demo-echo")]}, **sections) as (gateway, _):
+
+        async def ask(key: str, model: str) -> str:
+            async with AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=key, max_retries=0) as sdk:
+                answer = await sdk.chat.completions.create(model=model, messages=[{"role": "user", "content": "hi"}])
+                return str(answer.choices[0].message.content)
+
+        assert await ask(OLD, "fast") == "hi"  # an alias of the key
+        with pytest.raises(openai.AuthenticationError):
+            await ask(GONE, "m")
+        with pytest.raises(openai.RateLimitError, match="budget"):
+            await ask(BROKE, "m")  # $2 of $1 a day were spent before
+        rows = await gateway.records.usage.report(("key", "team"))
+        spent = {(row["team"], row["requests"]): row["cost"] for row in rows if row["cost"]}
+        assert spent[("t1", 0)] == 2_500_000_000
+        assert 10_000_000_000 < spent[("t1", 1)] < 10_001_000_000
+
+
+def test_every_key_of_a_realistic_configuration_is_taken_over_or_named(tmp_path: Path) -> None:
+    output = tmp_path / "sluice.yaml"
+    report = json.loads(sluice("import-litellm", str(SOURCE), "-o", str(output), "--json"))
+    assert report["models"] == ["bedrock-claude", "claude", "gemini", "gpt-4o", "local"]
+    assert report["problems"] == []
+    written = yaml.safe_load(output.read_text())
+    assert "sk-ant-literal" not in output.read_text()
+    first, second = written["models"]["gpt-4o"]["deployments"]
+    assert (first["model"], first["weight"], first["order"], first["limits"]) == (
+        "my-deployment",
+        2,
+        1,
+        {"rpm": 600, "tpm": 100_000},
+    )
+    assert first["timeouts"] == {"response": 60, "first_byte": 10}
+    assert second["price"] == {"input": "2.5", "output": "10"}
+    assert written["models"]["gpt-4o"]["params"] == {"default": {"temperature": 0.5, "top_k": 3}, "unsupported": "drop"}
+    assert written["models"]["gpt-4o"]["fallbacks"] == {"any": ["claude"], "context_length": ["gemini"]}
+    assert written["models"]["claude"]["fallbacks"] == {"any": ["local"]}  # its own leads back to gpt-4o
+    assert written["aliases"] == {"gpt-4": "gpt-4o", "hidden": "claude"}
+    assert written["redis"]["url"] == "redis://:${REDIS_PASSWORD}@${REDIS_HOST}:6379/0"
+    assert written["organizations"]["default"]["limits"]["budget"] == {"month": "100"}
+    notes = "\n".join(report["notes"])
+    for named in ("guardrails", "mcp_servers", "custom_auth", "alerting", "callbacks", "cache", "openai/*", "nowhere"):
+        assert named in notes
+    assert "exists; overwrite it" in sluice("import-litellm", str(SOURCE), "-o", str(output), code=1)
+
+
+def test_included_files_are_joined(tmp_path: Path) -> None:
+    (tmp_path / "models.yaml").write_text("model_list: [{model_name: b, litellm_params: {model: groq/llama}}]")
+    (tmp_path / "main.yaml").write_text(
+        "include: [models.yaml]\nmodel_list: [{model_name: a, litellm_params: {model: openai/gpt-5}}]"
+    )
+    report = json.loads(sluice("import-litellm", str(tmp_path / "main.yaml"), "-o", "-", "--json"))
+    assert report["models"] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {},
+        {"model_list": None},
+        {"model_list": [{}, 5, {"model_name": "a"}, {"model_name": "a", "litellm_params": []}]},
+        {"model_list": [{"model_name": "a b|{c}", "litellm_params": {"model": "x", "rpm": "many", "weight": -1}}]},
+        {"router_settings": [], "litellm_settings": 5, "general_settings": None},
+        {"router_settings": {"fallbacks": "x", "num_retries": "three", "model_group_alias": []}},
+        {"litellm_settings": {"max_budget": "much", "default_fallbacks": 5, "drop_params": 1}},
+    ],
+)
+def test_nonsense_is_noted_and_never_a_crash(source: Any) -> None:
+    assert isinstance(convert(source).document, dict)
+
+
+@pytest.mark.parametrize(
+    ("duration", "length", "calendar"),
+    [("30s", 30, "day"), ("24h", 86_400, "day"), ("7d", 604_800, "week"), ("1w", 604_800, "week"), ("1mo", 2_592_000, "month"),
+     ("30d", 2_592_000, "month"), ("soon", None, "total")],
+)  # fmt: skip
+def test_durations_become_the_nearest_calendar_window(duration: str, length: int | None, calendar: str) -> None:
+    assert (seconds(duration), window(duration)) == (length, calendar)
+
+
+def test_limits_per_model_are_kept() -> None:
+    row = {
+        "metadata": {"model_rpm_limit": {"m": 5}},
+        "model_max_budget": {"m": {"budget_limit": 0.5, "time_period": "1d"}},
+    }
+    assert limits(row) == {"per_model": {"m": {"rpm": 5, "budget": {"day": "0.5"}}}}
