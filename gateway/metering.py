@@ -161,7 +161,7 @@ class Metered:
         self._hard = hard
         """Whether a budget applies."""
         self._paid = 0
-        """Nano-dollars that failed attempts may be billed."""
+        """Nano-dollars that failed attempts may be billed and that are not booked yet."""
         self._held: dict[int, Held] = {}
         self._bounds: dict[str, Bound] = {}
         self._started = time.perf_counter()
@@ -170,7 +170,7 @@ class Metered:
         self._moves = 0
         self._failed: list[Attempt] = []
         self._booked = NOTHING_USED
-        """What was settled on the limits of a model that the call has left."""
+        """What was settled on the limits of models and tiers that the call has left."""
         self.downgraded: str | None = None
         """Why it runs at a lower tier than it was allowed to."""
         self.queued: float | None = None
@@ -256,25 +256,29 @@ class Metered:
             if self._paid + worst > self._reservation.amounts.cost:
                 await self._reservation.adjust(self._reservation.amounts._replace(cost=self._paid + worst))
         else:
-            # What is held goes back first, or a key with one slot could never fall back.
-            self._booked = _amounts(0, _sum(a.usage for a in self._failed), self._paid)
-            self._reservation.settle(self._booked)
+            self._book()  # what is held goes back first, or a key with one slot could never fall back
             self._moves += 1
             amounts = Amounts(1, bound.input_tokens, bound.output_tokens, worst)
             rid = f"{self.call.id}:{self._moves}"
             self._reservation = await self._meter.limiter.reserve(rid, self.principal, route.name, self.tier, amounts)
-            self._paid = 0
         self.route, self.plan, self._bound, self._hard = route, plan, bound, hard
 
     async def move(self, tier: str) -> None:
         """Reserve for another tier instead; raises LimitExceeded and its kin, and then holds nothing."""
         amounts = self._reservation.amounts
-        self._reservation.settle(Amounts(0))
+        amounts = amounts._replace(cost=max(amounts.cost - self._paid, 0))
+        self._book()
         self._moves += 1
         rid = f"{self.call.id}:{self._moves}"
         limiter = self._meter.limiter
         self._reservation = await limiter.reserve(rid, self.principal, self.route.name, tier, amounts)
         self.tier = tier
+
+    def _book(self) -> None:
+        """Settle what failed attempts may be billed on the limits that were reserved for them."""
+        failed = _amounts(0, _sum(a.usage for a in self._failed), sum(a.cost for a in self._failed))
+        self._reservation.settle(_less(failed, self._booked))
+        self._booked, self._paid = failed, 0
 
     def limit_headers(self) -> Mapping[str, str]:
         return self._reservation.headers
@@ -316,11 +320,10 @@ class Metered:
         assert self.answer is not None, "set when the timer was"
         self._bill(record.attempts[-1], self.answer, complete=False)
         usage = _sum(a.usage for a in record.attempts)
-        cost = self._paid + record.attempts[-1].cost
-        self._reservation.checkpoint(Amounts(1, usage.prompt_tokens, usage.completion_tokens, cost, usage.cache_read))
-        if record.principal is not None:
-            with contextlib.suppress(StoreUnavailable):  # then the whole reservation stays noted
-                self.note(record.principal, record, cost)
+        used = _amounts(1, usage, sum(a.cost for a in record.attempts))
+        self._reservation.checkpoint(_less(used, self._booked))
+        with contextlib.suppress(StoreUnavailable):  # then the whole reservation stays noted
+            self.note(self.principal, record, used.cost)
         self._timer = asyncio.get_running_loop().call_later(CHECKPOINT_SECONDS, self._checkpoint, record)
 
     async def settled(self, answer: StreamedAnswer | WholeAnswer, record: CallRecord) -> None:
@@ -351,7 +354,8 @@ class Metered:
                 last.status = record.code.removeprefix("stream_")  # whose fault it was
                 last.error = KINDS.get(last.status)
             self._let_go(last)
-        for held in self._held.values():
+        for held in self._held.values():  # of an attempt that answered and was never read
+            held.capacity.settle(held.capacity.amounts)
             if held.slot is not None:
                 held.slot.leave()
         record.queued = self.queued

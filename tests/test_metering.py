@@ -266,6 +266,42 @@ async def test_what_a_failed_attempt_may_cost_is_kept_when_the_next_is_reserved(
         assert found["budget.day"].used == (await rows(gateway))[0]["cost"] > 0
 
 
+async def test_a_call_that_falls_back_twice_is_charged_each_attempt_once() -> None:
+    dear = {"input": 20, "output": 80}
+    models = {
+        "m": {"deployments": [deployment("demo-cut")], "fallbacks": {"any": ["a"]}},
+        "a": {"deployments": [deployment("demo-cut", "anthropic")], "fallbacks": {"any": ["b"]}},
+        "b": {"deployments": [deployment("demo-ok", price=dear)]},
+    }
+    limits = {**LIMITS, "per_model": {"a": {"rpm": 5, "budget": {"day": 1}}, "b": {"budget": {"day": 1}}}}
+    async with running(models, keys=keys(**limits)) as (gateway, upstream):
+        status, headers, _ = await ask(gateway, max_tokens=20)
+        assert status == 200
+        assert headers["x-sluice-fallback"] == "b"
+        found, written = await settled(gateway), await rows(gateway)
+        assert [r["estimated"] for r in written] == [True, True, False]
+        assert written[-1]["cost"] == 10 * priced([upstream.journal[-1]])
+        assert found["tpd"].used == sum(r["input"] + r["output"] for r in written)
+        principal = await gateway.pipeline.auth.authenticate(KEY, time.time())
+        every = await gateway.pipeline.meter.limiter.usage(principal.owners[0], principal.organization)
+        own = {s.limit.scope: s.used for s in every if NAMES[s.limit.field] == "budget.day"}
+        assert own["k:test"] == sum(r["cost"] for r in written)
+        assert own["k:test|m:a"] == written[1]["cost"]
+        assert own["k:test|m:b"] == written[2]["cost"]
+
+
+async def test_a_fallback_that_the_budget_cannot_bear_is_not_taken() -> None:
+    models = {
+        "m": {"deployments": [deployment("demo-500")], "fallbacks": {"any": ["b"]}},
+        "b": {"deployments": [deployment("demo-ok", price=DEAR)]},
+    }
+    async with running(models, keys=keys(budget={"day": worst(100)}, concurrency=9)) as (gateway, upstream):
+        status, *_ = await ask(gateway, max_tokens=100)
+        assert status == 502
+        assert [e.model for e in upstream.journal] == ["demo-500"]
+        assert (await settled(gateway))["budget.day"].used == 0
+
+
 async def test_a_budget_bounds_the_answer_upstream_where_the_client_did_not() -> None:
     models = {"m": "demo-long"}
     async with running(models, keys=keys(), pricing={"default_max_output": 33}) as (gateway, upstream):
