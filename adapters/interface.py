@@ -150,6 +150,8 @@ class Adapter(Protocol):
     """Service tiers that the provider has: OpenAI's word -> the provider's. Empty when it has none."""
     reports_tier: bool
     """Whether an answer names the tier that served it; where none ever does, a tier that was accepted has served."""
+    flex_refusals: frozenset[int]
+    """Statuses that mean no capacity for flex, where the error itself does not tell it from other overload."""
 
     def options(self, raw: Mapping[str, Any]) -> Any:
         """Decode the provider's ``options`` once, at load; raises ValueError naming the bad key."""

@@ -12,6 +12,7 @@ from adapters import ratelimits
 from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
 from config.schema import Retries
 
+from . import tiers
 from .answer import MAX_BODY, StreamedAnswer, WholeAnswer
 from .call import Attempt, Call, CallRecord, Deployment, Plan, Principal, Route
 from .credentials import Credentials
@@ -233,7 +234,8 @@ class Dispatcher:
         try:
             if response.status not in STATUSES_OK:
                 body = await response.read(MAX_BODY)
-                raise deployment.adapter.error(response.status, response.headers, body)
+                error = deployment.adapter.error(response.status, response.headers, body)
+                raise tiers.refused(deployment, tier, error)
             if hints and (limits := ratelimits.read(response.headers)) is not None:
                 self._fleet[deployment.id].health.hinted(limits)
             answer: Answer = await call.operation.read(call, deployment, sent, tier, response)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from adapters.errors import ErrorKind, ProviderError
+
 from .call import CallRecord, Deployment, Plan, Principal
 from .errors import InvalidRequest
 
@@ -122,6 +124,13 @@ def reachable(deployment: Deployment, tier: str) -> tuple[str, ...]:
     if not deployment.trusted_tiers and deployment.adapter.tiers:
         return ALL  # an address that was told nothing may do as it likes
     return (tier,)
+
+
+def refused(deployment: Deployment, tier: AttemptTier, error: ProviderError) -> ProviderError:
+    """The failure, as want of flex capacity where it is that and does not say so."""
+    if tier.sent == "flex" and error.status in deployment.adapter.flex_refusals:
+        return ProviderError(ErrorKind.CAPACITY, error.message, status=error.status, retry_after=error.retry_after)
+    return error
 
 
 def downgrade(effective_tier: str, attempt_tier: AttemptTier, served: str) -> str | None:

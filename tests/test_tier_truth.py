@@ -42,7 +42,7 @@ async def test_C_476_what_served_is_what_is_told_recorded_and_billed(seed: int) 
 
     def decide(_name: str, asked: str) -> str | None:
         if asked == "flex":
-            return None if rng.random() < 0.2 else "flex"
+            return None if rng.random() < 0.5 else "flex"
         return "default" if asked == "priority" and rng.random() < 0.3 else asked
 
     async with tiered(decide) as upstreams:
@@ -89,4 +89,4 @@ async def test_C_476_what_served_is_what_is_told_recorded_and_billed(seed: int) 
         if not DIALECTS[name].late or not stream:
             assert ("x-sluice-tier-downgrade" in headers) == downgraded, (name, tier, stream)
         compared += 1
-    assert compared > 180
+    assert compared > 170

@@ -14,10 +14,11 @@ from gateway import demo
 from gateway.app import Gateway
 from gateway.call import Owner, Principal
 from gateway.demo.scripts import Script
+from gateway.deployments import routes
 from gateway.errors import InvalidRequest
 from gateway.tiers import effective
 
-from .running import KEY, PRICE, deployment, running
+from .running import KEY, PRICE, configuration, deployment, running
 
 
 @asynccontextmanager
@@ -229,3 +230,116 @@ async def test_C_464_C_465_refused_flex_is_free_waits_and_falls_back_only_where_
         assert status == 200
         assert {b["service_tier"] for b in bodies} == {"flex"}
         assert (await post(gateway))[0] == 200
+
+
+SCOPES = ("key", "user", "team", "organization")
+
+
+def owned(on_denied: str) -> tuple[dict[str, Any], list[tuple[str, str, dict[str, Any], dict[str, str]]]]:
+    """A key for each scope and policy, with owners of its own; (key, scope, policy, what it downgrades)."""
+    parts: dict[str, Any] = {"organizations": {}, "teams": {}, "users": {}, "keys": []}
+    cases = []
+    for scope in SCOPES:
+        for number, (policy, downgraded) in enumerate(POLICIES):
+            name, key = f"{scope}{number}", f"{KEY}-{scope}{number}"
+            tiers = {s: {"tiers": {**policy, "on_denied": on_denied}} if s == scope else {} for s in SCOPES}
+            parts["organizations"][f"o-{name}"] = tiers["organization"]
+            parts["teams"][f"t-{name}"] = {"organization": f"o-{name}", **tiers["team"]}
+            parts["users"][f"u-{name}"] = {"team": f"t-{name}", **tiers["user"]}
+            owners = {"team": f"t-{name}", "user": f"u-{name}"}
+            parts["keys"].append({"name": name, "key": key, **owners, **tiers["key"]})
+            cases.append((key, scope, policy, downgraded))
+    return parts, cases
+
+
+POLICIES: tuple[tuple[dict[str, Any], dict[str, str]], ...] = (
+    ({"allowed": ["default"]}, {"priority": "default", "flex": "default"}),
+    ({"allowed": ["flex", "default"]}, {"priority": "default", "flex": "flex"}),
+    ({"max": "default"}, {"priority": "default", "flex": "flex"}),
+    ({"max": "flex"}, {"priority": "flex", "flex": "flex", "auto": "flex", "default": "flex"}),
+    ({"default": "priority", "max": "priority"}, {"auto": "priority", "priority": "priority", "flex": "flex"}),
+    ({"default": "priority", "allowed": ["default", "flex"]}, {"auto": "default", "priority": "default"}),
+)
+"""A policy, and what each requested tier runs at where the policy downgrades; others stay as they are."""
+
+
+@pytest.mark.parametrize("on_denied", ["reject", "downgrade"])
+async def test_C_474_entitlement_by_scope_tier_policy_and_streaming(on_denied: str) -> None:
+    parts, cases = owned(on_denied)
+    async with running({"m": model("demo-ok", **FLEX)}, **parts) as (gateway, _):
+        for key, scope, policy, downgraded in cases:
+            for asked in (None, "auto", "default", "flex", "priority"):
+                expected = downgraded.get(asked or "auto", "default" if asked in (None, "auto") else asked)
+                denied = on_denied == "reject" and asked in ("default", "flex", "priority") and expected != asked
+                for stream in (False, True):
+                    status, _, bodies = await post(gateway, key, stream=stream, service_tier=asked)
+                    if denied:
+                        found = (status, bodies[0]["error"]["param"])
+                        assert found == (400, "service_tier"), (scope, policy, asked)
+                    else:
+                        assert (status, {b["service_tier"] for b in bodies}) == (200, {expected}), (
+                            scope,
+                            policy,
+                            asked,
+                        )
+
+
+def test_C_466_flex_has_a_quarter_of_an_hour_and_every_tier_its_own_time_outs() -> None:
+    chosen = {"deployments": model("demo-ok", **FLEX), "timeouts_per_tier": {"priority": {"first_byte": 7}}}
+    config = configuration("http://127.0.0.1:1", "/nowhere", {"m": chosen})
+    (made,) = routes(config)["m"].deployments
+    assert made.timeouts.response == 600
+    assert (made.tier_timeouts["flex"].first_byte, made.tier_timeouts["flex"].response) == (900, 900)
+    assert (made.tier_timeouts["priority"].first_byte, made.tier_timeouts["priority"].response) == (7, 600)
+
+
+async def test_a_tiers_time_out_holds_for_its_attempts_only() -> None:
+    chosen = {
+        "deployments": model("demo-ok+delay=0.5", **FLEX),
+        "timeouts_per_tier": {"priority": {"first_byte": 0.1, "response": 0.1}},
+    }
+    async with running({"m": chosen}, retries={"attempts": 1}) as (gateway, _):
+        assert (await post(gateway, service_tier="priority"))[0] == 504
+        assert (await post(gateway, service_tier="default"))[0] == 200
+
+
+@pytest.mark.parametrize(("adapter", "numbers"), [("vllm", (-10, 0, 10)), ("sglang", (10, 0, -10))])
+async def test_servers_that_schedule_by_a_number_are_told_one(adapter: str, numbers: tuple[int, int, int]) -> None:
+    async with demo_started() as upstream:
+        provider = {"adapter": adapter, "base_url": upstream.openai_url, "options": {"send_priority": True}}
+        providers = {"own": provider, "plain": {**provider, "options": {}}}
+        models = {
+            "m": {"deployments": model("demo-ok", "own"), "queue": QUEUE},
+            "p": {"deployments": model("demo-ok", "plain"), "queue": QUEUE},
+        }
+        async with running(models, providers=providers) as (gateway, _):
+            for tier in ("priority", "default", "flex"):
+                _, headers, (body,) = await post(gateway, service_tier=tier)
+                assert body["service_tier"] == tier
+                assert "x-sluice-dropped-params" not in headers
+            await post(gateway, model="p", service_tier="priority")
+        asked = [entry.body.get("priority") for entry in upstream.journal]
+        assert all("service_tier" not in entry.body for entry in upstream.journal)
+    assert asked == [*numbers, None]
+
+
+async def test_tiers_are_counted() -> None:
+    models = {"m": pooled("demo-ok+delay=0.2"), "n": model("demo-downgraded", **FLEX)}
+    async with running(models) as (gateway, _):
+        first = asyncio.ensure_future(post(gateway))
+        await asyncio.sleep(0.05)
+        waiting = asyncio.ensure_future(post(gateway, service_tier="priority"))
+        await asyncio.sleep(0.05)
+        value = gateway.registry.get_sample_value
+        assert value("sluice_queue_in_flight", {"model": "m", "class": "default"}) == 1
+        assert value("sluice_queue_waiting", {"model": "m", "class": "priority"}) == 1
+        assert value("sluice_queue_capacity", {"model": "m"}) == 1
+        await post(gateway, service_tier="flex")
+        await asyncio.gather(first, waiting)
+        await post(gateway, model="n", service_tier="fast")
+        assert value("sluice_queue_shed_total", {"model": "m", "tier": "flex"}) == 1
+        assert value("sluice_tier_refused_total", {"model": "m"}) == 1
+        assert (value("sluice_queue_wait_seconds_sum", {"model": "m", "tier": "priority"}) or 0) > 0.05
+        served = {"model": "n", "requested": "fast", "effective": "priority", "served": "default"}
+        assert value("sluice_tier_served_total", served) == 1
+        assert value("sluice_tier_downgrades_total", {"model": "n", "effective": "priority", "reason": "capacity"}) == 1

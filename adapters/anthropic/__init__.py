@@ -31,6 +31,7 @@ class Anthropic:
     base_url = "https://api.anthropic.com"
     tiers = TIERS
     reports_tier = True
+    flex_refusals: frozenset[int] = frozenset()
 
     def options(self, raw: Mapping[str, Any]) -> AnthropicOptions:
         return decode(AnthropicOptions, raw)

@@ -19,6 +19,7 @@ class Bedrock:
     base_url = TEMPLATE
     tiers = request.TIERS
     reports_tier = True
+    flex_refusals: frozenset[int] = frozenset({429, 503})
 
     def options(self, raw: Mapping[str, Any]) -> BedrockOptions:
         """Decode; raises ValueError naming the bad key, or that botocore is missing."""

@@ -15,6 +15,7 @@ class Cohere:
     base_url = "https://api.cohere.com"
     tiers: Mapping[str, str] = {}
     reports_tier = True
+    flex_refusals: frozenset[int] = frozenset()
 
     def options(self, raw: Mapping[str, Any]) -> request.CohereOptions:
         """Decode; raises ValueError naming the bad key."""

@@ -26,6 +26,7 @@ class Gemini:
     base_url = "https://generativelanguage.googleapis.com/v1beta"
     tiers: Mapping[str, str] = TIERS
     reports_tier = True
+    flex_refusals: frozenset[int] = frozenset({429, 503})
     searches_with_functions: ClassVar[bool] = True
     """Whether web search and functions may be asked for together, where the model can."""
 

@@ -36,6 +36,7 @@ class OpenAI:
         self.base_url = dialect.base_url
         self.tiers = dialect.tiers
         self.reports_tier = dialect.reports_tier
+        self.flex_refusals: frozenset[int] = frozenset()
 
     def options(self, raw: Mapping[str, Any]) -> FamilyOptions:
         return decode(FamilyOptions, raw)
