@@ -1,6 +1,7 @@
 """The composition root: builds every object of a worker. Nobody imports it but the command line and tests."""
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -109,9 +110,11 @@ class Gateway:
     def admin_url(self) -> str:
         return f"http://{self.config.admin.host}:{self.admin.port}"
 
-    async def start(self, *, reuse_port: bool = False) -> None:
-        await self.admin.start(self.config.admin.host, self.config.admin.port, reuse_port=reuse_port)
-        await self.data.start(self.config.server.host, self.config.server.port, reuse_port=reuse_port)
+    async def start(self, sockets: tuple[socket.socket, socket.socket] | None = None) -> None:
+        """Listen, on ``sockets`` (data, administration) where they are given."""
+        data, admin = sockets or (None, None)
+        await self.admin.start(self.config.admin.host, self.config.admin.port, admin)
+        await self.data.start(self.config.server.host, self.config.server.port, data)
         self.state.ready = True
 
     def serve(self, made: Generation) -> None:

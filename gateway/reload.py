@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -13,6 +14,8 @@ from config import Config, ConfigError
 
 LOGGER = logging.getLogger("sluice.config")
 POLL_SECONDS = 1.0
+Stamp: TypeAlias = tuple[int, int, int]
+"""Time of change, size and inode."""
 
 
 class Reloader:
@@ -60,18 +63,20 @@ class Reloader:
         except Exception:
             LOGGER.exception("a reload failed")
 
-    async def watch(self, path: Path) -> None:
-        """Reload whenever the file is another one (also behind a symbolic link, as in Kubernetes); never ends."""
-        seen = _stamp(path)
+    async def watch(self, path: Path, seen: Stamp | None) -> None:
+        """Reload whenever the file is another one (also behind a symbolic link, as in Kubernetes); never ends.
+
+        ``seen`` is its stamp from before the configuration that runs was made.
+        """
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            stamp = await asyncio.to_thread(_stamp, path)
+            stamp = await asyncio.to_thread(stamp_of, path)
             if stamp is not None and stamp != seen:
                 seen = stamp
                 await self.try_reload()
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def stamp_of(path: Path) -> Stamp | None:
     """What changes with a file; None while there is none, as in the middle of a replacement."""
     try:
         found = os.stat(path)

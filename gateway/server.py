@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import socket
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -154,13 +155,15 @@ class Site:
             headers["access-control-allow-headers"] = asked[:1024]
         return web.Response(status=204, headers=headers)
 
-    async def start(self, host: str, port: int, *, reuse_port: bool = False) -> None:
-        """Listen; ``port`` 0 takes a free one, told by ``self.port``."""
+    async def start(self, host: str, port: int, listening: socket.socket | None = None) -> None:
+        """Listen; ``port`` 0 takes a free one, told by ``self.port``. ``listening``: a socket that does so already."""
         self.listener.check()
         self._runner = web.ServerRunner(self.listener, handle_signals=False, shutdown_timeout=1.0)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port, backlog=4096, reuse_port=reuse_port or None)
-        await site.start()
+        if listening is not None:
+            await web.SockSite(self._runner, listening, backlog=4096).start()
+        else:
+            await web.TCPSite(self._runner, host, port, backlog=4096).start()
         self.port = self._runner.addresses[0][1]
 
     async def close(self) -> None:

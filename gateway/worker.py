@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,11 @@ from config.schema import Config
 
 from . import logs
 from .app import build
+from .reload import stamp_of
 from .server import drain
 
 LOGGER = logging.getLogger("sluice.server")
+BEAT_SECONDS = 1.0
 
 
 def run(read: Callable[[], Config], path: Path) -> None:
@@ -40,7 +43,20 @@ def loop_factory() -> "type[asyncio.AbstractEventLoop] | None":
     return uvloop.Loop
 
 
-async def serve(config: Config, read: Callable[[], Config], path: Path) -> None:
+async def serve(
+    config: Config,
+    read: Callable[[], Config],
+    path: Path,
+    *,
+    sockets: tuple[socket.socket, socket.socket] | None = None,
+    signals: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT),
+    beat: Callable[[], bool] | None = None,
+) -> None:
+    """Serve until one of ``signals``. ``sockets``, of data and administration, listen already, as under a supervisor.
+
+    ``beat`` is called every second; when it says False, the worker ends.
+    """
+    seen = stamp_of(path)
     gateway = await build(config, read)
     loop = asyncio.get_running_loop()
     stop, reloads = asyncio.Event(), set[asyncio.Task[None]]()
@@ -55,11 +71,12 @@ async def serve(config: Config, read: Callable[[], Config], path: Path) -> None:
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in signals:
         loop.add_signal_handler(number, on_signal)
     loop.add_signal_handler(signal.SIGHUP, on_hangup)
-    await gateway.start()
-    watcher = loop.create_task(gateway.reloader.watch(path))
+    heart = loop.create_task(_beating(beat, stop)) if beat is not None else None
+    await gateway.start(sockets)
+    watcher = loop.create_task(gateway.reloader.watch(path, seen))
     # What was built at start lives for ever: the collector need not look at it again.
     gc.collect()
     gc.freeze()
@@ -69,3 +86,12 @@ async def serve(config: Config, read: Callable[[], Config], path: Path) -> None:
     watcher.cancel()
     await drain(gateway.state, config.server, [gateway.data])
     await gateway.close()
+    if heart is not None:
+        heart.cancel()
+
+
+async def _beating(beat: Callable[[], bool], stop: asyncio.Event) -> None:
+    while True:
+        if not beat():
+            stop.set()
+        await asyncio.sleep(BEAT_SECONDS)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -18,7 +19,7 @@ from gateway import demo
 from gateway.server import drain
 
 from .running import KEY, PRICE, running
-from .servers import free_port
+from .servers import RedisServer, free_port
 from .test_flow import ASK, client
 
 STREAM = {"stream": True, **ASK}
@@ -155,3 +156,78 @@ async def test_a_second_signal_exits_at_once(tmp_path: Path) -> None:
         started.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(started.wait(), 10) == 130
         assert time.monotonic() - began < 1
+
+
+def children(pid: int) -> set[int]:
+    return {int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+async def test_workers_share_the_port_are_replaced_when_they_die_and_drain_together(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    serving = process(tmp_path, "demo-ok+chunks=20+gap=0.05", drain=10, workers=2, redis=redis_server.url)
+    async with serving as (started, url, _), at(url) as sdk:
+        deadline = time.monotonic() + 10
+        while len(before := children(started.pid)) < 2:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+        os.kill(min(before), signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while len(after := children(started.pid)) < 2 or after == before:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+        assert len(after & before) == 1
+        deadline = time.monotonic() + 10
+        while (await answered(sdk)) < 6:  # a connection that the dead one had accepted may be lost, no other
+            assert time.monotonic() < deadline
+        path = tmp_path / "sluice.yaml"
+        changed = yaml.safe_load(path.read_text())
+        changed["models"]["n"] = changed["models"]["m"]
+        path.write_text(yaml.safe_dump(changed))
+        started.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 10
+        while {await listed(url) for _ in range(6)} != {("m", "n")}:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.1)
+        assert children(started.pid) == after  # nobody was replaced
+        streams = [await sdk.chat.completions.create(model="m", **STREAM) for _ in range(8)]
+        started.send_signal(signal.SIGTERM)
+        assert await asyncio.gather(*(_collected(s) for s in streams)) == [22] * 8
+        assert await asyncio.wait_for(started.wait(), 15) == 0
+
+
+async def listed(url: str) -> tuple[str, ...]:
+    """The models, over a connection of its own: any worker may answer."""
+    async with at(url) as sdk:
+        return tuple([m.id async for m in sdk.models.list()])
+
+
+async def answered(sdk: openai.AsyncOpenAI) -> int:
+    asked = [sdk.chat.completions.create(model="m", **ASK) for _ in range(6)]
+    return sum(not isinstance(a, BaseException) for a in await asyncio.gather(*asked, return_exceptions=True))
+
+
+async def test_a_second_signal_ends_the_supervisor_and_its_workers(tmp_path: Path, redis_server: RedisServer) -> None:
+    async with process(tmp_path, "demo-endless", drain=60, workers=2, redis=redis_server.url) as (started, url, _):
+        async with at(url) as sdk:
+            stream = await sdk.chat.completions.create(model="m", **STREAM)
+            await anext(stream)
+            workers = children(started.pid)
+            started.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.5)
+            assert started.returncode is None
+            started.send_signal(signal.SIGTERM)
+            assert await asyncio.wait_for(started.wait(), 5) == 130
+            deadline = time.monotonic() + 2
+            while any(running_still(pid) for pid in workers):
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.02)
+            with contextlib.suppress(Exception):
+                await _collected(stream)
+
+
+def running_still(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False

@@ -1,6 +1,7 @@
 """``sluice serve``: run the gateway."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -24,8 +25,18 @@ def command(file: str, host: str | None, port: int | None) -> None:
         config = load(file)
         return config.model_copy(update={"server": config.server.model_copy(update=given)})
 
+    def run(read: Callable[[], Config], path: Path) -> None:
+        if read().server.workers == 1:
+            worker.run(read, path)
+            return
+        try:
+            from .. import workers
+        except ImportError as exc:
+            raise ConfigError(["server.workers: more than one needs the extra `workers` (gunicorn)"]) from exc
+        workers.run(read, path)
+
     try:
-        worker.run(read, Path(file))
+        run(read, Path(file))
     except ConfigError as exc:
         for problem in exc.problems:
             click.echo(f"{file}: {problem}", err=True)
