@@ -11,7 +11,7 @@ T = TypeVar("T", bound="Options")
 class Options(BaseModel):
     """What an adapter lets the operator choose; unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True)
 
 
 def decode(kind: type[T], raw: Mapping[str, Any]) -> T:
