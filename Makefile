@@ -42,6 +42,7 @@ simulate-tiers: $(VENV)/.dev  ## a day of one pool on a virtual clock: waits and
 
 generated: $(VENV)/.dev  ## write what is generated from the code: docs/configuration.md, docs/providers.md, config/schema.json
 	$(BIN)/python docs/generate.py
+	$(BIN)/python deploy/grafana/generate.py
 
 image-check:  ## what the Dockerfile does, without a container engine
 	deploy/check_image.sh

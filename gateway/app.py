@@ -37,6 +37,7 @@ from .observers.budgets import BudgetObserver
 from .observers.metrics import PrometheusObserver
 from .observers.tenants import TenantObserver
 from .observers.tiers import TierMetrics
+from .observers.vitals import Vitals
 from .pipeline import Observer, Pipeline
 from .pools import Pools
 from .records.admin import Admin
@@ -196,6 +197,15 @@ async def build(config: Config, read: Callable[[], Config] | None = None) -> Gat
         admin=Site(config.server, state, failures),
         closers=closers,
     )
+    vitals = Vitals(
+        registry,
+        in_flight=lambda: state.in_flight,
+        breakers=lasting.fleet.breakers,
+        healthy=lambda: {"ledger": records.ledger.is_healthy} if records.ledger is not None else {},
+        version=lambda: gateway.generation.version,
+    )
+    await vitals.start()
+    closers.append(vitals.close)
     gateway.serve(made)
     return gateway
 

@@ -122,6 +122,10 @@ class Fleet:
             self._members[deployment] = member
         return member
 
+    def breakers(self) -> dict[str, Health]:
+        """The health of every deployment that was asked for so far."""
+        return {name: member.health for name, member in self._members.items()}
+
     def configure(self, health: HealthConfig, retries: Retries) -> None:
         """Other thresholds from now on; what is known stays."""
         self._health, self._retries = health, retries
