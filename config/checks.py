@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Collection, Iterable, Iterator
+from urllib.parse import urlsplit
 
 from .schema import Config, Key, PublicModel
 
@@ -11,7 +12,7 @@ MIN_SECRET = 32
 
 def problems(config: Config) -> list[str]:
     """One line for each mistake, each naming its path; empty for a good configuration."""
-    checks = (_references, _cycles, _owners, _keys, _secrets, _addresses, _workers)
+    checks = (_references, _cycles, _owners, _keys, _secrets, _addresses, _identity, _workers)
     return [line for check in checks for line in check(config)]
 
 
@@ -150,6 +151,14 @@ def _addresses(config: Config) -> Iterator[str]:
             yield f"providers.{name}.base_url: http:// sends the key in the clear; set allow_plain_http if that is wanted"
         if "@" in url.split("//", 1)[-1].split("/", 1)[0]:
             yield f"providers.{name}.base_url: must not carry a user or password"
+
+
+def _identity(config: Config) -> Iterator[str]:
+    if config.auth.jwt is not None:
+        url = urlsplit(config.auth.jwt.jwks_url)
+        loopback = url.hostname in ("127.0.0.1", "localhost", "::1")
+        if not url.hostname or not (url.scheme == "https" or (url.scheme == "http" and loopback)):
+            yield "auth.jwt.jwks_url: must be an https:// address: who can change the answer can sign tokens"
 
 
 def _workers(config: Config) -> Iterator[str]:

@@ -12,9 +12,10 @@ from prometheus_client import CollectorRegistry
 from config import ConfigError
 from config.schema import Config
 
-from .auth import Authenticator, principal_of
+from .auth import Authenticator, KeySource, principal_of
 from .call import Principal
 from .credentials import Credentials, HTTPFetch
+from .credentials.issue import Fetch
 from .endpoints import chat, health, models
 from .endpoints.admin import AdminEndpoints
 from .endpoints.exchange import Exchange
@@ -258,6 +259,15 @@ async def _records(config: Config, closers: list[Closer]) -> Records:
     return records
 
 
+def _key_source(config: Config, records: Records, fetch: Fetch) -> KeySource:
+    """Virtual keys and, where an identity provider is configured, its tokens."""
+    if config.auth.jwt is None:
+        return records.keys
+    from .tokens import Tokens
+
+    return Tokens(config.auth.jwt, records.keys, fetch)
+
+
 async def _lasting(config: Config, records: Records, registry: CollectorRegistry, closers: list[Closer]) -> Lasting:
     session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
     closers.append(session.close)
@@ -277,7 +287,7 @@ async def _lasting(config: Config, records: Records, registry: CollectorRegistry
         credentials=credentials,
         limiter=limiter,
         fleet=Fleet(config.health, config.retries),
-        keys=records.keys,
+        keys=_key_source(config, records, HTTPFetch(session)),
         ledger=records.ledger,
         pools=pools,
         observers=_observers(config, registry, pools, closers),

@@ -5,9 +5,11 @@ import contextlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
+import orjson
 from sqlalchemy import func, select
 
 from ..call import Principal
@@ -17,6 +19,8 @@ from .keys import KeyRecord, KeyStore, Peppers
 from .tables import changes
 
 log = logging.getLogger(__name__)
+
+LookUp: TypeAlias = Callable[[], Awaitable[KeyRecord | None]]
 
 _NEGATIVE_SIZE = 10_000
 """Random keys must not fill memory."""
@@ -80,7 +84,14 @@ class KeyCache:
             return fixed
         if (entry := self._cached(digests[0])) is not None:
             return entry.record
-        return await self._load(digests)
+        return await self._load(digests[0], lambda: self._store.lookup(*digests))
+
+    async def member(self, user: str, team: str | None) -> Principal | None:
+        """A user whom somebody else vouches for, say an identity provider; None where they or their team may not call."""
+        name = "member:" + orjson.dumps([user, team]).decode()
+        entry = self._cached(name)
+        record = entry.record if entry else await self._load(name, lambda: self._store.member(user, team))
+        return record.principal if record is not None and record.is_usable(self._clock()) else None
 
     async def named(self, key_id: str) -> Principal | None:
         """The principal of a key of the database by its id, usable or not; asked anew each time."""
@@ -105,12 +116,12 @@ class KeyCache:
                 del side[digest]
         return None
 
-    async def _load(self, digests: tuple[str, ...]) -> KeyRecord | None:
+    async def _load(self, digest: str, look_up: LookUp) -> KeyRecord | None:
         """Fetch once, however many requests wait; one of them going away does not stop it for the others."""
-        task = self._loading.get(digests[0])
+        task = self._loading.get(digest)
         if task is None:
-            task = self._loading[digests[0]] = asyncio.create_task(self._fetch(digests, self._generation))
-            task.add_done_callback(lambda done: self._loaded(digests[0], done))
+            task = self._loading[digest] = asyncio.create_task(self._fetch(digest, look_up, self._generation))
+            task.add_done_callback(lambda done: self._loaded(digest, done))
         return await asyncio.shield(task)
 
     def _loaded(self, digest: str, task: asyncio.Task[KeyRecord | None]) -> None:
@@ -119,12 +130,12 @@ class KeyCache:
         if not task.cancelled():
             task.exception()  # every waiter may have left: nobody else would fetch it
 
-    async def _fetch(self, digests: tuple[str, ...], generation: int) -> KeyRecord | None:
-        record = await self._store.lookup(*digests)
+    async def _fetch(self, digest: str, look_up: LookUp, generation: int) -> KeyRecord | None:
+        record = await look_up()
         # What was read before a change may arrive after it: such an answer serves its request and is not kept.
         if generation == self._generation:
             side, size = (self._unknown, _NEGATIVE_SIZE) if record is None else (self._known, self._size)
-            side[digests[0]] = _Entry(record, self._clock() + self._ttl)
+            side[digest] = _Entry(record, self._clock() + self._ttl)
             while len(side) > size:
                 side.popitem(last=False)
         return record

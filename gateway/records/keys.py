@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 import orjson
 from pydantic import Field
 from sqlalchemy import Row, Select, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from config.schema import Config
 from config.schema import Key as ConfigKey
@@ -173,6 +174,16 @@ class Place:
     user: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """An owner of the config file or the database."""
+
+    settings: Settings
+    organization: str | None
+    team: str | None = None
+    blocked: bool = False
+
+
 class KeyStore:
     """Finds keys by digest. Owners in the config file win over those of the same name in the database."""
 
@@ -205,6 +216,47 @@ class KeyStore:
                 await connection.execute(_records().where(keys.c.id == key_id.replace("\x00", "\ufffd")).limit(1))
             ).first()
         return self._record(row) if row is not None else None
+
+    async def member(self, user: str, team: str | None) -> KeyRecord | None:
+        """A user without a key, in ``team`` or else in their own; None for a team nobody knows or of elsewhere.
+
+        A user nobody knows has no limits of their own: what the team and organization say holds.
+        """
+        async with self._database.read() as connection:
+            own = await self._owner(connection, "user", user)
+            team = team or (own.team if own is not None else None)
+            of_team = await self._owner(connection, "team", team) if team is not None else None
+            if team is not None and of_team is None:
+                return None
+            homes = {o.organization for o in (own, of_team) if o is not None and o.organization is not None}
+            if len(homes) > 1:
+                return None
+            organization = next(iter(homes), DEFAULT_ORGANIZATION)
+            above = await self._owner(connection, "organization", organization)
+        found = {"user": (user, own), "team": (team or "", of_team), "organization": (organization, above)}
+        scopes = [Scope(kind, name, o.settings) for kind, (name, o) in found.items() if o is not None]
+        place, key_id = Place(organization, team, user), f"jwt:{user}"
+        return KeyRecord(
+            id=key_id,
+            name=user,
+            principal=principal(key_id, scopes, KeySettings(), place),
+            blocked=any(o.blocked for o in (own, of_team, above) if o is not None),
+            owners=frozenset(_owners(key_id, place)),
+        )
+
+    async def _owner(self, connection: AsyncConnection, kind: str, name: str) -> "_Found | None":
+        configured = self._configured[kind].get(name)
+        if configured is not None:
+            team = getattr(configured, "team", None)
+            home = self._configured["team"].get(team) if team is not None else configured
+            return _Found(configured, getattr(home, "organization", None), team)
+        table = {"user": users, "team": teams, "organization": organizations}[kind]
+        query = select(table).where(table.c.id == name.encode("utf-8", "replace").decode().replace("\x00", "\ufffd"))
+        row = (await connection.execute(query)).first()
+        if row is None:
+            return None
+        settings = Settings.model_validate_json(row.settings)
+        return _Found(settings, getattr(row, "organization", None), getattr(row, "team", None), row.blocked)
 
     def _record(self, row: Row[Any]) -> KeyRecord:
         place = Place(row.organization, row.team, row.user)
