@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,8 +43,16 @@ class Ledger(Protocol):
         """Note that a request runs; raises StoreUnavailable when nothing can be noted."""
         ...
 
-    def append(self, record: CallRecord) -> Awaitable[None]:
-        """Keep the attempts of a call: safe from the death of this process at once, on disk when awaited."""
+    def append(self, record: CallRecord) -> "Ticket":
+        """Keep the attempts of a call: safe from the death of this process at once, on disk when the ticket says so."""
+        ...
+
+
+class Ticket(Protocol):
+    """A row on its way to the disk."""
+
+    async def within(self, seconds: float) -> bool:
+        """Wait until it is there; False when it is not in time."""
         ...
 
 
@@ -331,16 +339,14 @@ class Metered:
         self.answer = answer
         ticket = self._account(record, complete=True)
         if ticket is not None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(DURABLE_WITHIN):
-                    await ticket
+            await ticket.within(DURABLE_WITHIN)
 
     def close(self, record: CallRecord) -> None:
         """Account for whatever happened, if ``settled`` did not: no await, so no cancellation can come between."""
         if not self._accounted:
             self._account(record, complete=False)
 
-    def _account(self, record: CallRecord, *, complete: bool) -> Awaitable[None] | None:
+    def _account(self, record: CallRecord, *, complete: bool) -> Ticket | None:
         self._accounted = True
         if self._timer is not None:
             self._timer.cancel()
@@ -385,7 +391,7 @@ class Metered:
 
     def _bound_of(self, deployment: Deployment) -> Bound:
         """That of the plan; a fallback's deployment has its own, because another model may write longer answers."""
-        if any(d is deployment for d in self.plan):
+        if deployment in self.plan:
             return self._bound
         found = self._bounds.get(deployment.id)
         if found is None:

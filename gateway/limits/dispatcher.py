@@ -30,11 +30,11 @@ from .batch import (
     Seed,
     Settle,
 )
-from .engine import Granted, Refused, StoreDown
+from .engine import Broken, Granted, Refused, Slow, StoreDown
 from .outage import Breaker
 from .rules import LimitSet
 from .seeds import Seeds
-from .store import Broken, Slow, Store
+from .store import Store
 
 log = logging.getLogger(__name__)
 

@@ -80,6 +80,14 @@ class StoreDown(Exception):
     """The counters cannot be reached, or not be trusted yet."""
 
 
+class Slow(Exception):
+    """The store gave no answer in time: whether the call was executed is not known."""
+
+
+class Broken(Exception):
+    """No connection to the store, or one that broke, or no primary: whether the call was executed is not known."""
+
+
 ASK_SECONDS = 2.0
 """For the ledger to say what was spent."""
 

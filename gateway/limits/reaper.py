@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from .amounts import NOTHING
 from .batch import ALIVE, CHARGE, REBORN, Batch, Reply, Settle, read_record
 from .dispatcher import MAX_ENTRIES, Dispatcher
-from .engine import Orphan, StoreDown
+from .engine import Broken, Orphan, Slow, StoreDown
 from .rules import LimitSet
-from .store import Broken, Slow, Store
+from .store import Store
 
 
 async def reap(counters: Dispatcher, store: Store) -> list[Orphan]:

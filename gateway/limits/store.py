@@ -23,7 +23,7 @@ from redis.retry import Retry
 
 from config import schema
 
-from .engine import StoreDown
+from .engine import Broken, Slow, StoreDown
 
 Client: TypeAlias = "aioredis.Redis | RedisCluster"
 CLUSTER = "redis+cluster://"
@@ -32,14 +32,6 @@ TLS_CLUSTER = "rediss+cluster://"
 
 _TRANSIENT = (ClusterDownError, MasterDownError, ReadOnlyError, TryAgainError)
 """Said while a slot or the role of primary moves; over in moments."""
-
-
-class Slow(Exception):
-    """No answer in time: whether the call was executed is not known."""
-
-
-class Broken(Exception):
-    """No connection, or one that broke, or no primary: whether the call was executed is not known."""
 
 
 class Script:
