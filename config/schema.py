@@ -191,7 +191,6 @@ class Deployment(Model):
     limits: LimitValues = Field(
         LimitValues(), description="The capacity bought from the provider, shared by everybody."
     )
-    continuation: bool = Field(False, description="Whether a plain-text stream that died may be continued elsewhere.")
     timeouts: TimeoutOverrides = TimeoutOverrides()
 
 

@@ -1,6 +1,7 @@
 """A provider's answer, from its first content on: falling back is over, usage is known or estimated."""
 
 import sys
+import time
 from array import array
 from base64 import b64encode
 from collections.abc import Callable, Mapping
@@ -30,6 +31,9 @@ from .upstream import UpstreamResponse
 
 MAX_BODY = 64 * 1024 * 1024
 """Decoded bytes of an answer that is not streamed: an upstream's bomb must not become ours."""
+
+NO_PROGRESS = 300.0
+"""Seconds after which heartbeats alone are no sign of life."""
 
 
 class Translated:
@@ -173,9 +177,11 @@ class StreamedAnswer:
         if first := self._first:
             self._first = b""
             return first
+        since = None
         while data := await self._response.chunk():
             if out := self._relay.feed(data):
                 return out
+            since = _progress(since)
         return None
 
     def last(self) -> bytes:
@@ -304,6 +310,16 @@ def packed(embedding: list[float]) -> str:
     return b64encode(numbers.tobytes()).decode()
 
 
+def _progress(since: float | None) -> float:
+    """When it was that nothing but heartbeats began to arrive; raises ProviderError when that is too long ago."""
+    now = time.monotonic()
+    if since is None:
+        return now
+    if now - since > NO_PROGRESS:
+        raise ProviderError(ErrorKind.TIMEOUT, "The provider sent nothing but heartbeats for too long.")
+    return since
+
+
 async def _first_content(
     call: Call, deployment: Deployment, sent: UpstreamRequest, tier: AttemptTier, response: UpstreamResponse
 ) -> StreamedAnswer:
@@ -311,7 +327,9 @@ async def _first_content(
     kept = emit.Accumulator() if call.store else None
     relay = relay_for(call, deployment, sent, kept, tier)
     held: list[bytes] = []
+    since = None
     while not relay.started:
+        since = _progress(since)
         data = await response.chunk()
         if not data:
             # Over before any content: lawful only for an answer that is complete without any.

@@ -140,6 +140,8 @@ class CallRecord:
     queued: float | None = None
     """Seconds in the gateway's own queue; None where there is none."""
     attempts: list[Attempt] = field(default_factory=list)
+    begun: int = 0
+    """Attempts that were begun: the number of the last one."""
     usage: Usage = NO_USAGE
     cost: int = 0
     """In nano-dollars: the sum over the attempts."""

@@ -27,6 +27,7 @@ from .walk import Walk
 STATUSES_OK = range(200, 300)
 NOTICEABLE = 0.05
 """Seconds by which a deployment must be slower than another before that counts."""
+HEDGE_LOST = "hedge_lost"
 Answer: TypeAlias = StreamedAnswer | WholeAnswer
 
 
@@ -113,7 +114,9 @@ class Dispatcher:
                 continue
             seen.add(route.name)
             try:
-                await call.fall_back(route, self._router.plan(route, call.call))
+                plan = self._router.plan(route, call.call)
+                plan = tiers.fitting(plan, record, call.principal)
+                await call.fall_back(route, plan)
             except GatewayError:
                 continue  # the failure that brought us here tells the client more
             record.fallback = route.name
@@ -127,7 +130,10 @@ class Dispatcher:
         first = walk.first()
         if first is None:
             raise NobodyAvailable(min((self._fleet[d.id].health.retry_in for d in plan), default=1.0))
+        hedging = call.route.config.hedging
         try:
+            if hedging is not None and len(plan) > 1:
+                return await self._hedged(call, walk, first, record, hedging.after)
             return await self._attempt(call, first, record)
         except (ProviderError, UnsupportedParameter) as exc:
             return await self._again(call, walk, record, exc)
@@ -151,10 +157,43 @@ class Dispatcher:
                 return await self._attempt(call, walk.following, record)
         raise failure
 
+    async def _hedged(self, call: Prepared, walk: Walk, first: Deployment, record: CallRecord, after: float) -> Answer:
+        """The first attempt, and another beside it when it keeps us waiting: the first answer wins."""
+        tasks = {asyncio.create_task(self._attempt(call, first, record))}
+        winner: asyncio.Task[Answer] | None = None
+        try:
+            done, _ = await asyncio.wait(tasks, timeout=after)
+            if not done and (other := walk.beside()) is not None:
+                tasks.add(asyncio.create_task(self._attempt(call, other, record)))
+            winner = await _first_answer(tasks)
+            return winner.result()
+        finally:
+            await self._lose(tasks - {winner}, call, record, HEDGE_LOST if winner is not None else None)
+
+    async def _lose(
+        self, losers: set[asyncio.Task[Answer]], call: Prepared, record: CallRecord, why: str | None
+    ) -> None:
+        """Cancel what is no longer wanted and account for it; the row of the answer, if there is one, comes last."""
+        if not losers:
+            return
+        for task in losers:
+            task.cancel(why)
+        for answer in await asyncio.gather(*losers, return_exceptions=True):
+            if isinstance(answer, BaseException):
+                continue
+            if isinstance(answer, StreamedAnswer):
+                answer.abort()
+            for row in record.attempts:  # it answered at the same moment
+                if row.deployment == answer.deployment.id and row.status == "ok":
+                    row.status = HEDGE_LOST
+                    call.over(row, answer.deployment, maybe_billed=True)
+        record.attempts.sort(key=lambda row: row.status == "ok")
+
     async def _attempt(self, call: Prepared, deployment: Deployment, record: CallRecord) -> Answer:
         """One attempt, with its row in the record and its mark on what is known of the deployment."""
         member, started = self._fleet[deployment.id], self._clock()
-        row = Attempt(len(record.attempts) + 1, deployment.id, deployment.provider, deployment.target.model)
+        record.begun += 1
+        row = Attempt(record.begun, deployment.id, deployment.provider, deployment.target.model)
         try:
             await call.admit(deployment, row.number)
         except BaseException:
@@ -176,9 +215,10 @@ class Dispatcher:
             call.over(row, deployment, maybe_billed=exc.maybe_billed)
             record.attempts.append(row)
             raise
-        except BaseException:
+        except BaseException as exc:
             member.health.release()
-            row.status, row.seconds = "client_closed", self._clock() - started
+            row.status = HEDGE_LOST if exc.args == (HEDGE_LOST,) else "client_closed"
+            row.seconds = self._clock() - started
             call.over(row, deployment, maybe_billed=True)
             record.attempts.append(row)
             raise
@@ -245,6 +285,18 @@ class Dispatcher:
                 exc.maybe_billed = response.status in STATUSES_OK
             response.abort()
             raise
+
+
+async def _first_answer(tasks: set[asyncio.Task[Answer]]) -> asyncio.Task[Answer]:
+    """The first task that succeeds; raises what the last one failed with when all fail."""
+    waiting = tasks
+    while True:
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        answered = next((task for task in done if task.exception() is None), None)
+        if answered is not None:
+            return answered
+        if not waiting:
+            return done.pop()  # its result is the failure
 
 
 async def _pause(seconds: float) -> None:

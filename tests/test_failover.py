@@ -212,3 +212,61 @@ async def test_a_slow_deployment_is_ejected() -> None:
         for _ in range(10):
             raw = await sdk.chat.completions.with_raw_response.create(model="m", **ASK)
             assert raw.headers["x-sluice-deployment"] == "anthropic/demo-ok"
+
+
+def hedged(*scripts: str, after: float = 0.1) -> dict[str, Any]:
+    dialects = ("openai", "anthropic")
+    return model(*(deployment(s, dialects[i % 2]) for i, s in enumerate(scripts)), hedging={"after": after})
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_slow_first_byte_is_hedged_and_the_loser_is_cancelled_and_has_its_row(stream: bool) -> None:
+    async with running({"m": hedged("demo-ok+delay=5", "demo-echo")}) as (gateway, upstream), client(gateway) as sdk:
+        began = time.monotonic()
+        raw = await sdk.chat.completions.with_raw_response.create(model="m", stream=stream, **ASK)
+        answer = raw.parse()
+        if stream:
+            assert "".join([c.choices[0].delta.content or "" async for c in answer]) == "Say one two three"  # type: ignore[attr-defined]
+        assert time.monotonic() - began < 2
+        assert raw.headers["x-sluice-deployment"] == "anthropic/demo-echo"
+        assert upstream.in_flight == 0
+        value = gateway.registry.get_sample_value
+        assert value("sluice_attempts_total", {"deployment": "openai/demo-ok+delay=5", "status": "hedge_lost"}) == 1
+        assert value("sluice_attempts_total", {"deployment": "anthropic/demo-echo", "status": "ok"}) == 1
+        assert gateway.lasting.fleet["openai/demo-ok+delay=5"].load.in_flight == 0
+
+
+async def test_a_quick_answer_is_not_hedged_and_two_failures_are_one() -> None:
+    models = {"quick": hedged("demo-ok", "demo-echo", after=5), "bad": hedged("demo-500+delay=0.2", "demo-503")}
+    async with running(models) as (gateway, upstream), client(gateway) as sdk:
+        await sdk.chat.completions.create(model="quick", **ASK)
+        assert tries(upstream) == 1
+        with pytest.raises(openai.InternalServerError):
+            await sdk.chat.completions.create(model="bad", **ASK)
+
+
+async def test_a_client_that_leaves_cancels_both_of_a_hedge() -> None:
+    async with running({"m": hedged("demo-ok+delay=5", "demo-ok+delay=6")}) as (gateway, upstream):
+        async with client(gateway, timeout=0.5) as sdk:
+            with pytest.raises(openai.APITimeoutError):
+                await sdk.chat.completions.create(model="m", **ASK)
+        deadline = time.monotonic() + 2
+        while upstream.in_flight or gateway.state.in_flight:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
+        assert tries(upstream) == 2
+        value = gateway.registry.get_sample_value
+        for name in ("openai/demo-ok+delay=5", "anthropic/demo-ok+delay=6"):
+            assert value("sluice_attempts_total", {"deployment": name, "status": "client_closed"}) == 1
+
+
+async def test_hedges_are_bounded_by_the_retry_budget() -> None:
+    retries = {"budget_floor": 0, "budget_percent": 50}
+    async with running({"m": hedged("demo-ok+delay=0.15", "demo-ok", after=0.05)}, retries=retries) as (
+        gateway,
+        upstream,
+    ):
+        async with client(gateway) as sdk:
+            for _ in range(8):
+                await sdk.chat.completions.create(model="m", **ASK)
+    assert tries(upstream) == 12
