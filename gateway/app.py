@@ -274,15 +274,15 @@ async def _lasting(config: Config, records: Records, registry: CollectorRegistry
     credentials = Credentials(HTTPFetch(session))
     closers.append(credentials.close)
     groups = dict(config.model_groups)
-    limiter = await _limiter(config, records, groups)
-    closers.append(limiter.close)
-    pools = Pools(config)
-    closers.append(pools.close)
-    await _start(pools)
     webhook = config.counters.webhook
     budgets = BudgetObserver(registry, session, webhook.get_secret_value() if webhook else None)
     closers.append(budgets.close)
-    limiter.on_threshold.append(budgets.passed)
+    limiter = _limiter(config, records, groups, budgets)
+    closers.append(limiter.close)
+    await _start(limiter)
+    pools = Pools(config)
+    closers.append(pools.close)
+    await _start(pools)
     return Lasting(
         credentials=credentials,
         limiter=limiter,
@@ -335,17 +335,20 @@ def _once(config: Config, closers: list[Closer]) -> Callable[[Authenticator], On
     return lambda auth: Once(auth, store, secret, options.max_replay)
 
 
-async def _limiter(config: Config, records: Records, groups: Mapping[str, tuple[str, ...]]) -> Limiter:
-    """The limiter, whose counters begin with what the ledger knows; raises ConfigError where it cannot work."""
+def _limiter(
+    config: Config, records: Records, groups: Mapping[str, tuple[str, ...]], budgets: BudgetObserver
+) -> Limiter:
+    """The limiter, whose counters begin with what the ledger knows."""
     spent = None
     if records.ledger is not None:
         spent = spent_in(UsageStore(records.database), records.ledger, lambda: groups)
-    limiter = Limiter.from_config(config, spent=spent)
-    await _start(limiter)
+    limiter = Limiter.from_config(config, spent=spent, on_orphan=budgets.orphaned)
+    limiter.on_threshold.append(budgets.passed)
     return limiter
 
 
 async def _start(part: Limiter | Pools) -> None:
+    """Raises ConfigError where it cannot work."""
     try:
         await part.start()
     except StoreDown as exc:

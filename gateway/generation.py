@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -28,6 +29,7 @@ from .pricing import PriceBook
 from .routing import Router
 from .upstream import SystemResolver, Upstream
 
+LOGGER = logging.getLogger("sluice.config")
 VERSION_DIGITS = 12
 RESTART = (
     "server", "admin.host", "admin.port", "redis", "counters.lease", "counters.hot_leases", "counters.webhook", "database", "ledger",
@@ -112,6 +114,11 @@ def _costs(table: Mapping[str, Route], prices: PriceBook) -> dict[str, int]:
     """What a typical request costs at each deployment: three prompt tokens for one of the answer."""
     typical = Usage(input=3000, output=1000)
     deployments = [d for route in table.values() for d in route.deployments]
+    unpriced = sorted(d.id for d in deployments if prices.price(d) is None)
+    if unpriced:
+        LOGGER.warning(
+            "%s", orjson.dumps({"event": "no price: refused under budgets, else recorded at $0", "deployments": unpriced}).decode()
+        )  # fmt: skip
     return {d.id: prices.cost(d, typical) for d in deployments if prices.price(d) is not None}
 
 

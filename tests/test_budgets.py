@@ -1,12 +1,19 @@
 """Budgets that fill up: the metric, the webhook and that neither holds up a request."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
+import yaml
 from aiohttp import web
+
+from config import parse
+from gateway.auth import configured_keys
+from gateway.limits.rules import Rules
 
 from .running import KEY, running
 from .test_metering import ask
@@ -78,3 +85,21 @@ async def test_a_receiver_that_hangs_holds_up_no_request() -> None:
             assert time.monotonic() - begin < 1.9
             assert receiver.messages == []
             receiver.delay = 0
+
+
+def test_the_example_of_the_documentation_is_a_configuration() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "limits-and-budgets.md").read_text()
+    found = re.search(r"```yaml\n(.+?)```", page, re.DOTALL)
+    assert found is not None
+    upstream = {
+        "providers": {"openai": {"adapter": "openai", "api_key": "x"}},
+        "models": {"smart": {"deployments": [{"provider": "openai", "model": "gpt-4o"}]}},
+    }
+    config = parse(yaml.safe_dump({**yaml.safe_load(found[1]), **upstream}), {"CI_KEY": KEY})
+    (principal, _), *_ = configured_keys(config).values()
+    assert [owner.id for owner in principal.owners] == ["k:ci", "t:research", "o:acme"]
+    limits = Rules(config.model_groups).resolve(principal, "smart", "priority")
+    assert limits is not None
+    assert {limit.scope for limit in limits.limits} == {
+        *("k:ci", "t:research", "o:acme", "t:research|m:best", "t:research|s:priority")
+    }

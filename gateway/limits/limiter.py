@@ -139,7 +139,7 @@ class Limiter:
         self._local.policy = config.counters.on_outage
         limits = deployment_limits(config)
         self._capacities = {name: self._rules.capacity(name, values) for name, values in limits.items()}
-        self._thresholds = Thresholds(config.counters.thresholds)
+        self._thresholds.configure(config.counters.thresholds)
 
     async def start(self) -> None:
         """Connect, load scripts, begin heartbeats. Raises StoreDown when the counters are unfit for use."""

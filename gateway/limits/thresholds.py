@@ -25,9 +25,13 @@ class Thresholds:
     """Remembers what was told, by scope and window."""
 
     def __init__(self, percents: Sequence[int]) -> None:
-        self._percents = tuple(sorted(percents))
+        self.configure(percents)
         self._told: dict[tuple[str, str, str], tuple[int, int]] = {}
         """Counter -> (spent when last told or seen lower, the percentage told)."""
+
+    def configure(self, percents: Sequence[int]) -> None:
+        """Tell at other percentages from now on, and nothing again that was told."""
+        self._percents = tuple(sorted(percents))
 
     def passed(self, shard: str, states: Iterable[State], exhausted: Limit | None = None) -> Iterator[Threshold]:
         """The highest threshold that each budget has passed and that was not told yet.

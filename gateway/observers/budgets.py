@@ -10,7 +10,7 @@ import aiohttp
 import orjson
 from prometheus_client import CollectorRegistry, Counter
 
-from ..limits import Threshold
+from ..limits import Orphan, Threshold
 from ..limits.headers import dollars, owner_words
 from ..limits.rules import FIELDS
 from ..limits.windows import start, window
@@ -39,6 +39,11 @@ class BudgetObserver:
             "Messages about budgets that the webhook's receiver did not take.",
             registry=registry,
         )
+        self._orphaned = Counter(
+            "sluice_reservations_orphaned",
+            "Reservations of dead workers that were settled at their last checkpoint, or in full where there is none.",
+            registry=registry,
+        )
         self._session = session
         self._queue: asyncio.Queue[bytes] = asyncio.Queue(WAITING)
         self._task = asyncio.create_task(self._deliver(webhook)) if webhook else None
@@ -54,6 +59,9 @@ class BudgetObserver:
                 self._queue.put_nowait(orjson.dumps(message(threshold)))
             except asyncio.QueueFull:
                 self._dropped.inc()
+
+    def orphaned(self, _: Orphan) -> None:
+        self._orphaned.inc()
 
     async def close(self) -> None:
         """Deliver what waits, for as long as one delivery may take; raises nothing."""
