@@ -243,7 +243,7 @@ async def test_the_ledger_is_what_the_providers_generated_and_the_budget_is_the_
 
 @pytest.mark.timeout(60)
 async def test_a_process_that_dies_in_a_stream_is_charged_its_last_checkpoint(redis: RedisServer) -> None:
-    models = {"m": [deployment("demo-endless+gap=0.02")]}
+    models = {"m": [deployment("demo-long+chunks=2000+gap=0.02")]}
     async with gateways(2, redis, models, counters={"lease": 1}) as (both, _):
         async with aiohttp.ClientSession(headers={"authorization": f"Bearer {KEY}"}) as http:
             body = {"model": "m", "stream": True, "max_tokens": 100_000}
@@ -256,7 +256,7 @@ async def test_a_process_that_dies_in_a_stream_is_charged_its_last_checkpoint(re
                 async with asyncio.timeout(5.5):
                     while data := await response.content.readany():
                         received += data.count(b"word")
-            assert received > 100
+            assert received > 100, (response.status, await response.read())
             reserved = (await both.states())["budget.month"].reserved
             both.processes[0].kill()
             response.close()
