@@ -34,6 +34,10 @@ clients: $(VENV)/.dev  ## nine real clients in environments of their own, agains
 clients-fast: $(VENV)/.dev  ## the newest openai-python and openai-node only
 	$(BIN)/python -m tests.clients --fast
 
+fuzz: $(VENV)/.dev  ## 100,000 nonsensical requests and more against a live gateway: no answer may be a 5xx, no JSON or slow
+	$(BIN)/python -m tests.fuzz_validation
+	$(BIN)/python -m tests.fuzz_gateway
+
 conformance: $(VENV)/.dev  ## run the tests that carry a checklist number and write docs/conformance.md
 	$(BIN)/python -m tests.conformance
 

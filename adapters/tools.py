@@ -76,8 +76,9 @@ def _choice(wanted: Any) -> tuple[Choice, str, set[str] | None]:
         inner = wanted.get("allowed_tools") or wanted
         names = {(tool.get(tool.get("type", "function")) or {}).get("name", "") for tool in inner["tools"]}
         return "required" if inner.get("mode") == "required" else "auto", "", names
-    body = wanted.get(wanted.get("type", ""), wanted)  # the deprecated function_call is {"name"}
-    return "named", body["name"], None
+    body = wanted.get(wanted.get("type"))
+    chosen = body if isinstance(body, Mapping) else wanted  # the deprecated function_call is {"name"}
+    return "named", chosen["name"], None
 
 
 def _tool(tool: Mapping[str, Any]) -> Tool:

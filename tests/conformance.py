@@ -1,6 +1,6 @@
 """The conformance table: ``python -m tests.conformance`` runs every test that proves an item and writes docs/conformance.md.
 
-A test proves the items in its name: ``test_C_110_369_temperature`` proves C-110 and C-369. What the items are about,
+A test proves the items in its name: ``test_C_110_369_temperature`` (or ``_C_110_C_369_``) proves C-110 and C-369. What the items are about,
 and what was decided on some of them, stands in docs/conformance-items.json.
 """
 
@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "docs" / "conformance.md"
-_NAME = re.compile(r"\btest_C_(\d{3}(?:_\d{3})*)_")
+_NAME = re.compile(r"\btest_C_(\d{3}(?:_(?:C_)?\d{3})*)_")
 
 SECTIONS = {
     1: "Transport and authentication", 50: "Stored completions", 100: "Parameters", 200: "Messages",
@@ -45,7 +45,7 @@ def read_items() -> Items:
 def items_of(test: str) -> list[str]:
     """The items that the test of this name proves."""
     found = _NAME.match(test)
-    return [f"C-{number}" for number in found[1].split("_")] if found else []
+    return [f"C-{number}" for number in re.findall(r"\d{3}", found[1])] if found else []
 
 
 def written_tests() -> dict[str, set[str]]:

@@ -1,6 +1,7 @@
 """Paths, headers and rate limits as a client sees them: checklist C-001 to C-029, C-420 to C-439, C-500 to C-530."""
 
 import base64
+import io
 import json
 import logging
 import re
@@ -262,3 +263,17 @@ async def test_C_505_embeddings_in_both_encodings(sluice: Contract) -> None:
     reply = await sluice.send("POST", "/v1/embeddings", json={**ask, "model": "anthropic-ok"})
     assert reply.status == 400
     assert reply.error["message"] == "This model has no embeddings."
+
+
+async def test_C_055_large_images_are_left_out_of_stored_copies(sluice: Contract) -> None:
+    large = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * (12 * 1024 * 1024)}}
+    small = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    question = {"role": "user", "content": [{"type": "text", "text": "Look"}, large, small]}
+    body = json.dumps({"model": "openai-ok", "messages": [question], "store": True}).encode()
+    kind = {"content-type": "application/json"}
+    made = await sluice.send("POST", "/v1/chat/completions", data=io.BytesIO(body), headers=kind)
+    assert made.status == 200
+    listed = await sluice.send("GET", f"/v1/chat/completions/{made.body['id']}/messages")
+    (message,) = listed.body["data"]
+    assert [part["type"] for part in message["content_parts"]] == ["text", "image_url"]
+    assert message["content_parts"][1]["image_url"] == small["image_url"]

@@ -22,7 +22,9 @@ from .limits_worker import limit_set
 from .servers import RedisServer
 
 
-async def test_of_ten_thousand_requests_in_eight_processes_the_limit_is_admitted(redis_server: RedisServer) -> None:
+async def test_C_439_of_ten_thousand_requests_in_eight_processes_the_limit_is_admitted(
+    redis_server: RedisServer,
+) -> None:
     await acceptance.admitted_exactly(redis_server, times=3)
 
 

@@ -145,12 +145,7 @@ class DemoUpstream:
         if script is None:
             return exchange.refuse(REFUSALS["model"])
         try:
-            await asyncio.sleep(script.delay)
-            if script.refuse_tier and script.refuse_tier == prompt.tier:
-                return exchange.refuse(REFUSALS["capacity"])
-            if exchange.strikes and script.fault:
-                return exchange.refuse(REFUSALS[script.fault])
-            return await exchange.play(answer(prompt, script, entry.number))
+            return await _play(exchange)
         except (asyncio.CancelledError, ConnectionError):
             entry.aborted_at = entry.usage.completion_tokens if entry.status else -1
             entry.complete = False
@@ -203,6 +198,20 @@ def _addressed(body: Any, request: web.Request) -> dict[str, Any]:
     if "operation" in path:
         told["stream"] = "stream" in path["operation"]
     return told
+
+
+async def _play(exchange: Exchange) -> web.StreamResponse:
+    prompt, script = exchange.prompt, exchange.script
+    await asyncio.sleep(script.delay)
+    if script.refuse_tier and script.refuse_tier == prompt.tier:
+        return exchange.refuse(REFUSALS["capacity"])
+    if exchange.strikes and script.fault:
+        return exchange.refuse(REFUSALS[script.fault])
+    try:
+        played = answer(prompt, script, exchange.entry.number)
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError):  # a schema that is none
+        return exchange.refuse(REFUSALS["invalid"])
+    return await exchange.play(played)
 
 
 async def _recite(request: web.Request, fixed: Verbatim) -> web.StreamResponse:

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 from ..errors import InvalidRequest
 from .checks import Check, array, bad_role, record, string, tagged, within
 from .content import content, participant_name
-from .violation import Violation, clip, empty_array, invalid_type, invalid_value, missing, string_too_long
+from .violation import Violation, clip, empty_array, invalid_type, invalid_value, missing, string_too_long, unknown
 
 Message: TypeAlias = Mapping[str, Any]
 
@@ -55,12 +55,30 @@ def _content(*kinds: str) -> Check:
     return check
 
 
+_CALLS = frozenset({"tool_calls", "function_call", "refusal", "audio"})
+_OF_OTHERS: Mapping[str, frozenset[str]] = {
+    "assistant": frozenset({"tool_call_id"}),
+    "tool": _CALLS,
+    **dict.fromkeys(("system", "developer", "user", "function"), _CALLS | {"tool_call_id"}),
+}
+"""What only another role has. Clients may echo it empty; extensions are not looked into."""
+
+
+def _refuse_what_others_have(message: Message) -> None:
+    for name in _OF_OTHERS[message["role"]] & message.keys():
+        if message[name]:
+            raise unknown().inside(name)
+
+
 def _speaker(*kinds: str) -> Check:
     """A role with such a content, and perhaps a name."""
     check_content = _content(*kinds)
 
     def check(message: Message) -> None:
         check_content(message)
+        if len(message) == 2:
+            return
+        _refuse_what_others_have(message)
         if message.get("name") is not None:
             within("name", participant_name, message["name"])
 
@@ -83,6 +101,7 @@ _INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "refusal", "audio")
 def _assistant(message: Message) -> None:
     if type(message.get("content")) is str and len(message) == 2:
         return
+    _refuse_what_others_have(message)
     _assistant_fields(message)
     answer = message.get("content")
     if answer is None and not any(map(message.get, _INSTEAD_OF_CONTENT)):
@@ -105,6 +124,10 @@ def _tool(message: Message) -> None:
             raise missing("tool_call_id")
         raise invalid_type("a string", message["tool_call_id"]).inside("tool_call_id")
     _tool_content(message)
+    if len(message) > 3:
+        _refuse_what_others_have(message)
+        if message.get("name") is not None:
+            within("name", string, message["name"])
 
 
 def _function(message: Message) -> None:
@@ -114,6 +137,7 @@ def _function(message: Message) -> None:
     within("name", participant_name, message["name"])
     if message["content"] is not None:
         within("content", string, message["content"])
+    _refuse_what_others_have(message)
 
 
 ROLES: dict[str, Callable[[Message], None]] = {

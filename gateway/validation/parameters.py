@@ -22,7 +22,7 @@ from .content import text_part
 from .messages import check_messages
 from .schema import SchemaError, check_strict
 from .tools import NAME_PATTERN, check_function_call, check_functions, check_tool_choice, check_tools
-from .violation import Violation, clip, too_many_properties
+from .violation import Violation, clip, too_many_properties, unknown
 
 MAX_METADATA_PAIRS, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
 MAX_STOP_SEQUENCES = 4
@@ -70,11 +70,16 @@ def _json_schema(value: Any) -> None:
         check_strict(schema)
 
 
+def _without_schema(value: Any) -> None:
+    if value.get("json_schema"):
+        raise unknown().inside("json_schema")
+
+
 _response_format_types = tagged(
     {
-        "json_object": mapping,
+        "json_object": _without_schema,
         "json_schema": record({"json_schema": _json_schema}, required=("json_schema",)),
-        "text": mapping,
+        "text": _without_schema,
     }
 )
 
