@@ -98,6 +98,7 @@ def generation(config: Config, lasting: Lasting, before: Generation | None = Non
         observers=lasting.observers,
         allow=frozenset(name for model in config.models.values() for name in model.params.allow),
         keeper=lasting.keeper,
+        litellm_headers=config.admin.litellm_compat,
     )
     return Generation(config, version(config), pipeline, limiter, estimator, prices, pools)
 

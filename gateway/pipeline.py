@@ -17,6 +17,7 @@ from .errors import ClientDisconnected, GatewayError, LimitExceeded
 from .failures import to_gateway_error
 from .intake import Read, read_call
 from .keeping import Keeper
+from .limits.headers import dollars
 from .metering import Meter, Metered
 from .reply import Reply
 from .routing import Router
@@ -61,6 +62,9 @@ class Pipeline:
     keeper: Keeper | None = None
     """Keeps completions with ``store: true``; None: ``store`` is taken for false."""
 
+    litellm_headers: bool = False
+    """Whether answers carry the headers that clients of LiteLLM read."""
+
     async def run(self, incoming: Incoming, reply: Reply, read: Read = read_call) -> None:
         """Serve one call; raises GatewayError while nothing was sent, ClientDisconnected when nobody is there."""
         clock = time.perf_counter
@@ -82,9 +86,13 @@ class Pipeline:
             answer = await flex.answer(self.dispatch, metered, record)
             record.ttft = clock() - started
             headers = metered.headers(answer, record)
+            if self.litellm_headers:
+                headers |= {"x-litellm-model-id": answer.deployment.id, "x-litellm-call-id": record.id}
             if isinstance(answer, WholeAnswer):
                 await metered.settled(answer, record)
                 await self._keep(answer, metered, record)
+                if self.litellm_headers:
+                    headers["x-litellm-response-cost"] = dollars(record.cost)
                 await reply.whole(answer.body, headers)
             else:
                 await self._stream(answer, metered, record, reply, headers)

@@ -270,3 +270,19 @@ async def test_hedges_are_bounded_by_the_retry_budget() -> None:
             for _ in range(8):
                 await sdk.chat.completions.create(model="m", **ASK)
     assert tries(upstream) == 12
+
+
+@pytest.mark.parametrize("compatible", [True, False])
+async def test_litellm_headers_are_behind_a_switch(compatible: bool) -> None:
+    async with (
+        running({"m": "demo-ok+input=1000"}, admin={"litellm_compat": compatible}) as (gateway, _),
+        client(gateway) as sdk,
+    ):
+        raw = await sdk.chat.completions.with_raw_response.create(model="m", **ASK)
+    ours = {k: v for k, v in raw.headers.items() if k.startswith("x-litellm-")}
+    expected = {
+        "x-litellm-model-id": "openai/demo-ok+input=1000",
+        "x-litellm-call-id": raw.headers["x-request-id"],
+        "x-litellm-response-cost": "0.002008",
+    }
+    assert ours == (expected if compatible else {})
