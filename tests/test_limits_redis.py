@@ -281,3 +281,7 @@ async def test_a_hostile_usage_report_does_not_stop_the_counters(gate: Limiter) 
         await gate.reserve("s", who, "m", "default", Amounts(1, 1, 1, 1))
     tpm, day = await gate.usage(who.owners[0], "acme")
     assert (tpm.remaining, day.remaining) == (0, 0)
+
+
+async def test_limits_in_memory_take_microseconds(redis_server: RedisServer) -> None:
+    await acceptance.embedded(redis_server, number=5_000)
