@@ -87,6 +87,7 @@ class Gateway:
     registry: CollectorRegistry
     records: Records
     lasting: Lasting
+    vitals: Vitals
     once: Callable[[Authenticator], Once] | None
     reloader: Reloader
     data: Site
@@ -151,7 +152,7 @@ class Gateway:
 
     def _admin_routes(self) -> Routes:
         admin = admin_endpoints(self.config, self.records, self.failures)
-        return admin_routes(self.state, self.registry, admin, self.operations())
+        return admin_routes(self.state, self.registry, self.vitals.refresh, admin, self.operations())
 
     async def close(self) -> None:
         """Stop listening, then close what was opened, last first: settlements before the stores they go to."""
@@ -185,6 +186,14 @@ async def build(config: Config, read: Callable[[], Config] | None = None) -> Gat
     def apply(config: Config) -> str:
         return gateway.apply(config)
 
+    vitals = Vitals(
+        registry,
+        in_flight=lambda: state.in_flight,
+        breakers=lasting.fleet.breakers,
+        healthy=lambda: {"ledger": records.ledger.is_healthy} if records.ledger is not None else {},
+        version=lambda: gateway.generation.version,
+        also=next(o.refresh for o in lasting.observers if isinstance(o, TierMetrics)),
+    )
     gateway = Gateway(
         generation=made,
         state=state,
@@ -192,22 +201,16 @@ async def build(config: Config, read: Callable[[], Config] | None = None) -> Gat
         registry=registry,
         records=records,
         lasting=lasting,
+        vitals=vitals,
         once=once,
         reloader=Reloader(read, apply, registry),
         data=Site(config.server, state, failures, cors=config.server.cors_origins),
         admin=Site(config.server, state, failures),
         closers=closers,
     )
-    vitals = Vitals(
-        registry,
-        in_flight=lambda: state.in_flight,
-        breakers=lasting.fleet.breakers,
-        healthy=lambda: {"ledger": records.ledger.is_healthy} if records.ledger is not None else {},
-        version=lambda: gateway.generation.version,
-    )
+    gateway.serve(made)
     await vitals.start()
     closers.append(vitals.close)
-    gateway.serve(made)
     return gateway
 
 
@@ -406,7 +409,11 @@ def admin_endpoints(config: Config, records: Records, failures: Failures) -> Adm
 
 
 def admin_routes(
-    state: State, registry: CollectorRegistry, admin: AdminEndpoints, listed: Iterable[Operation]
+    state: State,
+    registry: CollectorRegistry,
+    refresh: Callable[[], None],
+    admin: AdminEndpoints,
+    listed: Iterable[Operation],
 ) -> Routes:
     """Everything operators call."""
     routes = Routes()
@@ -416,7 +423,7 @@ def admin_routes(
         return await health.readyz(exchange, state.ready, "draining" if state.draining else "")
 
     async def metrics(exchange: Exchange, _: str) -> web.StreamResponse:
-        return await health.metrics(exchange, registry)
+        return await health.metrics(exchange, registry, refresh)
 
     routes.add("GET", "/healthz", health.healthz)
     routes.add("GET", "/readyz", readyz)

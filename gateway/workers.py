@@ -16,6 +16,7 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
+from prometheus_client.multiprocess import mark_process_dead
 
 from config import Config, ConfigError
 
@@ -53,6 +54,7 @@ class Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no typ
             "graceful_timeout": int(server.drain_delay + server.drain) + CLOSE_SECONDS,
             "backlog": 4096,
             "loglevel": "warning",
+            "child_exit": _forget,
         }
         if "control_socket_disable" in self.cfg.settings:  # since gunicorn 25; signals are enough
             settings["control_socket_disable"] = True
@@ -61,6 +63,11 @@ class Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no typ
 
     def load(self) -> None:
         """Nothing: a worker builds its gateway in its own event loop."""
+
+
+def _forget(_: Arbiter, worker: Worker) -> None:
+    """A worker is gone, and with it what it had in flight."""
+    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]  # prometheus_client has no types here
 
 
 def _address(host: str, port: int) -> str:

@@ -1,12 +1,22 @@
 """``sluice serve``: run the gateway."""
 
+import atexit
+import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from config import Config, ConfigError, load
+
+
+def forget(parent: int, folder: str) -> None:
+    """Remove the metrics of the workers when their parent ends; a forked worker that ends changes nothing."""
+    if os.getpid() == parent:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @click.command("serve")
@@ -17,8 +27,6 @@ def command(file: str, host: str | None, port: int | None) -> None:
     """Serve the configuration in FILE until SIGTERM or SIGINT; a second signal ends it at once.
 
     FILE is read again when it changes and on SIGHUP; a file with mistakes changes nothing."""
-    from .. import worker
-
     given = {k: v for k, v in (("host", host), ("port", port)) if v is not None}
 
     def read() -> Config:
@@ -27,8 +35,14 @@ def command(file: str, host: str | None, port: int | None) -> None:
 
     def run(read: Callable[[], Config], path: Path) -> None:
         if read().server.workers == 1:
+            from .. import worker
+
             worker.run(read, path)
             return
+        # prometheus_client looks for this when it is imported: workers keep their values in files that are summed.
+        folder = tempfile.mkdtemp(prefix="sluice-metrics-")
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        atexit.register(forget, os.getpid(), folder)
         try:
             from .. import workers
         except ImportError as exc:

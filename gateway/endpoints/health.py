@@ -1,7 +1,11 @@
 """/healthz, /readyz and /metrics."""
 
+import os
+from collections.abc import Callable
+
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from ..reply import json_response
 from .exchange import Exchange
@@ -18,6 +22,11 @@ async def readyz(exchange: Exchange, ready: bool, reason: str) -> web.StreamResp
     return json_response(body, exchange.headers, 200 if ready else 503)
 
 
-async def metrics(exchange: Exchange, registry: CollectorRegistry) -> web.StreamResponse:
+async def metrics(exchange: Exchange, registry: CollectorRegistry, refresh: Callable[[], None]) -> web.StreamResponse:
+    """Of this worker; of all of them together where there are several, whichever is asked."""
+    refresh()
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # prometheus_client has no types here
     headers = {**exchange.headers, "content-type": CONTENT_TYPE_LATEST}
     return web.Response(body=generate_latest(registry), headers=headers)

@@ -1,6 +1,6 @@
 """Prometheus metrics of service tiers: what was asked for, what served, and what the gateway's own queues do."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -47,18 +47,27 @@ class TierMetrics:
             ["model", "tier"],
             registry=registry,
         )
+        self._read: list[tuple[Gauge, Callable[[], float]]] = []
         self._gauges(registry, pools)
 
     def _gauges(self, registry: CollectorRegistry, pools: Mapping[str, Pool]) -> None:
-        capacity = Gauge("sluice_queue_capacity", "Requests in flight at most, now.", ["model"], registry=registry)
-        running = Gauge("sluice_queue_in_flight", "Requests in flight.", ["model", "class"], registry=registry)
-        waiting = Gauge("sluice_queue_waiting", "Requests waiting.", ["model", "class"], registry=registry)
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(name, text, ["model", *labels], registry=registry, multiprocess_mode="livesum")
+
+        capacity = gauge("sluice_queue_capacity", "Requests in flight at most, now.")
+        running = gauge("sluice_queue_in_flight", "Requests in flight.", "class")
+        waiting = gauge("sluice_queue_waiting", "Requests waiting.", "class")
         for name, pool in pools.items():
             scheduler = pool.scheduler
-            capacity.labels(name).set_function(partial(_limit, scheduler))
+            self._read.append((capacity.labels(name), partial(_limit, scheduler)))
             for level, tier in enumerate(NAMES):
-                running.labels(name, tier).set_function(partial(_running, scheduler, level))
-                waiting.labels(name, tier).set_function(partial(_waiting, scheduler, level))
+                self._read.append((running.labels(name, tier), partial(_running, scheduler, level)))
+                self._read.append((waiting.labels(name, tier), partial(_waiting, scheduler, level)))
+
+    def refresh(self) -> None:
+        """Set the gauges of the queues to what holds now."""
+        for gauge, read in self._read:
+            gauge.set(read())
 
     def call_finished(self, record: CallRecord) -> None:
         effective = record.effective_tier

@@ -1,16 +1,17 @@
-"""How this worker is: requests in flight, the lag of its event loop, its breakers, its ledger, its process."""
+"""How a worker is: requests in flight, the lag of its event loop, its breakers, its ledger, its queues.
+
+Gauges are set twice a second and when /metrics is asked for, and not computed on demand, so that the metrics of several
+workers can be summed (prometheus_client's multiprocess mode takes values only).
+"""
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
-from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 
-LAG_SECONDS = 0.5
-"""Between two measurements of the loop's lag."""
+SECONDS = 0.5
 
 
 class Breaker(Protocol):
@@ -22,8 +23,8 @@ class Breaker(Protocol):
     def cooling(self) -> float: ...
 
 
-class Vitals(Collector):
-    """Read when /metrics is asked for; only the loop's lag is measured all the time."""
+class Vitals:
+    """``also`` sets the gauges of others at the same time."""
 
     def __init__(
         self,
@@ -33,29 +34,63 @@ class Vitals(Collector):
         breakers: Callable[[], Mapping[str, Breaker]],
         healthy: Callable[[], Mapping[str, bool]],
         version: Callable[[], str],
+        also: Callable[[], None],
     ) -> None:
-        self._in_flight = in_flight
-        self._breakers = breakers
-        self._healthy = healthy
-        self._version = version
-        self._lag = 0.0
+        self._read_in_flight, self._read_breakers = in_flight, breakers
+        self._read_healthy, self._read_version, self._also = healthy, version, also
+        self._in_flight = Gauge(
+            "sluice_in_flight", "Requests being served.", registry=registry, multiprocess_mode="livesum"
+        )
+        self._lag = Gauge(
+            "sluice_loop_lag_seconds", "How late the event loop is.", registry=registry, multiprocess_mode="livemax"
+        )
+        self._open = Gauge(
+            "sluice_breaker_open",
+            "1 while a deployment's breaker is open in any worker.",
+            ["deployment"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._cooling = Gauge(
+            "sluice_cool_down_seconds",
+            "What is left of a deployment's cool-down.",
+            ["deployment"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._healthy = Gauge(
+            "sluice_store_healthy",
+            "1 while a store can be used by all workers.",
+            ["store"],
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
+        self._config = Gauge(
+            "sluice_config_info",
+            "Workers that run a configuration.",
+            ["version"],
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._versions: set[str] = set()
         self._task: asyncio.Task[None] | None = None
-        registry.register(self)
         ProcessCollector(registry=registry)
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        yield _gauge("sluice_in_flight", "Requests being served.", {(): self._in_flight()})
-        yield _gauge("sluice_loop_lag_seconds", "How late the event loop is.", {(): self._lag})
-        breakers = self._breakers()
-        opened = {(name,): float(not breaker.closed) for name, breaker in breakers.items()}
-        yield _gauge("sluice_breaker_open", "1 while a deployment's breaker is open.", opened, "deployment")
-        cooling = {(name,): breaker.cooling for name, breaker in breakers.items()}
-        yield _gauge("sluice_cool_down_seconds", "What is left of a deployment's cool-down.", cooling, "deployment")
-        stores = {(name,): float(good) for name, good in self._healthy().items()}
-        yield _gauge("sluice_store_healthy", "1 while a store can be used.", stores, "store")
-        yield _gauge("sluice_config_info", "Which configuration runs.", {(self._version(),): 1.0}, "version")
+    def refresh(self) -> None:
+        self._in_flight.set(self._read_in_flight())
+        for name, breaker in self._read_breakers().items():
+            self._open.labels(name).set(not breaker.closed)
+            self._cooling.labels(name).set(breaker.cooling)
+        for name, good in self._read_healthy().items():
+            self._healthy.labels(name).set(good)
+        runs = self._read_version()
+        self._versions.add(runs)
+        for version in self._versions:
+            self._config.labels(version).set(version == runs)
+        self._also()
 
     async def start(self) -> None:
+        self.refresh()
         self._task = asyncio.get_running_loop().create_task(self._measure())
 
     async def close(self) -> None:
@@ -67,13 +102,7 @@ class Vitals(Collector):
     async def _measure(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            due = loop.time() + LAG_SECONDS
-            await asyncio.sleep(LAG_SECONDS)
-            self._lag = max(loop.time() - due, 0.0)
-
-
-def _gauge(name: str, text: str, values: Mapping[Any, float], *labels: str) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, text, labels=labels)
-    for label_values, value in values.items():
-        family.add_metric(label_values, value)
-    return family
+            due = loop.time() + SECONDS
+            await asyncio.sleep(SECONDS)
+            self._lag.set(max(loop.time() - due, 0.0))
+            self.refresh()
