@@ -44,7 +44,7 @@ conformance: $(VENV)/.dev  ## run the tests that carry a checklist number and wr
 simulate-tiers: $(VENV)/.dev  ## a day of one pool on a virtual clock: waits and goodput by service tier, drawn into build/
 	$(BIN)/python -m benchmarks.tiers
 
-generated: $(VENV)/.dev  ## write what is generated from the code: docs/configuration.md, docs/providers.md, config/schema.json
+generated: $(VENV)/.dev  ## write what is generated from the code: docs/configuration.md, docs/providers.md, config/schema.json, the table of service tiers
 	$(BIN)/python docs/generate.py
 	$(BIN)/python deploy/grafana/generate.py
 

@@ -122,7 +122,14 @@ ROWS: Mapping[str, Dialect] = {
         _row(
             "xai",
             "https://api.x.ai/v1",
-            params={"n": PASS, "logit_bias": PASS, "user": PASS, "search_parameters": PASS},
+            params={
+                "n": PASS,
+                "logit_bias": PASS,
+                "user": PASS,
+                "search_parameters": PASS,
+                "service_tier": TRANSLATE,
+            },
+            tiers={"default": "default", "priority": "priority"},
             parts=_IMAGES,
         ),
         _row(

@@ -205,7 +205,7 @@ def day(level: int, now: float) -> float:
     hour = now / 3600 % 24
     office = max(0.0, math.sin((hour - 7) / 12 * math.pi))
     burst = 2.5 if 15 <= hour < 15.5 else 1.0
-    return (1 + 8 * office * burst, 3 + 16 * office * burst, 12 if hour < 7 or hour > 19 else 5)[level]
+    return (1 + 6 * office * burst, 3 + 9 * office * burst, 12 if hour < 7 or hour > 19 else 5)[level]
 
 
 def report(title: str, seen: Sequence[Seen], seconds: float) -> None:

@@ -12,7 +12,7 @@ MIN_SECRET = 32
 
 def problems(config: Config) -> list[str]:
     """One line for each mistake, each naming its path; empty for a good configuration."""
-    checks = (_references, _cycles, _owners, _keys, _secrets, _addresses, _identity, _workers)
+    checks = (_references, _cycles, _owners, _keys, _secrets, _addresses, _identity, _queues, _workers)
     return [line for check in checks for line in check(config)]
 
 
@@ -159,6 +159,16 @@ def _identity(config: Config) -> Iterator[str]:
         loopback = url.hostname in ("127.0.0.1", "localhost", "::1")
         if not url.hostname or not (url.scheme == "https" or (url.scheme == "http" and loopback)):
             yield "auth.jwt.jwks_url: must be an https:// address: who can change the answer can sign tokens"
+
+
+def _queues(config: Config) -> Iterator[str]:
+    for name, model in config.models.items():
+        if model.queue is None:
+            continue
+        if model.queue.min_capacity > model.queue.capacity:
+            yield f"models.{name}.queue.min_capacity: above `capacity`"
+        if model.queue.capacity < config.server.workers:
+            yield f"models.{name}.queue.capacity: below server.workers, so some worker could never serve the model"
 
 
 def _workers(config: Config) -> Iterator[str]:

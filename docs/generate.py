@@ -1,4 +1,4 @@
-"""Write what is generated from the code: docs/configuration.md, docs/providers.md, config/schema.json (``make generated``).
+"""Write what is generated from the code (``make generated``): see FILES.
 
 A test fails when a committed file is not what this writes.
 """
@@ -244,10 +244,31 @@ def providers() -> str:
     return "\n".join(line.rstrip() for line in lines).rstrip() + "\n"
 
 
+TIERS = ("default", "flex", "priority", "scale", "ultrafast")
+TIER_PAGE = ROOT / "docs" / "service-tiers.md"
+
+
+def tier_table() -> str:
+    """The page on service tiers, with the table of what the adapters know."""
+    rows = ["| provider | " + " | ".join(TIERS) + " | the answer names it |", "|---|" + "---|" * (len(TIERS) + 1)]
+    without = []
+    for name, adapter in adapters().items():
+        if not adapter.tiers:
+            without.append(f"`{name}`")
+            continue
+        words = [f"`{adapter.tiers[tier]}`" if tier in adapter.tiers else "" for tier in TIERS]
+        rows.append(f"| `{name}` | " + " | ".join(words) + f" | {'yes' if adapter.reports_tier else 'no'} |")
+    text = "\n".join([*rows, "", f"Without tiers: {', '.join(without)}."])
+    before, begin, rest = TIER_PAGE.read_text().partition("<!-- tiers: written by docs/generate.py -->\n")
+    _, end, after = rest.partition("<!-- end of tiers -->")
+    return f"{before}{begin}{text}\n{end}{after}"
+
+
 FILES = {
     ROOT / "docs" / "configuration.md": reference,
     ROOT / "docs" / "providers.md": providers,
     ROOT / "config" / "schema.json": schema,
+    TIER_PAGE: tier_table,
 }
 
 if __name__ == "__main__":

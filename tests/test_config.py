@@ -146,6 +146,19 @@ def test_several_workers_need_redis() -> None:
     ]
 
 
+def test_a_queue_must_fit_its_workers_and_itself() -> None:
+    text = (
+        "server: {workers: 4}\nredis: {url: redis://127.0.0.1}\nproviders: {p: {adapter: openai}}\n"
+        "models: {m: {deployments: [{provider: p, model: m}], queue: {capacity: 2, min_capacity: 3}}}\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        parse(text, {})
+    assert [line.split(":")[0] for line in caught.value.problems] == [
+        "models.m.queue.min_capacity",
+        "models.m.queue.capacity",
+    ]
+
+
 def test_plain_http_to_another_machine_must_be_wanted() -> None:
     away = {"openai": {"adapter": "openai", "base_url": "http://models.example/v1"}}
     assert problems(changed(providers=away))[0].startswith(

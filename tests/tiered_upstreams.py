@@ -167,6 +167,15 @@ DIALECTS: Mapping[str, Dialect] = {
         (503, BUSY),
         {},
     ),
+    "xai": Dialect(
+        "xai",
+        {"default": "default", "priority": "priority"},
+        field("service_tier"),
+        openai_whole,
+        openai_stream,
+        (429, BUSY),
+        {},
+    ),
     "anthropic": Dialect(
         "anthropic",
         {"standard_only": "default", "auto": "priority"},
