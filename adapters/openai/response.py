@@ -134,7 +134,7 @@ def _function(value: Any) -> JSON:
 def _audio(value: Any) -> JSON:
     told = _texts(value, ("id", "data", "transcript"))
     expiry = value.get("expires_at") if isinstance(value, dict) else None
-    return told | ({"expires_at": expiry} if isinstance(expiry, int) and expiry > 0 else {})
+    return told | ({"expires_at": expiry} if type(expiry) is int and expiry > 0 else {})
 
 
 def _texts(value: Any, keys: tuple[str, ...]) -> JSON:
