@@ -84,6 +84,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement, warming up not counted")
     parser.add_argument("--retries", type=int, default=2, help="of a measurement that others disturbed")
+    parser.add_argument(
+        "--check",
+        type=float,
+        metavar="TIMES",
+        help="fail when a request costs sluice more CPU than so many times the bare proxy's",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     names, tests = arguments.contestants.split(","), arguments.tests.split(",")
@@ -102,6 +108,8 @@ def main() -> None:
     for test in tests:
         report(test, names, [row for row in rows if row["test"] == test])
     resources(bench)
+    if arguments.check is not None:
+        check(rows, arguments.check)
 
 
 class Bench:
@@ -237,6 +245,20 @@ def resources(bench: Bench) -> None:
     print(f"\nresources\n{'':12}{'first answer s':>22}{'idle MB':>22}{'after load MB':>22}")
     for name, (idle, after) in bench.memory.items():
         print(f"{name:12}{bench.started[name]:>22.2f}{idle:>22.1f}{after:>22.1f}")
+
+
+def check(rows: list[Row], most: float) -> None:
+    """Compare within one run only: how fast the machine is, and how busy, meets both."""
+    costs = {
+        name: median([row for row in rows if (row["test"], row["name"]) == ("throughput", name)], REQUESTS["CPU us/request"])
+        for name in ("bare", "sluice")
+    }
+    if not all(costs.values()):
+        sys.exit("--check needs the throughput of bare and sluice")
+    times = costs["sluice"] / costs["bare"]
+    print(f"\nsluice costs {times:.2f} times the CPU of the bare proxy per request; at most {most} are allowed")
+    if times > most:
+        sys.exit(1)
 
 
 def median(rows: list[Row], of: Callable[[Row], float]) -> float:

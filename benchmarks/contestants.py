@@ -21,12 +21,19 @@ class Contestant:
     """Added to the environment, placeholders as in the command."""
 
 
+_SLUICE = {"BENCH_PORT": "{port}", "BENCH_UPSTREAM": "{upstream}", "BENCH_FOLDER": "{folder}"}
+
 CONTESTANTS: Mapping[str, Contestant] = {
     "direct": Contestant(),
     "bare": Contestant((sys.executable, str(HERE / "bareproxy.py"), "{port}", "{upstream}")),
     "sluice": Contestant(
         (sys.executable, "-m", "gateway", "serve", str(HERE / "sluice.yaml")),
-        environment={"BENCH_PORT": "{port}", "BENCH_UPSTREAM": "{upstream}", "BENCH_FOLDER": "{folder}"},
+        environment=_SLUICE,
+    ),
+    "off": Contestant(
+        (sys.executable, "-m", "gateway", "serve", str(HERE / "off.yaml")),
+        environment=_SLUICE,
     ),
 }
-"""``bare`` is the floor of the Python stack: aiohttp that forwards bytes and does nothing else."""
+"""``bare`` is the floor of the Python stack: aiohttp that forwards bytes and does nothing else. ``off`` is Sluice with
+neither limits nor budgets nor a ledger."""
