@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint format bench simulate-tiers limits clients clients-fast conformance fuzz generated image-check clean
+.PHONY: run test lint format bench bench-check simulate-tiers limits clients clients-fast conformance fuzz generated image-check clean
 
 run: $(VENV)/.demo  ## start demo upstreams and the gateway, show a failover, keep serving (ONCE=1: end after it)
 	$(BIN)/sluice demo $(if $(ONCE),--once)

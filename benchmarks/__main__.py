@@ -250,7 +250,9 @@ def resources(bench: Bench) -> None:
 def check(rows: list[Row], most: float) -> None:
     """Compare within one run only: how fast the machine is, and how busy, meets both."""
     costs = {
-        name: median([row for row in rows if (row["test"], row["name"]) == ("throughput", name)], REQUESTS["CPU us/request"])
+        name: median(
+            [row for row in rows if (row["test"], row["name"]) == ("throughput", name)], REQUESTS["CPU us/request"]
+        )
         for name in ("bare", "sluice")
     }
     if not all(costs.values()):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import config
+from benchmarks.__main__ import check
 from benchmarks.contestants import CONTESTANTS, HERE
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="the benchmarks' tools are built with gcc")
@@ -49,3 +50,16 @@ def test_an_unknown_contestant_is_named() -> None:
     run = subprocess.run(command, check=False, cwd=HERE.parent, capture_output=True, text=True, timeout=60)
     assert run.returncode == 2
     assert "no 'nobody'; there are direct, bare, sluice" in run.stderr
+
+
+@pytest.mark.parametrize(("cpu", "fits"), [(2.0, True), (4.0, False)])
+def test_the_check_compares_with_the_bare_proxy_of_the_same_run(cpu: float, fits: bool) -> None:
+    rows = [
+        {"test": "throughput", "name": name, "cpu_s": seconds, "upstream": {"requests": 1000}}
+        for name, seconds in (("bare", 1.0), ("sluice", cpu))
+    ]
+    if fits:
+        check(rows, 2.6)
+    else:
+        with pytest.raises(SystemExit):
+            check(rows, 2.6)

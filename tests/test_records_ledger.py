@@ -417,3 +417,28 @@ async def test_the_ledger_holds_no_prompt_and_no_key(database: Database, tmp_pat
     text = b"".join(path.read_bytes() for path in (tmp_path / "journal").iterdir())
     assert Counter(text.split(b'"'))[b"key_1"] == 1  # the key's id; the key itself never comes here
     assert b"sk-" not in text
+
+
+async def test_a_lone_row_is_synced_at_once(database: Database, tmp_path: Path) -> None:
+    """The interval between syncs is there so that many rows share one: who is alone need not wait."""
+    options = LedgerOptions(journal=str(tmp_path / "journal"), flush_interval=1)
+    ledger = Ledger(database, options, sql_interval=60)
+    await ledger.start()
+    began = time.perf_counter()
+    for number in range(3):
+        assert await ledger.append(record(f"req_{number}", 1)).within(5)
+    assert time.perf_counter() - began < 1
+    await ledger.close()
+
+
+async def test_waiting_for_a_row_ends_in_time() -> None:
+    ticket = j.Ticket(asyncio.get_running_loop().create_future())
+    assert not await ticket.within(0.01)
+
+
+@pytest.mark.parametrize("rows", [1, 50, 101])
+async def test_rows_of_several_inserts_are_all_there(database: Database, ledger: Ledger, rows: int) -> None:
+    for number in range(rows):
+        ledger.append(record(f"req_{number}", 1))
+    await ledger.flush()
+    assert await count(database) == rows
