@@ -280,7 +280,7 @@ class Admin(Model):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8081
     keys: dict[Name, SecretStr] = Field({}, description="Admin keys by name, at least 32 characters each.")
-    litellm_compat: bool = Field(False, description="Serve the most scripted LiteLLM endpoints and headers.")
+    litellm_compat: bool = Field(False, description="Serve the most scripted LiteLLM endpoints on this listener.")
 
 
 class Redis(Model):

@@ -152,7 +152,18 @@ class Gateway:
 
     def _admin_routes(self) -> Routes:
         admin = admin_endpoints(self.config, self.records, self.failures)
-        return admin_routes(self.state, self.registry, self.vitals.refresh, admin, self.operations())
+        listed = (*self.operations(), *self.compatible())
+        return admin_routes(self.state, self.registry, self.vitals.refresh, admin, listed)
+
+    def compatible(self) -> tuple[Operation, ...]:
+        """LiteLLM's endpoints on the admin listener, where they are switched on."""
+        if not self.config.admin.litellm_compat:
+            return ()
+        from .litellm.operations import Compatible
+
+        records = self.records
+        compatible = Compatible(records.admin, records.usage, records.database, records.keys, self.config.models)
+        return tuple(compatible.operations())
 
     async def close(self) -> None:
         """Stop listening, then close what was opened, last first: settlements before the stores they go to."""

@@ -54,7 +54,7 @@ class Direct:
         self, method: str, path: str, identity: str = "", query: Mapping[str, str] = {}, body: Any = None
     ) -> JSON:
         done = await self._run(method, path, identity, query, body)
-        assert not isinstance(done, Download), "downloads have a method of their own"
+        assert isinstance(done, dict), "downloads have a method of their own"
         return done
 
     async def download(self, path: str, query: Mapping[str, str]) -> AsyncIterator[bytes]:
@@ -63,7 +63,9 @@ class Direct:
         async for piece in done.pieces:
             yield piece
 
-    async def _run(self, method: str, path: str, identity: str, query: Mapping[str, str], body: Any) -> JSON | Download:
+    async def _run(
+        self, method: str, path: str, identity: str, query: Mapping[str, str], body: Any
+    ) -> JSON | list[JSON] | Download:
         operation = self._operations.get((method, path))
         if operation is None:
             raise click.ClickException("Only a running gateway knows that: give its admin API's address with --url.")

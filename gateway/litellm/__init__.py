@@ -5,4 +5,6 @@ Coming from LiteLLM: its configuration, its database and its most scripted endpo
 * providers  its provider prefixes and parameters
 * document   its configuration file becomes ours
 * records    its keys, teams, users and what they spent
+* operations  its endpoints
+* rows       their bodies and answers
 """

@@ -41,7 +41,7 @@ class Download:
     pieces: AsyncIterator[bytes]
 
 
-Handler: TypeAlias = Callable[[Asked], Awaitable[JSON | Download]]
+Handler: TypeAlias = Callable[[Asked], Awaitable[JSON | list[JSON] | Download]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Operation:
     """A pydantic model of the body; None: no body."""
     status: int = 200
 
-    async def run(self, asked: Asked) -> JSON | Download:
+    async def run(self, asked: Asked) -> JSON | list[JSON] | Download:
         """Check the role and the query's names, then do it. Raises GatewayErrors."""
         if rank(asked.actor) < _ASKED[self.level]:
             raise PermissionDenied(f"This needs the role {self.level}.")
