@@ -108,7 +108,8 @@ class Meter:
             try:
                 return await self._try(call, principal, route, plan, tier, bound), bound
             except BudgetExceeded as exc:
-                clamped = self.estimator.clamp(bound, exc.remaining, plan, tier)
+                served = {t for d in plan for t in tiers.reachable(d, tier)}
+                clamped = self.estimator.clamp(bound, exc.remaining, plan, *served)
                 if clamped is None:
                     raise
                 bound = clamped

@@ -17,7 +17,7 @@ from gateway.limits import State
 from gateway.limits.rules import NAMES
 from gateway.records.usage import UsageStore
 
-from .running import KEY, configuration, deployment, running
+from .running import KEY, PRICE, configuration, deployment, running
 
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "Say one two three"}]}
 INPUT, OUTPUT = 2_000, 8_000
@@ -331,6 +331,16 @@ async def test_clamping_shortens_answers_to_what_the_money_buys_and_never_passes
         assert min(asked) >= 10
         found = await settled(gateway)
         assert found["budget.day"].used == priced(upstream.journal) <= 10_000_000
+
+
+async def test_clamping_reckons_with_the_dearest_tier_that_may_serve() -> None:
+    priced_by_tier = {**PRICE, "tiers": {"priority": 3}}
+    models = {"m": [deployment("demo-long", price=priced_by_tier)]}
+    counters = {"budget_mode": "clamp", "clamp_min_tokens": 10}
+    limits = keys(budget={"day": 0.02}, concurrency=9)
+    async with running(models, keys=limits, counters=counters) as (gateway, upstream):
+        assert (await ask(gateway))[0] == 200
+        assert 10 <= upstream.journal[0].body["max_completion_tokens"] < 4096
 
 
 async def test_a_model_without_a_price_is_refused_under_a_budget_or_billed_the_declared_default() -> None:
