@@ -54,3 +54,17 @@ def test_the_readme_s_tree_names_every_package() -> None:
     text = (ROOT / "README.md").read_text()
     packages = {p.parent.name for p in (ROOT / "gateway").glob("*/__init__.py")}
     assert {name for name in packages if f"{name}/" not in text} == set()
+
+
+def test_every_page_is_in_the_site_s_navigation_and_the_index() -> None:
+    nav = (ROOT / "docs" / "site" / "mkdocs.yml").read_text()
+    index = (ROOT / "docs" / "index.md").read_text()
+    pages = {p.name for p in (ROOT / "docs").glob("*.md")} - {"index.md"}
+    assert {p for p in pages if p not in nav or (f"({p})" not in index)} == set()
+
+
+def test_the_quickstart_s_file_is_a_configuration() -> None:
+    found = re.search(r"```yaml\n(.+?)```", (ROOT / "docs" / "quickstart.md").read_text(), re.DOTALL)
+    assert found is not None
+    secrets = {**SECRETS, "SLUICE_ADMIN_KEY": "a" * 32, "SLUICE_PEPPER": "p" * 32}
+    assert set(parse(found[1], secrets).teams) == {"research"}
