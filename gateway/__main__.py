@@ -18,6 +18,7 @@ COMMANDS = {
     "audit": "audit",
     "prices": "prices",
     "db": "db",
+    "reconcile": "reconcile",
     "import-litellm": "import_litellm",
 }
 """Command -> module of ``gateway.commands``, and what of it where that is not ``command``; imported only when asked

@@ -31,6 +31,7 @@ from .limits import Limiter, StoreDown
 from .management.catalogue import catalogue, record_operations
 from .management.configuration import Configuration
 from .management.operation import Operation
+from .management.reconcile import Reconciliation
 from .management.reports import Standing
 from .management.roles import Gate
 from .observers.access_log import AccessLog
@@ -404,12 +405,17 @@ def operations(config: Config, records: Records, pipeline: Pipeline, described: 
     async def principal(name: str) -> Principal | None:
         return principal_of(named[name], config) if name in named else await records.keys.named(name)
 
+    reconciling: Iterable[Operation] = ()
+    if records.ledger is not None:
+        spent = spent_in(records.usage, records.ledger, lambda: config.model_groups)
+        reconciling = Reconciliation(records.admin, pipeline.meter.limiter, config, spent).operations()
     return catalogue(
         (
             *Explainer(pipeline.router, pipeline.meter, pipeline.allow, principal).operations(),
             *record_operations(records.admin, records.usage, records.audit, flush),
             *Standing(records.admin, pipeline.meter.limiter, config).operations(),
             *described.operations(),
+            *reconciling,
         )
     )
 

@@ -207,6 +207,10 @@ class Limiter:
         """The limits of a request, or None: for the decision whether a price or a bound is needed at all."""
         return self._rules.resolve(principal, model, tier)
 
+    def limits_of(self, owner: Owner, organization: str) -> LimitSet | None:
+        """Every limit of an owner, those per model and per tier included; None when there are none."""
+        return self._rules.all_of(owner, organization)
+
     async def usage(self, owner: Owner, organization: str) -> Sequence[State]:
         """Where every limit of an owner stands, those per model and per tier included. Raises StoreUnavailable."""
         limits = self._rules.all_of(owner, organization)

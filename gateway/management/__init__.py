@@ -5,6 +5,7 @@ What operators can ask for, without HTTP: the admin API and the command line are
 * roles        a credential of the admin API becomes an actor
 * owners       organizations, teams, users and keys
 * reports      usage, ledger, audit, limits
+* reconcile    counters against the ledger
 * catalogue    every operation
 * openapi      their description for machines
 """
