@@ -95,11 +95,13 @@ class Estimator:
             request = completed(request, defaults)
         name, messages = str(request.get("model", "")), request.get("messages")
         media = tuple(_media(messages or ()))
-        text = max(call.size - sum(size for _, size in media), 0)
+        text = max(call.size - sum(size for _, size in media), 0) if media else call.size
         models = {d.target.model for d in plan}
         overhead = PER_REQUEST + PER_MESSAGE * len(messages or ()) + (FOR_TOOLS if _has_tools(request) else 0)
         searches = SEARCHES if _may_search(request, models) else 0
-        most_input = text + overhead + sum(_media_tokens(kind, size, models) for kind, size in media)
+        most_input = text + overhead
+        if media:
+            most_input += sum(_media_tokens(kind, size, models) for kind, size in media)
         choices = request.get("n") or 1
         prediction = len(str(predicted).encode()) if (predicted := request.get("prediction")) else 0
         asked = request.get("max_completion_tokens") or request.get("max_tokens")
@@ -113,7 +115,7 @@ class Estimator:
             most=Bounds(
                 most_input + (SEARCH_TOKENS if searches else 0),
                 each * choices + prediction,
-                audio_input=any(kind == "input_audio" for kind, _ in media),
+                audio_input=bool(media) and any(kind == "input_audio" for kind, _ in media),
                 audio_output="audio" in (request.get("modalities") or ()),
                 calls={"web_search": searches} if searches else {},
                 choices=choices,
@@ -176,17 +178,18 @@ def _average(ratios: dict[str, float], model: str, seen: float) -> None:
 
 
 def _has_tools(request: Mapping[str, Any]) -> bool:
-    return any(request.get(name) for name in ("tools", "functions", "web_search_options", "response_format"))
+    get = request.get
+    return bool(get("tools") or get("functions") or get("web_search_options") or get("response_format"))
 
 
 def _may_search(request: Mapping[str, Any], models: set[str]) -> bool:
     """Whether the provider may run tools of its own, whose results it bills as prompt."""
     if request.get("web_search_options") is not None:
         return True
-    own = any(
-        isinstance(t, Mapping) and t.get("type") not in ("function", "custom") for t in request.get("tools") or ()
-    )
-    return own or any(map(_searches, models))
+    for tool in request.get("tools") or ():
+        if isinstance(tool, Mapping) and tool.get("type") not in ("function", "custom"):
+            return True
+    return any(map(_searches, models))
 
 
 @lru_cache(maxsize=4096)
