@@ -290,6 +290,21 @@ async def test_a_call_that_falls_back_twice_is_charged_each_attempt_once() -> No
         assert own["k:test|m:b"] == written[2]["cost"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_hedge_is_reserved_on_top_and_its_loser_keeps_its_prompt(stream: bool) -> None:
+    slow, quick = deployment("demo-slow+delay=9"), deployment("demo-echo", "anthropic")
+    models = {"m": {"deployments": [slow, quick], "hedging": {"after": 0.05}}}
+    async with running(models, keys=keys()) as (gateway, upstream):
+        assert (await ask(gateway, stream=stream))[0] == 200
+        found, written = await settled(gateway), await rows(gateway)
+        by_status = {row["status"]: row for row in written}
+        assert set(by_status) == {"hedge_lost", "ok"}
+        assert by_status["hedge_lost"]["estimated"]
+        assert by_status["ok"]["cost"] == priced([e for e in upstream.journal if e.complete])
+        assert found["budget.day"].used == sum(row["cost"] for row in written)
+        assert found["tpd"].used == sum(row["input"] + row["output"] for row in written)
+
+
 async def test_a_fallback_that_the_budget_cannot_bear_is_not_taken() -> None:
     models = {
         "m": {"deployments": [deployment("demo-500")], "fallbacks": {"any": ["b"]}},
