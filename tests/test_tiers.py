@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -343,3 +344,34 @@ async def test_tiers_are_counted() -> None:
         served = {"model": "n", "requested": "fast", "effective": "priority", "served": "default"}
         assert value("sluice_tier_served_total", served) == 1
         assert value("sluice_tier_downgrades_total", {"model": "n", "effective": "priority", "reason": "capacity"}) == 1
+
+
+async def test_every_end_of_a_request_gives_its_place_back() -> None:
+    """Failures before and inside streams, refusals, time-outs, clients that leave at any moment: no slot is lost."""
+    scripts = ("demo-ok", "demo-cut", "demo-500", "demo-429", "demo-error-late", "demo-no-content", "demo-invalid",
+               "demo-slow+delay=0.3", "demo-endless", "demo-refused")  # fmt: skip
+    queue = {**QUEUE, "capacity": 20, "wait_default": 1, "max_queue": 15}
+    models = {
+        script: {"deployments": model(script, timeouts={"first_byte": 0.2, "response": 0.2}), "queue": queue}
+        for script in scripts
+    }
+    async with running(models, retries={"attempts": 2}) as (gateway, _):
+        rng = random.Random(3)
+
+        async def one(number: int) -> None:
+            script, tier = scripts[number % len(scripts)], rng.choice(("default", "flex", "priority"))
+            asked = asyncio.ensure_future(
+                post(gateway, model=script, stream=rng.random() < 0.7, service_tier=tier, n=1)
+            )
+            await asyncio.wait([asked], timeout=rng.uniform(0.005, 0.5))
+            asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)
+
+        await asyncio.gather(*(one(i) for i in range(150)))
+        schedulers = [pool.scheduler for pool in gateway.pipeline.meter.pools.all.values()]
+        for _ in range(100):
+            if not any(s.in_flight or any(s.waiting) for s in schedulers):
+                break
+            await asyncio.sleep(0.02)
+        assert [(s.running, s.waiting) for s in schedulers] == [([0, 0, 0], (0, 0, 0))] * len(schedulers)
+        assert all(s.capacity.limit >= 1 for s in schedulers)
