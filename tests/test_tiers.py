@@ -17,9 +17,11 @@ from gateway.call import Owner, Principal
 from gateway.demo.scripts import Script
 from gateway.deployments import routes
 from gateway.errors import InvalidRequest
+from gateway.scheduler import Scheduler
 from gateway.tiers import effective
 
 from .running import KEY, PRICE, configuration, deployment, running
+from .test_pools import until
 
 
 @asynccontextmanager
@@ -155,7 +157,11 @@ async def test_limits_count_the_tier_that_served() -> None:
         assert (await post(gateway))[0] == 429  # both were default, so default's two are used up
 
 
-QUEUE = {"capacity": 1, "min_capacity": 1, "wait_priority": 2, "wait_default": 2, "max_queue": 10}
+QUEUE = {"capacity": 1, "min_capacity": 1, "wait_priority": 5, "wait_default": 5, "max_queue": 10}
+
+
+def pool_of(gateway: Gateway) -> Scheduler:
+    return gateway.pipeline.meter.pools.all["m"].scheduler
 
 
 def pooled(script: str, **queue: Any) -> dict[str, Any]:
@@ -164,27 +170,27 @@ def pooled(script: str, **queue: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_C_479_the_gateways_own_tiers_are_told_billed_and_released(stream: bool) -> None:
-    async with running({"m": pooled("demo-ok+delay=0.1")}) as (gateway, _):
+    async with running({"m": pooled("demo-ok+delay=0.3")}) as (gateway, _):
         for tier in ("priority", "flex", "default"):
             status, headers, bodies = await post(gateway, service_tier=tier, stream=stream)
             assert status == 200
             assert {b["service_tier"] for b in bodies} == {tier}
             assert "x-sluice-tier-downgrade" not in headers
         first = asyncio.ensure_future(post(gateway, stream=stream))
-        await asyncio.sleep(0.05)
+        await until(lambda: pool_of(gateway).in_flight == 1)
         status, headers, (body,) = await post(gateway, service_tier="flex")
         assert (status, body["error"]["code"]) == (429, "resource_unavailable")
         assert float(headers["retry-after-ms"]) > 1000
         assert (await post(gateway))[0] == 200  # default waits for the first to end
         assert (await first)[0] == 200
-        assert gateway.pipeline.meter.pools.all["m"].scheduler.in_flight == 0
+        assert pool_of(gateway).in_flight == 0
 
 
 async def test_priority_that_finds_no_place_in_time_queues_as_default_and_says_so() -> None:
     models = {"m": pooled("demo-ok+delay=0.6", wait_priority=0.1, wait_default=5)}
     async with running(models) as (gateway, _):
         first = asyncio.ensure_future(post(gateway, service_tier="priority"))
-        await asyncio.sleep(0.05)
+        await until(lambda: pool_of(gateway).in_flight == 1)
         status, headers, (body,) = await post(gateway, service_tier="priority")
         assert (status, body["service_tier"]) == (200, "default")
         assert headers["x-sluice-tier-downgrade"] == "capacity"
@@ -192,17 +198,15 @@ async def test_priority_that_finds_no_place_in_time_queues_as_default_and_says_s
 
 
 async def test_a_client_that_leaves_the_queue_takes_no_place() -> None:
-    async with running({"m": pooled("demo-ok+delay=0.3")}) as (gateway, upstream):
+    async with running({"m": pooled("demo-ok+delay=0.6")}) as (gateway, upstream):
         first = asyncio.ensure_future(post(gateway))
-        await asyncio.sleep(0.05)
+        await until(lambda: pool_of(gateway).in_flight == 1)
         second = asyncio.ensure_future(post(gateway))
-        await asyncio.sleep(0.05)
+        await until(lambda: pool_of(gateway).waiting == (0, 1, 0))
         second.cancel()
         assert (await first)[0] == 200
-        await asyncio.sleep(0.05)
+        await until(lambda: (pool_of(gateway).in_flight, pool_of(gateway).waiting) == (0, (0, 0, 0)))
         assert len(upstream.journal) == 1
-        scheduler = gateway.pipeline.meter.pools.all["m"].scheduler
-        assert (scheduler.in_flight, scheduler.waiting) == (0, (0, 0, 0))
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -325,16 +329,18 @@ async def test_servers_that_schedule_by_a_number_are_told_one(adapter: str, numb
 
 
 async def test_tiers_are_counted() -> None:
-    models = {"m": pooled("demo-ok+delay=0.2"), "n": model("demo-downgraded", **FLEX)}
+    models = {"m": pooled("demo-ok+delay=0.6"), "n": model("demo-downgraded", **FLEX)}
     async with running(models) as (gateway, _):
         first = asyncio.ensure_future(post(gateway))
-        await asyncio.sleep(0.05)
+        await until(lambda: pool_of(gateway).in_flight == 1)
         waiting = asyncio.ensure_future(post(gateway, service_tier="priority"))
-        await asyncio.sleep(0.05)
+        await until(lambda: pool_of(gateway).waiting == (1, 0, 0))
         value = gateway.registry.get_sample_value
-        assert value("sluice_queue_in_flight", {"model": "m", "class": "default"}) == 1
-        assert value("sluice_queue_waiting", {"model": "m", "class": "priority"}) == 1
-        assert value("sluice_queue_capacity", {"model": "m"}) == 1
+        async with aiohttp.ClientSession() as http, http.get(f"{gateway.admin_url}/metrics") as response:
+            lines = (await response.text()).splitlines()
+        assert 'sluice_queue_in_flight{class="default",model="m"} 1.0' in lines
+        assert 'sluice_queue_waiting{class="priority",model="m"} 1.0' in lines
+        assert 'sluice_queue_capacity{model="m"} 1.0' in lines
         await post(gateway, service_tier="flex")
         await asyncio.gather(first, waiting)
         await post(gateway, model="n", service_tier="fast")
