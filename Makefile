@@ -21,7 +21,8 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.dev  ## requests/s, latency and CPU beside direct access and a bare proxy
+bench: $(VENV)/.dev  ## what checking a request costs; requests/s, latency and CPU beside direct access and a bare proxy
+	$(BIN)/python -m benchmarks.validation
 	$(BIN)/python -m benchmarks
 
 limits: $(VENV)/.dev  ## limits at full size: kills, freezes, failovers, a resharded cluster; prints every figure

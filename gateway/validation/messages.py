@@ -65,7 +65,10 @@ _OF_OTHERS: Mapping[str, frozenset[str]] = {
 
 
 def _refuse_what_others_have(message: Message) -> None:
-    for name in _OF_OTHERS[message["role"]] & message.keys():
+    foreign = _OF_OTHERS[message["role"]]
+    if foreign.isdisjoint(message):
+        return
+    for name in foreign & message.keys():
         if message[name]:
             raise unknown().inside(name)
 
@@ -100,6 +103,9 @@ _INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "refusal", "audio")
 
 def _assistant(message: Message) -> None:
     if type(message.get("content")) is str and len(message) == 2:
+        return
+    if len(message) == 3 and message.get("tool_calls") and message.get("content", "") is None:
+        within("tool_calls", check_tool_calls, message["tool_calls"])  # a turn of an agent: nothing else to see
         return
     _refuse_what_others_have(message)
     _assistant_fields(message)
