@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint format bench bench-check simulate-tiers limits clients clients-fast conformance fuzz generated image-check docs clean
+.PHONY: run test lint format bench bench-check simulate-tiers limits clients clients-fast conformance fuzz oracle generated image-check docs clean
 
 run: $(VENV)/.demo  ## start demo upstreams and the gateway, show a failover, keep serving (ONCE=1: end after it)
 	$(BIN)/sluice demo $(if $(ONCE),--once)
@@ -45,13 +45,19 @@ conformance: $(VENV)/.dev  ## run the tests that carry a checklist number and wr
 simulate-tiers: $(VENV)/.dev  ## a day of one pool on a virtual clock: waits and goodput by service tier, drawn into build/
 	$(BIN)/python -m benchmarks.tiers
 
-generated: $(VENV)/.dev  ## write what is generated from the code: docs/configuration.md, docs/providers.md, config/schema.json, the table of service tiers
+oracle: $(VENV)/.dev .venvs/oracle/.ready  ## our requests beside LiteLLM's, each difference with a verdict: tests/oracle/differences.md
+	$(BIN)/python -m tests.oracle .venvs/oracle/bin/python
+
+.venvs/oracle/.ready:
+	$(PYTHON) -m venv .venvs/oracle
+	.venvs/oracle/bin/python -m pip install --quiet --disable-pip-version-check litellm==1.106.2 mcp
+	touch $@
 
 docs: $(VENV)/bin/python  ## the pages of docs/ as a site in build/site
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'mkdocs-material>=9.6'
 	$(BIN)/mkdocs build --quiet --config-file docs/site/mkdocs.yml
 
-generated: $(VENV)/.dev  ## write what is generated from the code: docs/configuration.md, docs/providers.md, config/schema.json
+generated: $(VENV)/.dev  ## write what is generated from the code: docs/configuration.md, docs/providers.md, config/schema.json, the table of service tiers
 	$(BIN)/python docs/generate.py
 	$(BIN)/python deploy/grafana/generate.py
 

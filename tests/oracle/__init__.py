@@ -1,0 +1,1 @@
+"""Our translations beside LiteLLM's: ``make oracle``."""
