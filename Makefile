@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint format bench bench-check simulate-tiers limits clients clients-fast conformance fuzz oracle generated image-check docs clean
+.PHONY: run test lint format bench bench-check simulate-tiers limits chaos clients clients-fast conformance fuzz oracle generated image-check docs clean
 
 run: $(VENV)/.demo  ## start demo upstreams and the gateway, show a failover, keep serving (ONCE=1: end after it)
 	$(BIN)/sluice demo $(if $(ONCE),--once)
@@ -28,6 +28,9 @@ bench: $(VENV)/.dev  ## what checking a request costs; requests/s, latency and C
 limits: $(VENV)/.dev  ## limits at full size: kills, freezes, failovers, a resharded cluster; prints every figure
 	$(BIN)/python -m tests.acceptance_limits
 	SLUICE_ACCOUNTING_REQUESTS=3000 $(BIN)/python -m pytest -q -s tests/test_accounting.py
+
+chaos: $(VENV)/.dev  ## failing upstreams, restarts, reloads, disconnects at full size; prints what clients notice (about ten minutes)
+	$(BIN)/python -m tests.acceptance_chaos
 
 clients: $(VENV)/.dev  ## nine real clients in environments of their own, against a gateway (needs Node 20 and the package registries)
 	$(BIN)/python -m tests.clients
