@@ -106,7 +106,7 @@ async def test_a_dead_workers_share_goes_to_the_others_and_silence_of_redis_to_e
 
 async def test_three_times_too_much_at_two_workers(redis_server: RedisServer) -> None:
     """The acceptance of one pool on real clocks: ten times faster than life, so that it takes seconds."""
-    capacity, seconds, rush = 20, 0.1, 6.0
+    capacity, seconds, rush = 20, 0.2, 6.0
     done = {name: [0, 0] for name in NAMES}
     late: list[float] = []
     waits: list[float] = []
@@ -131,7 +131,7 @@ async def test_three_times_too_much_at_two_workers(redis_server: RedisServer) ->
         slot.leave()
         done[tier][1] += 1
 
-    async with workers(redis_server, 2, capacity, wait_priority=1, wait_default=1) as pools:
+    async with workers(redis_server, 2, capacity, wait_priority=2, wait_default=1) as pools:
         await until(lambda: min(shares(pools)) >= capacity / 2 - 1)
         per_second = capacity / seconds
         async with asyncio.TaskGroup() as tasks:
@@ -148,6 +148,6 @@ async def test_three_times_too_much_at_two_workers(redis_server: RedisServer) ->
     success = {tier: served / asked for tier, (asked, served) in done.items()}
     assert most <= capacity
     assert success["priority"] >= 0.99, (done, late)
-    assert sorted(waits)[int(len(waits) * 0.99)] < 1
+    assert sorted(waits)[int(len(waits) * 0.99)] < 2
     assert success["flex"] < success["default"] < 1, done
     assert done["flex"][1] >= 0.01 * per_second * rush
