@@ -113,9 +113,9 @@ class Explainer:
             prompt = self.meter.prices.cost(deployment, Usage(input=bound.input_tokens), tier)
             most = self.meter.worst_case(deployment, bound, tier)
             told["cost_usd"] = {"likely_prompt": dollars(prompt), "at_most": dollars(most)}
-        told["timeouts"] = deployment.timeouts.model_dump()
         request, chosen = outgoing(call, route, deployment, tier, bound.max_output)
         told["service_tier"] = chosen.sent
+        told["timeouts"] = deployment.tier_timeouts.get(chosen.expected, deployment.timeouts).model_dump()
         target = replace(deployment.target, api_key="", headers=dict.fromkeys(deployment.target.headers, ""))
         try:
             sent = call.operation.prepare(deployment.adapter, request, target)

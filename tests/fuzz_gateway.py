@@ -226,7 +226,7 @@ async def heads(base: str, cases: int, seed: int, found: Findings) -> int:
 
 def _answers(raw: bytes) -> Iterator[tuple[int, str, bytes]]:
     """Every answer on a connection: a mangled head may hold two requests."""
-    while match := re.match(rb"HTTP/1\.[01] (\d+)[^\r]*\r\n(.*?)\r\n\r\n", raw, re.DOTALL):
+    while match := re.match(rb"HTTP/\d\.\d (\d+)[^\r]*\r\n(.*?)\r\n\r\n", raw, re.DOTALL):
         headers = dict(re.findall(rb"(?im)^([\w-]+): *([^\r]*)", match[2].lower()))
         length = int(headers.get(b"content-length", b"0"))
         body, raw = raw[match.end() : match.end() + length], raw[match.end() + length :]

@@ -60,3 +60,13 @@ def test_the_command_exits_with_1_for_what_would_be_refused(
     assert code == 1
     assert word in output
     assert "Traceback" not in output
+
+
+def test_the_example_configuration_is_explained(tmp_path: Path) -> None:
+    example = Path(__file__).parents[1] / "config" / "example.yaml"
+    (tmp_path / "request.json").write_text(json.dumps({"model": "fast", "messages": ASK["messages"]}))
+    result = CliRunner().invoke(command, [str(tmp_path / "request.json"), "--config", str(example)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    told = json.loads(result.stdout)
+    assert told["refused"] is None
+    assert [d["refused"] for d in told["plan"]] == [None] * len(told["plan"]) != []

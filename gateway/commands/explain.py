@@ -53,7 +53,7 @@ def command(request: str, file: str, key: str | None) -> None:
         body: Any = json.loads(text)
         if not isinstance(body, dict):
             raise ValueError("not a JSON object")  # noqa: TRY004 - of the file, not a type
-        told = asyncio.run(explainer(load(file)).explain(body, key))
+        told = asyncio.run(_explained(load(file), body, key))
     except ConfigError as exc:
         _fail(*(f"{file}: {problem}" for problem in exc.problems))
     except (ValueError, RecursionError) as exc:
@@ -63,6 +63,10 @@ def command(request: str, file: str, key: str | None) -> None:
     else:
         click.echo(json.dumps(told, indent=2, ensure_ascii=False))
         sys.exit(1 if told["refused"] else 0)
+
+
+async def _explained(config: Config, body: dict[str, Any], key: str | None) -> dict[str, Any]:
+    return await explainer(config).explain(body, key)  # queues are made where a loop runs
 
 
 def _fail(*problems: str) -> None:
