@@ -110,14 +110,11 @@ class Fleet:
         self._clock = clock
         self._members: dict[str, Member] = {}
         self._probed: dict[str, float] = {}
-        self.on_open: Callable[[str, float], None] | None = None
-        """Told which breaker opened, and for how many seconds."""
 
     def __getitem__(self, deployment: str) -> Member:
         member = self._members.get(deployment)
         if member is None:
             health = Health(self._health, self._clock)
-            health.on_open = lambda seconds: self._opened(deployment, seconds)
             member = Member(health, RetryBudget(self._retries, self._clock), Load(self._clock))
             self._members[deployment] = member
         return member
@@ -140,7 +137,3 @@ class Fleet:
             return False
         self._probed[model] = now
         return True
-
-    def _opened(self, deployment: str, seconds: float) -> None:
-        if self.on_open is not None:
-            self.on_open(deployment, seconds)

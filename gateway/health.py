@@ -36,8 +36,6 @@ class Health:
 
     def __init__(self, config: HealthConfig, clock: Callable[[], float] = time.monotonic) -> None:
         self.config = config
-        self.on_open: Callable[[float], None] | None = None
-        """Told of each opening, with its seconds."""
         self._clock = clock
         self._failures = 0
         self._answers = Recent()
@@ -134,12 +132,6 @@ class Health:
             self._slow_seconds = self._longer(0.0 if fresh else self._slow_seconds)
             self._slow_until = now + self._slow_seconds
 
-    def learn_open(self, seconds: float) -> None:
-        """Another worker's breaker opened for so long: ours need not find out by itself."""
-        if self.closed:
-            self._open_seconds = self.config.open_seconds
-            self._open_until = self._clock() + min(seconds, self.config.max_open_seconds)
-
     def _poor(self, now: float) -> bool:
         good, bad = self._answers.totals(now)
         return good + bad >= ENOUGH and good * 100 < self.config.success_percent * (good + bad)
@@ -151,11 +143,8 @@ class Health:
         if self._open_seconds and now < self._open_until and not self._probing:
             return  # those that were under way when it opened
         self._open_seconds = self._longer(self._open_seconds)
-        seconds = self._open_seconds * random.uniform(0.5, 1.5)  # noqa: S311
-        self._open_until = now + seconds
+        self._open_until = now + self._open_seconds * random.uniform(0.5, 1.5)  # noqa: S311
         self._probing = False
-        if self.on_open is not None:
-            self.on_open(seconds)
 
     @property
     def retry_in(self) -> float:

@@ -148,12 +148,3 @@ def test_a_slow_deployment_is_left_alone_for_longer_each_time() -> None:
         assert health.reluctant()
         clock.now += 0.2
         assert not health.reluctant()
-
-
-def test_a_breaker_of_another_worker_opens_ours() -> None:
-    clock = Clock()
-    health = Health(HealthConfig(), clock)
-    health.learn_open(4)
-    assert not health.available()
-    clock.now = 4
-    assert health.available()
