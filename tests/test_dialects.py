@@ -1,17 +1,21 @@
 """A client that speaks only OpenAI, in front of every dialect: conversations, failovers, credentials, embeddings."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import openai
 import pytest
+from aiohttp import web
 from openai import AsyncOpenAI
 
+from adapters.interface import UpstreamRequest
+from gateway.credentials.aws import Keys, signed
 from gateway.demo.answer import vectors
 from gateway.demo.gemini import SIGNATURE
 
 from .dialects import DIALECTS, EMBEDDERS, each, every_dialect
-from .running import deployment
+from .running import deployment, running
 from .test_flow import ASK, client
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -189,3 +193,41 @@ async def test_embeddings_fail_over_and_say_where_there_are_none() -> None:
         for name in ("anthropic", "bedrock", "vertex-claude"):
             with pytest.raises(openai.BadRequestError, match="no embeddings"):
                 await sdk.embeddings.create(model=name, input="x")
+
+
+async def test_what_was_signed_for_bedrock_is_what_is_sent() -> None:
+    """The service computes the signature again, from the bytes that it gets."""
+    model = "us.anthropic.claude-haiku-4-5-20251001-v1:0"
+    seen: list[tuple[str, str]] = []
+
+    async def converse(request: web.Request) -> web.Response:
+        body = await request.read()
+        stamp = datetime.strptime(request.headers["x-amz-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        got = UpstreamRequest(
+            f"http://{request.headers['host']}{request.raw_path}",
+            {"content-type": request.headers["content-type"]},
+            body,
+        )
+        keys, place = Keys("AKDEMO", "sk"), {"service": "bedrock", "region": "us-east-1"}
+        seen.append((request.headers["authorization"], signed(got, keys, place, stamp.timestamp())["authorization"]))
+        content = [{"text": request.raw_path}]
+        told = {"output": {"message": {"role": "assistant", "content": content}}, "stopReason": "end_turn"}
+        return web.json_response(told)
+
+    app = web.Application()
+    app.router.add_post("/{path:.*}", converse)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    options = {"access_key_id": "AKDEMO", "secret_access_key": "sk"}
+    address = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    provider = {"adapter": "bedrock", "base_url": address, "options": options}
+    try:
+        async with running({"b": [deployment(model, "b")]}, providers={"b": provider}) as (gateway, _):
+            async with client(gateway) as sdk:
+                answer = await sdk.chat.completions.create(model="b", **ASK)
+    finally:
+        await runner.cleanup()
+    assert answer.choices[0].message.content == f"/model/{model.replace(':', '%3A')}/converse"
+    assert len(seen) == 1
+    assert seen[0][0] == seen[0][1]
