@@ -712,12 +712,13 @@ def test_E_085_values_that_ask_for_nothing():
 
 
 def test_parameters_that_change_the_answer_are_refused_and_hints_are_named():
-    for name, value in (("frequency_penalty", 0.5), ("logprobs", True), ("web_search_options", {})):
+    for name, value in (("logit_bias", {"1": 1}), ("logprobs", True), ("web_search_options", {})):
         with pytest.raises(UnsupportedParameter) as caught:
             prepare(**{name: value})
         assert caught.value.param == name
         assert prepare(**{name: value}, unsupported="drop").dropped == (name,)
-    assert set(prepare(seed=1, prompt_cache_key="k", verbosity="low").dropped) == {
+    assert set(prepare(seed=1, prompt_cache_key="k", verbosity="low", frequency_penalty=0.5).dropped) == {
+        "frequency_penalty",
         "seed",
         "prompt_cache_key",
         "verbosity",

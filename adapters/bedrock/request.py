@@ -7,10 +7,10 @@ from typing import Any
 from urllib.parse import quote
 
 from .. import history, tools
-from ..errors import UnsupportedParameter
+from ..draft import RequestDraft
 from ..interface import JSON, ChatRequest, Target, UpstreamRequest
 from ..jsonio import dumps
-from ..params import GATEWAY_PARAMS, Fate, Policy, unsupported
+from ..params import GATEWAY_PARAMS, Fate, unsupported
 from ..tools import Tool, Tools
 from . import reasoning
 from .content import Conversation, cache_point
@@ -20,9 +20,9 @@ from .schema import closed
 
 _P, _T, _D, _R, _E = Fate.PASS, Fate.TRANSLATE, Fate.DROP, Fate.REJECT, Fate.EMULATE
 PARAMS: Mapping[str, Fate] = {
-    "messages": _T, "model": _T, "audio": _R, "frequency_penalty": _R, "function_call": _T, "functions": _T,
+    "messages": _T, "model": _T, "audio": _R, "frequency_penalty": _D, "function_call": _T, "functions": _T,
     "logit_bias": _R, "logprobs": _R, "max_completion_tokens": _T, "max_tokens": _T, "metadata": _T, "modalities": _R,
-    "moderation": _R, "n": _R, "parallel_tool_calls": _T, "prediction": _D, "presence_penalty": _R,
+    "moderation": _R, "n": _R, "parallel_tool_calls": _T, "prediction": _D, "presence_penalty": _D,
     "prompt_cache_key": _D, "prompt_cache_options": _D, "prompt_cache_retention": _D, "reasoning_effort": _T,
     "response_format": _T, "safety_identifier": _T, "seed": _D, "service_tier": _T, "stop": _T, "store": _E,
     "stream": _T, "stream_options": _E, "temperature": _T, "tool_choice": _T, "tools": _T, "top_logprobs": _R,
@@ -40,29 +40,14 @@ SPARE_OUTPUT = 8192
 """maxTokens beyond the thinking budget, when the client gave no bound and the model's own is not known."""
 
 
-@dataclass(slots=True)
-class Draft:
-    """A request while it is built."""
+@dataclass(slots=True, kw_only=True)
+class Draft(RequestDraft):
+    """A request to Converse while it is built."""
 
-    request: ChatRequest
     family: Family
-    policy: Policy
-    dropped: list[str] = field(default_factory=list)
     fields: JSON = field(default_factory=dict)
     """additionalModelRequestFields"""
     json_tool: Tool | None = None
-
-    def lacks(self, param: str, message: str) -> None:
-        """The model has nothing like it and the answer depends on it."""
-        if self.policy != "drop":
-            raise UnsupportedParameter(param, message)
-        self.dropped.append(param)
-
-    def leaves_out(self, param: str) -> None:
-        """The model has nothing like it, and the answer can do without."""
-        if self.policy == "reject":
-            raise UnsupportedParameter(param, f"Unsupported parameter: '{param}' is not supported with this model.")
-        self.dropped.append(param)
 
 
 def build(request: ChatRequest, target: Target) -> UpstreamRequest:
@@ -71,7 +56,7 @@ def build(request: ChatRequest, target: Target) -> UpstreamRequest:
     given = {name: value for name, value in request.items() if name not in GATEWAY_PARAMS}
     dropped = unsupported(given, PARAMS, target.unsupported)
     kind = family(options.profiles.get(target.model, target.model))
-    draft = Draft(request, kind, target.unsupported, list(dropped))
+    draft = Draft(request, target.unsupported, list(dropped), family=kind)
     wanted = tools.read(request)
     body: JSON = {}
     _format(draft, wanted, body)

@@ -2,15 +2,15 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from .. import history, tools
-from ..errors import UnsupportedParameter
+from ..draft import RequestDraft
 from ..interface import JSON, ChatRequest, Target, UpstreamRequest
 from ..jsonio import dumps
 from ..options import Options
-from ..params import GATEWAY_PARAMS, Fate, Policy, unsupported
+from ..params import GATEWAY_PARAMS, Fate, unsupported
 from ..tools import Tool, Tools
 from .messages import messages
 
@@ -44,24 +44,11 @@ class CohereOptions(Options):
     truncate: Literal["NONE", "START", "END"] | None = None
 
 
-@dataclass(slots=True)
-class Draft:
-    request: ChatRequest
-    policy: Policy
+@dataclass(slots=True, kw_only=True)
+class Draft(RequestDraft):
+    """A request to Cohere while it is built."""
+
     body: JSON
-    dropped: list[str] = field(default_factory=list)
-
-    def lacks(self, param: str, message: str) -> None:
-        """Cohere has nothing like it and the answer depends on it."""
-        if self.policy != "drop":
-            raise UnsupportedParameter(param, message)
-        self.dropped.append(param)
-
-    def leaves_out(self, param: str) -> None:
-        """Cohere has nothing like it, and the answer can do without."""
-        if self.policy == "reject":
-            raise UnsupportedParameter(param, f"Unsupported parameter: '{param}' is not supported with this model.")
-        self.dropped.append(param)
 
 
 def build(request: ChatRequest, target: Target) -> UpstreamRequest:
@@ -74,7 +61,7 @@ def build(request: ChatRequest, target: Target) -> UpstreamRequest:
     read = list(history.read(list(request["messages"]), ANY_ID))
     stream = request.get("stream") is True
     body: JSON = {"model": target.model, "messages": messages(read, thinks=thinks), "stream": stream}
-    draft = Draft(request, target.unsupported, body, list(dropped))
+    draft = Draft(request, target.unsupported, list(dropped), body=body)
     json_tool = _format(draft, wanted)
     _tools(draft, wanted, json_tool)
     _sampling(draft)
