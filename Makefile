@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint format bench bench-check simulate-tiers limits chaos clients clients-fast conformance fuzz oracle generated image-check docs clean
+.PHONY: run test lint format bench bench-check simulate-tiers records limits chaos clients clients-fast conformance fuzz oracle generated image-check docs clean
 
 run: $(VENV)/.demo  ## start demo upstreams and the gateway, show a failover, keep serving (ONCE=1: end after it)
 	$(BIN)/sluice demo $(if $(ONCE),--once)
@@ -44,6 +44,9 @@ fuzz: $(VENV)/.dev  ## 100,000 nonsensical requests and more against a live gate
 
 conformance: $(VENV)/.dev  ## run the tests that carry a checklist number and write docs/conformance.md
 	$(BIN)/python -m tests.conformance
+
+records: $(VENV)/.dev  ## the records at full size: a million keys looked up, 100,000 stored completions paged through under writes
+	$(BIN)/python -m benchmarks.records
 
 simulate-tiers: $(VENV)/.dev  ## a day of one pool on a virtual clock: waits and goodput by service tier, drawn into build/
 	$(BIN)/python -m benchmarks.tiers
