@@ -113,11 +113,11 @@ class Explainer:
             prompt = self.meter.prices.cost(deployment, Usage(input=bound.input_tokens), tier)
             most = self.meter.worst_case(deployment, bound, tier)
             told["cost_usd"] = {"likely_prompt": dollars(prompt), "at_most": dollars(most)}
-        request, chosen = outgoing(call, route, deployment, tier, bound.max_output)
-        told["service_tier"] = chosen.sent
-        told["timeouts"] = deployment.tier_timeouts.get(chosen.expected, deployment.timeouts).model_dump()
         target = replace(deployment.target, api_key="", headers=dict.fromkeys(deployment.target.headers, ""))
         try:
+            request, chosen = outgoing(call, route, deployment, tier, bound.max_output)
+            told["service_tier"] = chosen.sent
+            told["timeouts"] = deployment.tier_timeouts.get(chosen.expected, deployment.timeouts).model_dump()
             sent = call.operation.prepare(deployment.adapter, request, target)
         except UnsupportedParameter as exc:
             return {**told, "refused": {"param": exc.param, "message": exc.message}}

@@ -24,6 +24,7 @@ MODELS: dict[str, Any] = {
         "params": {"unsupported": "translate", "default": {"temperature": 0.5}},
     },
     "wide": "demo-echo",
+    "extended": {"deployments": [deployment("demo-echo")], "params": {"allow": ["top_k"]}},
     "other": "demo-echo",
 }
 ASK: dict[str, Any] = {"model": "fast", "messages": [USER], "max_tokens": 100, "seed": 7, "logit_bias": {"1": 1}}
@@ -104,6 +105,13 @@ async def test_the_cost_is_an_upper_bound_in_dollars(sluice: Contract) -> None:
     assert at_most >= 1000 * PRICE["output"] / 1e6
     assert 0 < prompt < at_most
     assert told["reserves"]["cost_usd"] == plan["cost_usd"]["at_most"]
+
+
+async def test_an_extension_of_another_model_is_refused_by_each_deployment(sluice: Contract) -> None:
+    _, told = await explained(sluice, {"model": "wide", "messages": [USER], "top_k": 5})
+    assert [plan["refused"]["param"] for plan in told["plan"]] == ["top_k"]
+    _, told = await explained(sluice, {"model": "extended", "messages": [USER], "top_k": 5}, None)
+    assert told["plan"][0]["request"]["top_k"] == 5
 
 
 @pytest.mark.parametrize(
