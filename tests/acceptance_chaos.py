@@ -216,6 +216,7 @@ async def reloads(figures: Figures, number: int, rate: float) -> None:
             for i in range(number):
                 file.now = configs[i % 50]
                 made[await gateway.reloader.reload()] = f"d{(i % 50 + 1) % 50}"
+                await asyncio.sleep(0.01)
             took = time.perf_counter() - began
             stop.set()
             await running_traffic
