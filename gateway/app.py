@@ -6,40 +6,29 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import aiohttp
-from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from config import ConfigError
 from config.schema import Config
 
-from .auth import Authenticator, KeySource, principal_of
-from .call import Principal
+from .auth import Authenticator, KeySource
 from .credentials import Credentials, HTTPFetch
 from .credentials.issue import Fetch
-from .endpoints import chat, health, models
-from .endpoints.admin import AdminEndpoints
-from .endpoints.exchange import Exchange
 from .endpoints.once import Once
 from .endpoints.routes import Routes
-from .endpoints.stored import StoredEndpoints
-from .explain import Explainer
 from .fleet import Fleet
 from .generation import Generation, Lasting, generation, needs_restart
-from .intake import read_embeddings
 from .keeping import Keeper
 from .limits import Limiter, StoreDown
-from .management.catalogue import catalogue, record_operations
 from .management.configuration import Configuration
 from .management.operation import Operation
-from .management.reconcile import Reconciliation
-from .management.reports import Standing
-from .management.roles import Gate
 from .observers.access_log import AccessLog
 from .observers.budgets import BudgetObserver
 from .observers.metrics import PrometheusObserver
 from .observers.tenants import TenantObserver
 from .observers.tiers import TierMetrics
 from .observers.vitals import Vitals
+from .paths import Records, admin_endpoints, admin_routes, data_routes, operations
 from .pipeline import Observer, Pipeline
 from .pools import Pools
 from .records.admin import Admin
@@ -61,21 +50,6 @@ from .upstream import SystemResolver, Upstream
 IDLE_POLL = 0.2
 """Seconds between two looks whether pools that a reload left over are still used."""
 Closer = Callable[[], Awaitable[None]]
-
-
-@dataclass(slots=True)
-class Records:
-    """The SQL side of a worker."""
-
-    database: Database
-    keys: KeyCache
-    ledger: Ledger | None
-    usage: UsageStore
-    admin: Admin
-    audit: AuditLog
-    stored: StoredCompletions | None
-    configure: Callable[[Config], None]
-    """Take the owners and keys of another configuration."""
 
 
 @dataclass(slots=True)
@@ -368,81 +342,3 @@ async def _start(part: Limiter | Pools) -> None:
         await part.start()
     except StoreDown as exc:
         raise ConfigError([f"redis: {exc}"]) from exc
-
-
-def data_routes(pipeline: Pipeline, once: Once | None) -> Routes:
-    """Everything clients call, under /v1."""
-    routes = Routes()
-    auth, router = pipeline.auth, pipeline.router
-
-    async def create(exchange: Exchange, _: str) -> web.StreamResponse:
-        return await chat.create(exchange, pipeline, once=once)
-
-    async def embed(exchange: Exchange, _: str) -> web.StreamResponse:
-        return await chat.create(exchange, pipeline, read_embeddings, once)
-
-    async def index(exchange: Exchange, _: str) -> web.StreamResponse:
-        return await models.index(exchange, auth, router)
-
-    async def show(exchange: Exchange, name: str) -> web.StreamResponse:
-        return await models.show(exchange, name, auth, router)
-
-    routes.add("POST", "/v1/chat/completions", create)
-    routes.add("POST", "/v1/embeddings", embed)
-    routes.add("GET", "/v1/models", index)
-    routes.add("GET", "/v1/models/{id}", show)
-    routes.add("GET", "/healthz", health.healthz)
-    if pipeline.keeper is not None:
-        StoredEndpoints(auth, pipeline.keeper.store).add_to(routes)
-    return routes
-
-
-def operations(config: Config, records: Records, pipeline: Pipeline, described: Configuration) -> tuple[Operation, ...]:
-    """Everything under /admin/v1, whether over HTTP or from the command line."""
-    flush = records.ledger.flush if records.ledger is not None else None
-    named = {key.name: key for key in config.keys}
-
-    async def principal(name: str) -> Principal | None:
-        return principal_of(named[name], config) if name in named else await records.keys.named(name)
-
-    reconciling: Iterable[Operation] = ()
-    if records.ledger is not None:
-        spent = spent_in(records.usage, records.ledger, lambda: config.model_groups)
-        reconciling = Reconciliation(records.admin, pipeline.meter.limiter, config, spent).operations()
-    return catalogue(
-        (
-            *Explainer(pipeline.router, pipeline.meter, pipeline.allow, principal).operations(),
-            *record_operations(records.admin, records.usage, records.audit, flush),
-            *Standing(records.admin, pipeline.meter.limiter, config).operations(),
-            *described.operations(),
-            *reconciling,
-        )
-    )
-
-
-def admin_endpoints(config: Config, records: Records, failures: Failures) -> AdminEndpoints:
-    gate = Gate({name: key.get_secret_value() for name, key in config.admin.keys.items()}, records.keys)
-    return AdminEndpoints(gate, failures, MemoryIdempotency(ttl=600), secret_of(None))
-
-
-def admin_routes(
-    state: State,
-    registry: CollectorRegistry,
-    refresh: Callable[[], None],
-    admin: AdminEndpoints,
-    listed: Iterable[Operation],
-) -> Routes:
-    """Everything operators call."""
-    routes = Routes()
-    admin.add_to(routes, listed)
-
-    async def readyz(exchange: Exchange, _: str) -> web.StreamResponse:
-        return await health.readyz(exchange, state.ready, "draining" if state.draining else "")
-
-    async def metrics(exchange: Exchange, _: str) -> web.StreamResponse:
-        return await health.metrics(exchange, registry, refresh)
-
-    routes.add("GET", "/healthz", health.healthz)
-    routes.add("GET", "/readyz", readyz)
-    routes.add("GET", "/metrics", metrics)
-    return routes

@@ -22,11 +22,12 @@ from .fleet import Fleet
 from .keeping import Keeper
 from .limits import Limiter
 from .limits.estimate import Estimator
-from .metering import Ledger, Meter
+from .metering import Meter
 from .pipeline import Observer, Pipeline
 from .pools import Pools
 from .pricing import PriceBook
 from .routing import Router
+from .settlement import Ledger
 from .upstream import SystemResolver, Upstream
 
 LOGGER = logging.getLogger("sluice.config")

@@ -3,12 +3,11 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from adapters.errors import ErrorKind, UnsupportedParameter
-from adapters.usage import NO_USAGE, Usage
 
 from . import tiers
 from .answer import StreamedAnswer, WholeAnswer
@@ -17,8 +16,9 @@ from .errors import BudgetExceeded, CapacityUnavailable, InvalidRequest, LimitEx
 from .limits import Amounts, Limiter, Reservation
 from .limits.estimate import Bound, Estimator
 from .outgoing import outgoing
-from .pools import Outcome, Pools, Slot
+from .pools import Pools, Slot
 from .pricing import PriceBook
+from .settlement import NOTHING_USED, Ledger, Ticket, amounts_of, less, never_ran, outcome_of, sum_of
 from .tiers import AttemptTier
 from .walk import DeploymentFull
 
@@ -26,34 +26,10 @@ DURABLE_WITHIN = 5.0
 """Seconds that an answer's last byte waits for its row at most; the row is safe from our own death long before."""
 CHECKPOINT_SECONDS = 5.0
 """Between two notes of what a stream has used so far: what is charged for it should this process die."""
-NOTHING_USED = Amounts(0)
 KINDS: Mapping[str, ErrorKind] = {kind.value: kind for kind in ErrorKind}
 CLAMPINGS = 4
 """Of one request: each budget that refuses it may lower its answer once."""
 NO_PRICE = "This model has no price in the gateway's configuration, so no budget can bound it."
-
-
-class Ledger(Protocol):
-    """Where rows become durable: ``gateway.records.ledger``."""
-
-    def open(
-        self, call_id: str, principal: Principal, model: str, *, reserved: int, started: float, stream: bool,
-        requested_tier: str | None, effective_tier: str | None,
-    ) -> None:  # fmt: skip
-        """Note that a request runs; raises StoreUnavailable when nothing can be noted."""
-        ...
-
-    def append(self, record: CallRecord) -> "Ticket":
-        """Keep the attempts of a call: safe from the death of this process at once, on disk when the ticket says so."""
-        ...
-
-
-class Ticket(Protocol):
-    """A row on its way to the disk."""
-
-    async def within(self, seconds: float) -> bool:
-        """Wait until it is there; False when it is not in time."""
-        ...
 
 
 class Meter:
@@ -285,8 +261,8 @@ class Metered:
 
     def _book(self) -> None:
         """Settle what failed attempts may be billed on the limits that were reserved for them."""
-        failed = _amounts(0, _sum(a.usage for a in self._failed), sum(a.cost for a in self._failed))
-        self._reservation.settle(_less(failed, self._booked))
+        failed = amounts_of(0, sum_of(a.usage for a in self._failed), sum(a.cost for a in self._failed))
+        self._reservation.settle(less(failed, self._booked))
         self._booked, self._paid = failed, 0
 
     def limit_headers(self) -> Mapping[str, str]:
@@ -328,9 +304,9 @@ class Metered:
     def _checkpoint(self, record: CallRecord) -> None:
         assert self.answer is not None, "set when the timer was"
         self._bill(record.attempts[-1], self.answer, complete=False)
-        usage = _sum(a.usage for a in record.attempts)
-        used = _amounts(1, usage, sum(a.cost for a in record.attempts))
-        self._reservation.checkpoint(_less(used, self._booked))
+        usage = sum_of(a.usage for a in record.attempts)
+        used = amounts_of(1, usage, sum(a.cost for a in record.attempts))
+        self._reservation.checkpoint(less(used, self._booked))
         with contextlib.suppress(StoreUnavailable):  # then the whole reservation stays noted
             self.note(self.principal, record, used.cost)
         self._timer = asyncio.get_running_loop().call_later(CHECKPOINT_SECONDS, self._checkpoint, record)
@@ -366,10 +342,10 @@ class Metered:
             if held.slot is not None:
                 held.slot.leave()
         record.queued = self.queued
-        record.usage = total = _sum(a.usage for a in attempts)
+        record.usage = total = sum_of(a.usage for a in attempts)
         record.cost = sum(a.cost for a in attempts)
-        requests = 0 if _never_ran(record) else 1
-        actual = _less(_amounts(requests, total, record.cost), self._booked)
+        requests = 0 if never_ran(record) else 1
+        actual = less(amounts_of(requests, total, record.cost), self._booked)
         served = record.served_tier or self.tier
         if served == self.tier:
             self._reservation.settle(actual)
@@ -411,34 +387,3 @@ class Metered:
             held.capacity.settle(
                 Amounts(1, usage.prompt_tokens, usage.completion_tokens, attempt.cost, usage.cache_read)
             )
-
-
-def _amounts(requests: int, usage: Usage, cost: int) -> Amounts:
-    return Amounts(requests, usage.prompt_tokens, usage.completion_tokens, cost, usage.cache_read)
-
-
-def _less(amounts: Amounts, other: Amounts) -> Amounts:
-    return amounts if other is NOTHING_USED else Amounts(*(a - b for a, b in zip(amounts, other, strict=True)))
-
-
-LOSSES = frozenset({ErrorKind.RATE_LIMITED, ErrorKind.OVERLOADED})
-"""Failures that tell of too much traffic."""
-
-
-def outcome_of(attempt: Attempt) -> Outcome:
-    """What an attempt's end says of its pool."""
-    if attempt.error in LOSSES:
-        return Outcome.OVERLOADED
-    return Outcome.CLEAN if attempt.status == "ok" else Outcome.OTHER
-
-
-def _never_ran(record: CallRecord) -> bool:
-    """Whether the gateway or its providers had no capacity for it: such a request does not count."""
-    return record.status >= 429 and all(a.error is ErrorKind.CAPACITY for a in record.attempts)
-
-
-def _sum(usages: Iterable[Usage]) -> Usage:
-    total = NO_USAGE
-    for usage in usages:
-        total = usage if total is NO_USAGE else total.plus(usage)
-    return total

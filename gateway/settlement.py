@@ -1,0 +1,67 @@
+"""What a settlement is made of: sums of usage, what an attempt's end says, and where rows become durable."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from adapters.errors import ErrorKind
+from adapters.usage import NO_USAGE, Usage
+
+from .call import Attempt, CallRecord, Principal
+from .limits import Amounts
+from .pools import Outcome
+
+NOTHING_USED = Amounts(0)
+
+
+class Ledger(Protocol):
+    """Where rows become durable: ``gateway.records.ledger``."""
+
+    def open(
+        self, call_id: str, principal: Principal, model: str, *, reserved: int, started: float, stream: bool,
+        requested_tier: str | None, effective_tier: str | None,
+    ) -> None:  # fmt: skip
+        """Note that a request runs; raises StoreUnavailable when nothing can be noted."""
+        ...
+
+    def append(self, record: CallRecord) -> "Ticket":
+        """Keep the attempts of a call: safe from the death of this process at once, on disk when the ticket says so."""
+        ...
+
+
+class Ticket(Protocol):
+    """A row on its way to the disk."""
+
+    async def within(self, seconds: float) -> bool:
+        """Wait until it is there; False when it is not in time."""
+        ...
+
+
+def amounts_of(requests: int, usage: Usage, cost: int) -> Amounts:
+    return Amounts(requests, usage.prompt_tokens, usage.completion_tokens, cost, usage.cache_read)
+
+
+def less(amounts: Amounts, other: Amounts) -> Amounts:
+    return amounts if other is NOTHING_USED else Amounts(*(a - b for a, b in zip(amounts, other, strict=True)))
+
+
+LOSSES = frozenset({ErrorKind.RATE_LIMITED, ErrorKind.OVERLOADED})
+"""Failures that tell of too much traffic."""
+
+
+def outcome_of(attempt: Attempt) -> Outcome:
+    """What an attempt's end says of its pool."""
+    if attempt.error in LOSSES:
+        return Outcome.OVERLOADED
+    return Outcome.CLEAN if attempt.status == "ok" else Outcome.OTHER
+
+
+def never_ran(record: CallRecord) -> bool:
+    """Whether the gateway or its providers had no capacity for it: such a request does not count."""
+    return record.status >= 429 and all(a.error is ErrorKind.CAPACITY for a in record.attempts)
+
+
+def sum_of(usages: Iterable[Usage]) -> Usage:
+    total = NO_USAGE
+    for usage in usages:
+        total = usage if total is NO_USAGE else total.plus(usage)
+    return total
