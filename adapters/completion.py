@@ -7,7 +7,7 @@ from typing import Any
 from .errors import ErrorKind, ProviderError
 from .interface import JSON, Answer
 from .jsonio import dumps
-from .toolcalls import CALL_KEYS, is_custom, new_id
+from .toolcalls import CALL_KEYS, LONGEST_ID, is_custom, new_id
 
 OPENAI_FINISH_REASONS = ("stop", "length", "tool_calls", "function_call", "content_filter")
 FINISH_REASONS: Mapping[str, str] = {
@@ -149,7 +149,7 @@ def _message(given: Mapping[str, Any], *, functions: bool) -> JSON:
 
 
 def lawful_calls(calls: Iterable[Any]) -> list[JSON]:
-    """Whole tool calls with ids that are present and unique, and arguments that are a string (C-281, C-282)."""
+    """Whole tool calls with ids that are present, unique and short enough, and arguments that are a string (C-281, C-282)."""
     lawful: list[JSON] = []
     seen: set[str] = set()
     for call in calls:
@@ -160,7 +160,7 @@ def lawful_calls(calls: Iterable[Any]) -> list[JSON]:
         if not isinstance(body, dict) or not isinstance(body.get("name"), str) or not body["name"]:
             raise ProviderError(ErrorKind.PROTOCOL, "The upstream sent a tool call without a name.")
         identity = call.get("id")
-        if not isinstance(identity, str) or identity in ("", "null") or identity in seen:
+        if not isinstance(identity, str) or identity in ("", "null") or identity in seen or len(identity) > LONGEST_ID:
             identity = new_id()
         seen.add(identity)
         text = str(body.get(key) or "") if kind == "custom" else _arguments(body.get(key))

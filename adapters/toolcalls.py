@@ -13,6 +13,10 @@ CALL_KEYS = frozenset({"index", "id", "type", "function", "custom"})
 """What a tool call, or a fragment of one, is made of; the rest are extensions."""
 
 
+LONGEST_ID = 40
+"""OpenAI's limit for the id of a call in a request: a client must be able to send back what it was given (C-210)."""
+
+
 def new_id() -> str:
     """An id like OpenAI's own: ``call_`` and 24 letters and digits (checklist C-210)."""
     return "call_" + secrets.token_hex(12)
@@ -57,7 +61,7 @@ class ToolCalls:
     """One choice's tool calls: fragments as a provider sends them in, fragments as clients need them out.
 
     Out comes ``{index, id, type, function: {name, arguments: ""}}`` once per call and then only
-    ``{index, function: {arguments}}`` (checklist C-315, C-316). Missing ids are made, double ones replaced,
+    ``{index, function: {arguments}}`` (checklist C-315, C-316). Missing ids are made, double and overlong ones replaced,
     missing, sparse or all-zero indexes renumbered; fragments of a later call wait for the earlier one's end.
     """
 
@@ -112,13 +116,13 @@ class ToolCalls:
         identity = given if isinstance(given, str) and given != "null" else ""  # Mistral's default is "null"
         if isinstance(index, int) and not isinstance(index, bool):
             call = self._by_index.get(index)
-        elif identity in self._ids:
-            call = next(c for c in self._calls if c.given == identity)
         else:
-            call = self._calls[-1] if self._calls and not name else None
+            call = next((c for c in self._calls if identity and c.given == identity), None)
+            if call is None and self._calls and not name:
+                call = self._calls[-1]
         if call is None or (name and call.name and _another(call, identity, name)):
             call = _Call(len(self._calls), identity)
-            if not identity or identity in self._ids:
+            if not identity or identity in self._ids or len(identity) > LONGEST_ID:
                 call.id = new_id()
             self._ids.add(call.id)
             self._calls.append(call)

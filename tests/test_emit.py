@@ -13,6 +13,7 @@ from adapters.errors import ErrorKind, ProviderError
 from adapters.interface import Answer
 from adapters.toolcalls import ToolCalls
 from adapters.usage import Usage
+from gateway.validation import validate_chat
 
 from .replay import completion_problems, size_problems, stream_problems
 
@@ -118,6 +119,30 @@ def test_E_049_all_zero_indexes_without_usable_ids_are_separate_calls(ids: tuple
     assert [h["index"] for h in heads] == [0, 1]
     assert heads[0]["id"] != heads[1]["id"]
     assert re.fullmatch("call_[0-9A-Za-z]{24}", heads[1]["id"])
+
+
+@pytest.mark.parametrize("index", [{"index": 0}, {}])
+def test_C_210_an_overlong_id_is_replaced_once(index: dict[str, int]) -> None:
+    """vLLM's ids have 46 characters, and no request may bring more than 40 back."""
+    long = "chatcmpl-tool-" + "0" * 32
+    pieces = ['{"x', '":', "1}"]
+    head = {**index, "id": long, "function": {"name": "f", "arguments": ""}}
+    rest = [{**index, "id": long, "function": {"arguments": piece}} for piece in pieces]
+    found = play(*[delta({"tool_calls": [fragment]}) for fragment in (head, *rest)], end("tool_calls"))
+    told = [d["tool_calls"][0] for d in deltas(found) if "tool_calls" in d]
+    assert re.fullmatch("call_[0-9A-Za-z]{24}", told[0]["id"])
+    assert told[1:] == [{"index": 0, "function": {"arguments": piece}} for piece in pieces]
+
+
+@pytest.mark.parametrize("length", [40, 41])
+def test_C_210_ids_of_whole_answers_can_be_sent_back(length: int) -> None:
+    calls = [{"id": str(i) * length, "type": "function", "function": {"name": "f", "arguments": "{}"}} for i in (1, 2)]
+    whole = {"choices": [{"message": {"content": None, "tool_calls": calls}, "finish_reason": "tool_calls"}]}
+    message = completion(Answer(whole, None), id="x", created=1, model="m")["choices"][0]["message"]
+    ids = [call["id"] for call in message["tool_calls"]]
+    assert (ids == [call["id"] for call in calls]) is (length == 40)
+    answers = [{"role": "tool", "tool_call_id": i, "content": "ok"} for i in ids]
+    validate_chat({"model": "m", "messages": [{"role": "user", "content": "hi"}, message, *answers]})
 
 
 def test_C_281_a_call_without_arguments_gets_an_empty_object() -> None:

@@ -119,6 +119,10 @@ def test_C_011_time_is_linear_in_the_body() -> None:
         assert time.process_time() - start < 20 * reading + 0.05
 
 
+def test_C_011_the_caps_are_those_that_the_documents_name() -> None:
+    assert (MAX_DEPTH, MAX_ITEMS) == (100, 10_000)
+
+
 def test_a_body_is_returned_as_it_was_sent() -> None:
     request = {"model": "m", "messages": [{"role": "user", "content": 'He said: "[[[{{{"'}], "temperature": 0.1}
     assert parse_json(orjson.dumps(request)) == request

@@ -12,27 +12,22 @@ from .parameters import PARAMETERS
 from .tools import check_choice_among_functions, check_choice_among_tools
 from .violation import Violation, exclusive, missing, unknown
 
-MAX_TOOL_CALL_ID = 40
-
 Request: TypeAlias = Mapping[str, Any]
 Rule: TypeAlias = Callable[[Request], None]
 
 
-def validate_chat(
-    request: Request, *, allow: frozenset[str] = frozenset(), max_tool_call_id: int = MAX_TOOL_CALL_ID
-) -> None:
+def validate_chat(request: Request, *, allow: frozenset[str] = frozenset()) -> None:
     """Check the body of ``POST /v1/chat/completions``; raises InvalidRequest in OpenAI's words, naming the parameter.
 
     ``allow`` names the extensions that the model's providers take; one inside ``stream_options`` is written
-    ``stream_options.name``. Extensions are not looked into. ``max_tool_call_id`` is OpenAI's limit: raise it for a
-    model whose provider makes longer ids, or its own tool calls could not be sent back. A parameter that is null
-    counts as absent; so does an optional field inside one.
+    ``stream_options.name``. Extensions are not looked into. A parameter that is null counts as absent; so does an
+    optional field inside one.
     """
     try:
         if request.get("messages") is None and request.get("input") is not None:
             raise _responses_body()
         check_parameters(request, PARAMETERS, ("model", "messages"), allow)
-        check_pairing(request["messages"], max_tool_call_id)
+        check_pairing(request["messages"])
         for name, value in request.items():
             if value is not None and name in RULES:
                 RULES[name](request)

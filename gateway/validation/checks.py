@@ -101,13 +101,13 @@ def one_of(*choices: str) -> Check:
     return check
 
 
-def array(item: Check, *, of: str, least: int = 0, most: int | None = None) -> Check:
-    """An array of ``of`` (a plural noun) between ``least`` (0 or 1) and ``most`` long."""
+def array(item: Check, *, of: str, nonempty: bool = False, most: int | None = None) -> Check:
+    """An array of ``of`` (a plural noun) at most ``most`` long."""
 
     def check(value: Any) -> None:
         if type(value) is not list:
             raise invalid_type(f"an array of {of}", value)
-        if least and not value:
+        if nonempty and not value:
             raise empty_array()
         if most is not None and len(value) > most:
             raise array_too_long(most, len(value))

@@ -56,7 +56,7 @@ PARTS: dict[str, Check] = {
 
 def parts(*kinds: str) -> Check:
     """One part or more of the given types."""
-    return array(tagged({kind: PARTS[kind] for kind in kinds}), of="objects", least=1)
+    return array(tagged({kind: PARTS[kind] for kind in kinds}), of="objects", nonempty=True)
 
 
 def content(*kinds: str) -> Check:

@@ -18,7 +18,7 @@ def _text(value: Any) -> None:
         raise empty_string()
 
 
-_tokens = array(_token, of="integers", least=1)
+_tokens = array(_token, of="integers", nonempty=True)
 _ITEMS: dict[type, Check] = {str: _text, int: _token, list: _tokens}
 
 

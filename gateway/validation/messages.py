@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+from adapters.toolcalls import LONGEST_ID
+
 from ..errors import InvalidRequest
 from .checks import Check, array, bad_role, record, string, tagged, within
 from .content import content, participant_name
@@ -177,10 +179,10 @@ def check_messages(messages: Any) -> None:
         raise violation.inside(f"[{index}]") from None
 
 
-def check_pairing(messages: list[dict[str, Any]], max_id: int) -> None:
+def check_pairing(messages: list[dict[str, Any]]) -> None:
     """Every tool call is answered before anything else is said, and every answer has its call (C-205, C-206).
 
-    ``max_id`` bounds the length of a call's id. OpenAI's ``param`` for these two rules has a dot before the index.
+    OpenAI's ``param`` for these two rules has a dot before the index.
     """
     asked: set[str] = set()
     waiting: set[str] = set()
@@ -196,7 +198,7 @@ def check_pairing(messages: list[dict[str, Any]], max_id: int) -> None:
         elif waiting:
             raise _unanswered(waiting, f"messages.[{index}].role")
         elif role == "assistant" and message.get("tool_calls"):
-            asked = _call_ids(message["tool_calls"], index, max_id)
+            asked = _call_ids(message["tool_calls"], index)
             waiting = set(asked)
         elif asked:
             asked = set()
@@ -204,10 +206,10 @@ def check_pairing(messages: list[dict[str, Any]], max_id: int) -> None:
         raise _unanswered(waiting, "messages")
 
 
-def _call_ids(calls: list[dict[str, Any]], index: int, max_id: int) -> set[str]:
+def _call_ids(calls: list[dict[str, Any]], index: int) -> set[str]:
     for position, call in enumerate(calls):
-        if len(call["id"]) > max_id:
-            raise string_too_long(max_id, len(call["id"])).inside(f"messages[{index}].tool_calls[{position}].id")
+        if len(call["id"]) > LONGEST_ID:
+            raise string_too_long(LONGEST_ID, len(call["id"])).inside(f"messages[{index}].tool_calls[{position}].id")
     return {call["id"] for call in calls}
 
 

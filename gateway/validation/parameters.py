@@ -56,7 +56,9 @@ def _logit_bias(value: Any) -> None:
         within(token, _bias, bias)
 
 
-_stop = string_or(array(string, of="strings", least=1, most=MAX_STOP_SEQUENCES), "one of a string or array of strings")
+_stop = string_or(
+    array(string, of="strings", nonempty=True, most=MAX_STOP_SEQUENCES), "one of a string or array of strings"
+)
 
 _json_schema_fields = record(
     {"name": matching(NAME_PATTERN), "description": string, "schema": mapping, "strict": boolean}, required=("name",)
@@ -122,7 +124,7 @@ _prediction = record(
     {
         "type": one_of("content"),
         "content": string_or(
-            array(tagged({"text": text_part}), of="objects", least=1), "one of a string or array of objects"
+            array(tagged({"text": text_part}), of="objects", nonempty=True), "one of a string or array of objects"
         ),
     },
     required=("type", "content"),

@@ -51,7 +51,7 @@ _tool_array = array(
         }
     ),
     of="objects",
-    least=1,
+    nonempty=True,
     most=MAX_TOOLS,
 )
 
@@ -75,7 +75,7 @@ def _identity(tool: Mapping[str, Any]) -> tuple[str, str]:
 check_functions = array(
     record({"name": function_name, "description": string, "parameters": mapping}, required=("name",)),
     of="objects",
-    least=1,
+    nonempty=True,
     most=MAX_TOOLS,
 )
 
