@@ -163,14 +163,16 @@ def _calls(prompt: Prompt, script: Script, number: int) -> tuple[ToolCall, ...]:
 
 
 def vectors(inputs: Sequence[Any], size: int | None) -> tuple[list[list[float]], int]:
-    """Deterministic embeddings of texts or token lists, 8 numbers long unless told, and the tokens they took."""
+    """Deterministic embeddings of texts or token lists, 8 numbers long unless told (4,096 at most), and the tokens they took."""
     found = []
     for item in inputs:
         seed = hashlib.sha256(repr(item).encode()).digest()
-        found.append([(seed[i % len(seed)] - 127.5) / 256 for i in range(size or 8)])
+        found.append([(seed[i % len(seed)] - 127.5) / 256 for i in range(min(size or 8, LONGEST))])
     return found, sum(max(1, len(item) if isinstance(item, list) else len(item.split())) for item in inputs)
 
 
+LONGEST = 4096
+"""Items of a made-up list or numbers of a made-up vector: what a caller asks for must not fill memory."""
 _SAMPLES: Mapping[str, Any] = {"string": "demo", "integer": 1, "number": 1.5, "boolean": True, "null": None}
 
 
@@ -191,7 +193,7 @@ def example(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
         names = schema.get("required", properties)
         return {name: example(properties.get(name, {"type": "string"}), root) for name in names}
     if kind == "array":
-        return [example(schema.get("items", {"type": "string"}), root)] * int(schema.get("minItems", 0))
+        return [example(schema.get("items", {"type": "string"}), root)] * min(int(schema.get("minItems", 0)), LONGEST)
     return _SAMPLES.get(str(kind))
 
 
