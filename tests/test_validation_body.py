@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 
 import orjson
 import pytest
@@ -111,12 +112,17 @@ def test_C_011_as_many_items_as_allowed_pass() -> None:
 def test_C_011_time_is_linear_in_the_body() -> None:
     """Refusing or accepting the nastiest of a megabyte stays near what reading it as JSON costs."""
     for body in (orjson.dumps({"a": [[[]] * 600] * 500}), orjson.dumps({"a": [{"b": [1]}] * 9_000}), nested(100)):
+        assert best_of_three(parse_json, body) < 20 * best_of_three(json.loads, body) + 0.05
+
+
+def best_of_three(read: Callable[[bytes], object], body: bytes) -> float:
+    """CPU seconds; the best, because a garbage collection or a busy neighbour is not what is measured."""
+    times = []
+    for _ in range(3):
         start = time.process_time()
-        json.loads(body)
-        reading = time.process_time() - start
-        start = time.process_time()
-        parse_json(body)
-        assert time.process_time() - start < 20 * reading + 0.05
+        read(body)
+        times.append(time.process_time() - start)
+    return min(times)
 
 
 def test_C_011_the_caps_are_those_that_the_documents_name() -> None:
