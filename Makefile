@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 run: $(VENV)/.demo  ## start demo upstreams and the gateway, show a failover, keep serving (ONCE=1: end after it)
 	$(BIN)/sluice demo $(if $(ONCE),--once)
 
+# Some tests measure time, and two of them at once on two cores may disturb each other: a failure is tried once more and listed.
 test: lint  ## everything that must hold: style, types, import contracts, tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --reruns 1 --reruns-delay 2 -r R
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
