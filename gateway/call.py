@@ -136,7 +136,7 @@ class CallRecord:
     effective_tier: str | None = None
     served_tier: str | None = None
     downgrade: str | None = None
-    """Why a dearer tier ran as default: ``limit``, ``ramp``, ``capacity`` or ``unsupported``."""
+    """Why a dearer tier ran as default: ``limit``, ``capacity`` or ``unsupported``."""
     queued: float | None = None
     """Seconds in the gateway's own queue; None where there is none."""
     attempts: list[Attempt] = field(default_factory=list)

@@ -15,9 +15,7 @@ CHAT, EMBEDDINGS = Chat(), Embeddings()
 
 def read_call(call_id: str, body: bytes, principal: Principal, allow: frozenset[str]) -> Call:
     """Parse and validate; raises InvalidRequest in OpenAI's words."""
-    request = parse_json(body)
-    validate_chat(request, allow=allow)
-    _check_restrictions(request, principal)
+    request = _read(body, principal, validate_chat, allow)
     options: Mapping[str, Any] = request.get("stream_options") or {}
     stream = request.get("stream") is True
     return Call(
@@ -37,9 +35,7 @@ def read_call(call_id: str, body: bytes, principal: Principal, allow: frozenset[
 
 def read_embeddings(call_id: str, body: bytes, principal: Principal, allow: frozenset[str]) -> Call:
     """Parse and validate a request for embeddings; raises InvalidRequest in OpenAI's words."""
-    request = parse_json(body)
-    validate_embeddings(request, allow=allow)
-    _check_restrictions(request, principal)
+    request = _read(body, principal, validate_embeddings, allow)
     return Call(
         id=call_id,
         request=request,
@@ -48,6 +44,13 @@ def read_embeddings(call_id: str, body: bytes, principal: Principal, allow: froz
         model=request["model"],
         operation=EMBEDDINGS,
     )
+
+
+def _read(body: bytes, principal: Principal, validate: Callable[..., None], allow: frozenset[str]) -> dict[str, Any]:
+    request = parse_json(body)
+    validate(request, allow=allow)
+    _check_restrictions(request, principal)
+    return request
 
 
 def _check_restrictions(request: Mapping[str, Any], principal: Principal) -> None:

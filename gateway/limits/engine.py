@@ -5,6 +5,7 @@ and later replaces what was taken by what was used. Both engines (``memory`` and
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -40,14 +41,14 @@ class Level(NamedTuple):
     window: int = 0
 
 
-class Granted:
+class Granted(ABC):
     """The amounts are reserved."""
 
     __slots__ = ()
 
+    @abstractmethod
     def states(self) -> Sequence[State]:
         """Where the limits stood after it, in the order of the set."""
-        raise NotImplementedError
 
 
 class Refused:
