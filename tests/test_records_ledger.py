@@ -167,7 +167,7 @@ async def _abandon(ledger: Ledger) -> None:
     await asyncio.gather(*ledger._tasks, return_exceptions=True)
     ledger._journal._thread.shutdown()
     for segment in (*ledger._journal._segments, *([ledger._journal._spare] if ledger._journal._spare else [])):
-        os.close(segment.fd)
+        segment.close()
 
 
 async def test_rows_wait_for_a_database_that_is_down(tmp_path: Path, database: Database) -> None:
@@ -192,24 +192,27 @@ def _rejected(folder: Path) -> list[str]:
 async def test_a_journal_that_cannot_be_written_sends_rows_straight_to_sql(database: Database, tmp_path: Path) -> None:
     """A full disk, by the process's own file size limit: admission is told, and nothing is lost."""
     folder = tmp_path / "journal"
-    ledger = Ledger(database, LedgerOptions(journal=str(folder)), sql_interval=60)
+    ledger = Ledger(database, LedgerOptions(journal=str(folder)), sql_interval=60, segment_size=4096)
     await ledger.start()
     await ledger.append(record("req_0", 1))
-    real = ledger._journal._current.fd
-    full = os.open("/dev/full", os.O_WRONLY)
-    ledger._journal._current.fd = full
-    ticket = ledger.append(record("req_1", 2))
-    assert not ledger.is_healthy
-    with pytest.raises(StoreUnavailable) as caught:
-        ledger.open("req_2", ME, "fast")
-    assert caught.value.code == "ledger_unavailable"
-    assert not ticket.is_durable
-    ledger._journal._current.fd = real
-    os.close(full)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(ledger._journal._current.map or b""), limits[1]))
+    try:
+        count_before, tickets = 1, []
+        while ledger.is_healthy:  # up to the room that the file was made with
+            tickets.append(ledger.append(record(f"req_{count_before}", 2)))
+            count_before += 1
+        with pytest.raises(StoreUnavailable) as caught:
+            ledger.open("req_refused", ME, "fast" * 500)
+        assert caught.value.code == "ledger_unavailable"
+        assert not tickets[-1].is_durable
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     await ledger.flush()
-    await ticket
-    assert await count(database) == 2
-    await ledger.append(record("req_3", 2))
+    for ticket in tickets:
+        await ticket
+    assert await count(database) == count_before
+    await ledger.append(record("req_last", 2))
     assert ledger.is_healthy
     await ledger.close()
 
@@ -383,7 +386,7 @@ async def test_a_damaged_journal_is_kept_for_a_person(database: Database, tmp_pa
     await _abandon(dead)
     (path,) = folder.iterdir()
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 0xFF
+    data[len(data.rstrip(b"\0")) // 2] ^= 0xFF
     path.write_bytes(data)
     heir = Ledger(database, LedgerOptions(journal=str(folder)), sql_interval=60)
     heir._journal.open()

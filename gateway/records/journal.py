@@ -1,20 +1,21 @@
 """
 A local append-only file per process: what is in it survives the process, and after a group's fdatasync the machine.
 
-* write()   one os.write: from then on a kill -9 loses nothing (the kernel holds it)
+* write()   one copy into the mapped file: from then on a kill -9 loses nothing (the kernel holds it), and no system call
 * Ticket    resolves after the group's fdatasync: from then on a power cut loses nothing
 * take()    the oldest records SQL does not have yet; the file itself is the queue, memory holds none
 * done()    SQL has them: noted in the file, and a file that is done with is deleted
 
 A record is magic, length, CRC-32 of both, payload; the magic's first byte is in no UTF-8 text, so that a reader finds the
-next record after a damaged one. Each file is held with flock by its process: a file that can be locked belongs to a dead
+next record after a damaged one. A file is made at its full size, so that a full disk is met when it is made and not by
+a copy; behind the last record it holds zeros. Each file is held with flock by its process: a file that can be locked belongs to a dead
 one. One thread does the syncing; at most one sync per ``interval`` seconds, and none waits when the last is longer ago.
 """
 
 import asyncio
 import contextlib
-import errno
 import fcntl
+import mmap
 import os
 import struct
 import time
@@ -31,6 +32,8 @@ _MAGIC = b"\xffSL\x01"
 _SUFFIX = ".journal"
 _READ = 1 << 20
 """Bytes taken for SQL at once: some two thousand rows."""
+_GROWTH = 1 << 20
+"""Bytes by which a file grows that has no successor yet."""
 _CLOSE_SECONDS = 5.0
 _NEW = ".new"
 """Ending of a file between its creation and its lock."""
@@ -79,6 +82,8 @@ class Segment:
     path: Path
     fd: int
     size: int = 0
+    map: mmap.mmap | None = None
+    """Of a file of this process: where records are copied to."""
     done: int = 0
     """Everything before this offset is in SQL."""
     synced: int = 0
@@ -86,6 +91,29 @@ class Segment:
     def is_finished(self) -> bool:
         """Whether nobody needs the file any more, the syncing thread included."""
         return self.done >= self.size and self.synced >= self.size
+
+    def put(self, data: bytes) -> None:
+        """Copy behind the last record; raises OSError when the file has no room and cannot get more."""
+        assert self.map is not None, "only a process's own files are written"
+        end = self.size + len(data)
+        if end > len(self.map):
+            self._grow(end)
+        self.map[self.size : end] = data
+        self.size = end
+
+    def _grow(self, end: int) -> None:
+        assert self.map is not None, "see put"
+        room = len(self.map)
+        more = max(end - room, _GROWTH)
+        os.posix_fallocate(self.fd, room, more)  # a hole that the disk cannot fill would kill the process
+        self.map.resize(room + more)
+
+    def close(self) -> None:
+        """Let go of the file, and of its lock."""
+        if self.map is not None:
+            self.map.close()
+            self.map = None
+        os.close(self.fd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +142,9 @@ def frame(payload: bytes) -> bytes:
 
 def scan(data: bytes) -> Scan:
     """Read records, stepping over damage to the next whole one."""
+    used = len(data.rstrip(b"\0"))
+    if len(data) - used > _HEADER.size:  # no record ends in so many zeros: this is room that was never used
+        data = data[:used]
     found = Scan()
     position = 0
     while 0 <= position < len(data):
@@ -153,7 +184,7 @@ def _is_cut_off(data: bytes, position: int) -> bool:
 class Journal:
     """The files of this process. All methods but ``take`` are for the event loop's thread."""
 
-    def __init__(self, folder: Path, *, interval: float = 0.005, segment_size: int = 16 << 20) -> None:
+    def __init__(self, folder: Path, *, interval: float = 0.005, segment_size: int = 4 << 20) -> None:
         self._folder = folder
         self._interval = interval
         self._segment_size = segment_size
@@ -200,18 +231,13 @@ class Journal:
         self._spare = None
 
     def write(self, payload: bytes) -> None:
-        """Hand a record to the kernel; raises OSError, and then nothing was written."""
-        segment, data = self._current, frame(payload)
+        """Put a record where the kernel has it; raises OSError, and then nothing was written."""
         try:
-            written = os.write(segment.fd, data)
-            if written != len(data):
-                os.ftruncate(segment.fd, segment.size)
-                raise OSError(errno.ENOSPC, "the journal's disk is full")
+            self._segments[-1].put(frame(payload))
         except OSError:
             self._write_works = False
             raise
         self._write_works = True
-        segment.size += written
 
     def ticket(self) -> Ticket:
         """A ticket for everything written so far."""
@@ -305,7 +331,7 @@ class Journal:
             if segment.done >= segment.size:
                 _discard(segment)
             else:
-                os.close(segment.fd)
+                segment.close()
         self._segments.clear()
 
     def _create(self) -> Segment:
@@ -315,16 +341,23 @@ class Journal:
         new = path.with_suffix(_NEW)
         fd = os.open(new, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(fd, fcntl.LOCK_EX)
+        try:
+            os.posix_fallocate(fd, 0, self._segment_size + _GROWTH)
+            mapped = mmap.mmap(fd, self._segment_size + _GROWTH)
+        except OSError:
+            new.unlink()
+            os.close(fd)
+            raise
         new.rename(path)
         folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         os.fsync(folder)
         os.close(folder)
-        return Segment(path, fd)
+        return Segment(path, fd, map=mapped)
 
 
 def _discard(segment: Segment) -> None:
     segment.path.unlink(missing_ok=True)
-    os.close(segment.fd)
+    segment.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,7 +384,7 @@ class Orphan:
                 segment.path.rename(segment.path.with_suffix(".damaged"))
             elif recovered:
                 segment.path.unlink(missing_ok=True)
-            os.close(segment.fd)
+            segment.close()
 
 
 def orphans(folder: Path, own: str) -> Iterator[Orphan]:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from ..call import CallRecord, Principal
 from ..errors import StoreUnavailable
 from .database import Database, DatabaseError
 from .journal import Batch, Journal, Orphan, Ticket, orphans
-from .rows import Row, cleaned, encode, identity, rows_of, unfinished_row
+from .rows import Row, Running, cleaned, encode, identity, rows_of, running, unfinished_row
 from .tables import LEDGER_COLUMNS, ledger
 
 log = logging.getLogger(__name__)
@@ -40,8 +41,9 @@ _FAILURES_BEFORE_SORTING = 3
 _OPEN, _CLOSED, _IN_SQL = "o", "c", "s"
 _CLOSED_BEGINS = b'["c",'
 """How the record of an ended call begins: the others need not be decoded on the way to SQL."""
-_AT_ONCE = 50
-"""Rows of one INSERT: SQLite's driver hands the interpreter over at every statement, 0.5 switches per request."""
+_AT_ONCE = (400, 50)
+"""Rows of one INSERT, as many as there are: SQLite's driver hands the interpreter over at every statement. Their values
+stay below the 32,766 that SQLite takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class Ledger:
         *,
         clock: Callable[[], float] = time.time,
         sql_interval: float = _SQL_SECONDS,
-        segment_size: int = 16 << 20,
+        segment_size: int = 4 << 20,
     ) -> None:
         options = options or Options()
         self._database = database
@@ -127,11 +129,11 @@ class Ledger:
 
         Raises StoreUnavailable when the journal cannot be written: a request that costs money must not start then.
         """
-        row = unfinished_row(
+        noted = running(
             call_id, principal, model, reserved=reserved, started=self._clock() if started is None else started,
             stream=stream, requested_tier=requested_tier, effective_tier=effective_tier,
         )  # fmt: skip
-        payload = encode([_OPEN, call_id, row])
+        payload = encode([_OPEN, call_id, noted])
         try:
             self._write(payload)
         except OSError as error:
@@ -204,13 +206,14 @@ class Ledger:
     async def _insert_all(self, values: list[tuple[Any, ...]]) -> None:
         async with self._database.write() as connection:
             await self._database.lock(connection, LEDGER_LOCK, shared=True)
-            single, many = self._statements
-            whole = len(values) - len(values) % _AT_ONCE if self._database.is_sqlite else 0
-            for start in range(0, whole, _AT_ONCE):
-                some = values[start : start + _AT_ONCE]
-                await connection.exec_driver_sql(many, tuple(value for row in some for value in row))
-            if values[whole:]:
-                await connection.exec_driver_sql(single, values[whole:])
+            start = 0
+            for size in _AT_ONCE if self._database.is_sqlite else ():
+                while len(values) - start >= size:
+                    some = chain.from_iterable(values[start : start + size])
+                    await connection.exec_driver_sql(self._statements[size], tuple(some))
+                    start += size
+            if values[start:]:
+                await connection.exec_driver_sql(self._statements[1], values[start:])
 
     async def _insert_each(self, values: list[tuple[Any, ...]]) -> None:
         """Sort out the row that the database will not have: one bad row must not hold up all that follow."""
@@ -233,12 +236,13 @@ class Ledger:
         return True
 
     @cached_property
-    def _statements(self) -> tuple[str, str]:
-        """INSERTs as the driver takes them, for one row and for many: compiled once, rows go past SQLAlchemy."""
+    def _statements(self) -> dict[int, str]:
+        """INSERTs as the driver takes them by their number of rows: compiled once, rows go past SQLAlchemy."""
         statement = self._database.insert(ledger).on_conflict_do_nothing(index_elements=["request_id", "attempt"])
         single = str(statement.compile(dialect=self._database.dialect, column_keys=list(LEDGER_COLUMNS)))
         head, values, rest = re.split(r"VALUES (\(.*?\))", single, maxsplit=1)
-        return single, f"{head}VALUES {', '.join([values] * _AT_ONCE)}{rest}"
+        many = {size: f"{head}VALUES {', '.join([values] * size)}{rest}" for size in _AT_ONCE}
+        return {1: single, **many}
 
     async def recover(self) -> Recovered:
         """Bring journals of dead processes into SQL; any number of processes may do so at once."""
@@ -293,18 +297,18 @@ def _left_by(orphan: Orphan) -> tuple[list[Row], list[Row]]:
     """The rows of a dead process that SQL may lack, and those of the requests it left open."""
     done: dict[str, int] = {}
     closed: list[tuple[str, int, list[Row]]] = []
-    running: dict[str, Row] = {}
+    opened: dict[str, Running] = {}
     for name, offset, payload in orphan.payloads():
         kind, key, value = orjson.loads(payload)
         if kind == _IN_SQL:
             done[key] = value
         elif kind == _OPEN:
-            running[key] = value
+            opened[key] = value
         else:
-            running.pop(key, None)
+            opened.pop(key, None)
             closed.append((name, offset, value))
     rows = [row for name, offset, some in closed if offset >= done.get(name, 0) for row in some]
-    return rows, list(running.values())
+    return rows, [unfinished_row(noted) for noted in opened.values()]
 
 
 def _chunks(rows: list[Row], size: int) -> Iterable[list[Row]]:

@@ -1,6 +1,6 @@
 """A call becomes rows of the ledger: lists of values in the order of ``LEDGER_COLUMNS``."""
 
-from operator import gt
+from operator import attrgetter, gt
 from typing import Any, TypeAlias
 
 import orjson
@@ -11,6 +11,8 @@ from ..call import Attempt, CallRecord, Principal
 from .tables import LEDGER_COLUMNS, LEDGER_NUMBERS, LEDGER_TEXTS
 
 Row: TypeAlias = list[Any]
+Running: TypeAlias = list[Any]
+"""The arguments of ``running`` in a row, as the journal keeps them."""
 
 UNFINISHED = "unfinished"
 """The status of a request whose process died under it."""
@@ -27,34 +29,38 @@ _CEILINGS = tuple({"cost": _MAX_COST, "started": _MAX_INT}.get(name, _MAX_TOKENS
 _TAGS = LEDGER_TEXTS.index("tags")
 _FIRST_FLAG = len(LEDGER_TEXTS) + len(LEDGER_NUMBERS)
 _REQUEST_ID, _ATTEMPT = LEDGER_COLUMNS.index("request_id"), LEDGER_COLUMNS.index("attempt")
+_tokens_of = attrgetter(*TOKEN_BUCKETS)
 _NOBODY = Principal(key_id="", organization="")
 
 
 def rows_of(record: CallRecord) -> list[Row]:
     """One row per attempt; the last one is ``final`` and stands for the request when requests are counted."""
-    principal = record.principal or _NOBODY
+    attempts = record.attempts
+    if len(attempts) == 1:  # nearly always
+        return [_row(record, attempts[0], final=True)]
+    last = len(attempts) - 1
+    return [_row(record, attempt, final=i == last) for i, attempt in enumerate(attempts)]
+
+
+def _row(record: CallRecord, attempt: Attempt, *, final: bool) -> Row:
+    principal, usage, ttft, calls = record.principal or _NOBODY, attempt.usage, attempt.ttft, attempt.usage.calls
     tags = orjson.dumps(principal.tags).decode() if principal.tags else "[]"
-    last = len(record.attempts) - 1
-    return [_row(record, principal, tags, attempt, i == last) for i, attempt in enumerate(record.attempts)]
-
-
-def _row(record: CallRecord, principal: Principal, tags: str, attempt: Attempt, final: bool) -> Row:
-    usage = attempt.usage
+    started = record.started
     return [
-        *(record.id, principal.organization, principal.team or "", principal.user or "", principal.key_id, tags),
-        *(record.model[:_MAX_TEXT], attempt.deployment, attempt.provider, attempt.model),
-        *(record.requested_tier or "", record.effective_tier or "", attempt.sent_tier or "", attempt.served_tier or ""),
-        *(attempt.status, attempt.error or "", record.code),
-        *(attempt.number, int(record.started) // _DAY, int(record.started * 1e6), int(attempt.seconds * 1e6)),
-        *(record.status, attempt.cost),
-        *[getattr(usage, bucket) for bucket in TOKEN_BUCKETS],
-        *(attempt.estimated, record.stream, final),
-        None if attempt.ttft is None else int(attempt.ttft * 1e6),
-        orjson.dumps(usage.calls).decode() if usage.calls else None,
-    ]
+        record.id, principal.organization, principal.team or "", principal.user or "", principal.key_id, tags,
+        record.model[:_MAX_TEXT], attempt.deployment, attempt.provider, attempt.model,
+        record.requested_tier or "", record.effective_tier or "", attempt.sent_tier or "", attempt.served_tier or "",
+        attempt.status, attempt.error or "", record.code,
+        attempt.number, int(started) // _DAY, int(started * 1e6), int(attempt.seconds * 1e6),
+        record.status, attempt.cost,
+        *_tokens_of(usage),
+        attempt.estimated, record.stream, final,
+        None if ttft is None else int(ttft * 1e6),
+        orjson.dumps(calls).decode() if calls else None,
+    ]  # fmt: skip
 
 
-def unfinished_row(
+def running(
     call_id: str,
     principal: Principal,
     model: str,
@@ -64,11 +70,20 @@ def unfinished_row(
     stream: bool = False,
     requested_tier: str | None = None,
     effective_tier: str | None = None,
-) -> Row:
+) -> Running:
+    """What the journal notes of a request that runs: enough for ``unfinished_row``, written before each call."""
+    return [
+        call_id, principal.organization, principal.team, principal.user, principal.key_id, principal.tags, model,
+        requested_tier, effective_tier, started, stream, reserved,
+    ]  # fmt: skip
+
+
+def unfinished_row(noted: Running) -> Row:
     """The row of a request that never ended: attempt 0, charged what was reserved for it, marked as estimated."""
+    call_id, organization, team, user, key, tags, model, requested, effective, started, stream, reserved = noted
     record = CallRecord(
-        id=call_id, model=model, principal=principal, code=UNFINISHED, stream=stream, started=started,
-        requested_tier=requested_tier, effective_tier=effective_tier,
+        id=call_id, model=model, principal=Principal(key, organization, team, user, tags=tuple(tags)), code=UNFINISHED,
+        stream=stream, started=started, requested_tier=requested, effective_tier=effective,
     )  # fmt: skip
     record.attempts.append(Attempt(0, "", "", "", usage=NO_USAGE, estimated=True, cost=reserved, status=UNFINISHED))
     return rows_of(record)[0]
