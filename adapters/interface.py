@@ -20,6 +20,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 from .errors import ProviderError
 from .params import Fate, Policy
 from .usage import Usage
+from .values import value
 
 JSON: TypeAlias = dict[str, Any]
 ChatRequest: TypeAlias = Mapping[str, Any]
@@ -53,7 +54,7 @@ class Target:
     """Extra headers from the config."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class UpstreamRequest:
     """One HTTP request, complete but for a signature, and what its answer must be read with."""
 
@@ -67,7 +68,7 @@ class UpstreamRequest:
     """The adapter's memory from ``prepare`` to ``parse`` and ``stream`` (say, which tool stands for a JSON schema)."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Answer:
     """A complete answer."""
 

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
+from .values import value
 
-@dataclass(frozen=True, slots=True)
+
+@value
 class Usage:
     """Tokens by the price they have. Every token is in exactly one bucket (OpenAI's own counts are inclusive)."""
 
@@ -75,6 +77,8 @@ class Usage:
         given_in, given_out = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
         inside: Mapping[str, Any] = given_in if isinstance(given_in, dict) else {}
         outside: Mapping[str, Any] = given_out if isinstance(given_out, dict) else {}
+        if not any(inside.values()) and not any(outside.values()):  # nearly always
+            return cls(input=prompt, output=completion)
         audio_in = min(count(inside, "audio_tokens"), prompt)
         read = min(count(inside, "cached_tokens"), prompt - audio_in)
         write = min(count(inside, "cache_write_tokens"), prompt - audio_in - read)

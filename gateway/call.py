@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 from adapters.errors import ErrorKind
 from adapters.interface import Adapter, ChatRequest, CredentialSpec, Target
 from adapters.usage import NO_USAGE, Usage
+from adapters.values import value
 from config.schema import Deployment as DeploymentConfig
 from config.schema import Limits, PublicModel, TierPolicy, Timeouts
 
@@ -41,7 +42,7 @@ class Principal:
     """Changes when anything above does: what is cached per principal is keyed by it."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Call:
     """A validated request."""
 

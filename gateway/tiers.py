@@ -1,10 +1,10 @@
 """Service tiers: requested -> effective (the policy) -> sent -> served (the truth)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from adapters.errors import ErrorKind, ProviderError
+from adapters.values import value
 
 from .call import CallRecord, Deployment, Plan, Principal
 from .errors import InvalidRequest
@@ -63,7 +63,7 @@ DEAR = frozenset({"priority", "scale", "ultrafast"})
 """Tiers that run and are billed as default where they cannot be had, and say so; flex is refused instead."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AttemptTier:
     """The tier of one attempt: what was asked of the provider, or what the gateway's own queue gave."""
 

@@ -122,7 +122,8 @@ def read_usage(given: Any) -> Usage | None:
     """
     if not isinstance(given, dict) or not ("prompt_tokens" in given or "completion_tokens" in given):
         return None
-    prompt, completion, total = (count(given, k) for k in ("prompt_tokens", "completion_tokens", "total_tokens"))
+    prompt, completion = count(given, "prompt_tokens"), count(given, "completion_tokens")
+    total = count(given, "total_tokens")
     if given.keys() == _PLAIN and total == prompt + completion:
         return Usage.from_openai(given)  # OpenAI's own: nothing to mend
     inside, outside = given.get("prompt_tokens_details"), given.get("completion_tokens_details")
@@ -152,4 +153,6 @@ def served_tier(dialect: Dialect, told: Any) -> str | None:
         return None
     if told == dialect.tiers.get("priority") or told == "priority":
         return "priority"
+    if dialect.tiers.get(told) == told:
+        return told
     return next((ours for ours, theirs in dialect.tiers.items() if theirs == told), None)

@@ -1,7 +1,7 @@
 """A Chat Completions request in the words of one OpenAI-shaped provider."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from ..errors import UnsupportedParameter
 from ..history import IdRule
@@ -41,7 +41,7 @@ def prepare(request: ChatRequest, target: Target, dialect: Dialect) -> UpstreamR
         if dialect.params.get(name) in _KEPT or name in target.allow:
             body[name] = value
     body["model"] = target.model
-    body["messages"] = [*_messages(request["messages"], dialect)]
+    body["messages"] = _messages(request["messages"], dialect)
     if target.unsupported == "drop" and dialect.custom_tools and _REASONERS.match(target.model):
         refused = [name for name in _SAMPLERS if body.pop(name, None) is not None]
         dropped = (*dropped, *refused)
@@ -102,16 +102,27 @@ def _tier(body: JSON, tier: str | None, dialect: Dialect) -> tuple[str, ...]:
     return () if tier in (None, "auto", "default") else ("service_tier",)
 
 
-def _messages(messages: Iterable[JSON], dialect: Dialect) -> Iterator[JSON]:
+def _messages(messages: Sequence[JSON], dialect: Dialect) -> list[JSON]:
+    """The conversation; what is plain text in it goes on as it is, uncopied."""
+    if dialect.merge_roles:
+        return [*_merged(messages, dialect)]
+    return [
+        m if len(m) == 2 and type(m.get("content")) is str and (m["role"] != "developer" or dialect.developer_role)
+        else _message(m, index, dialect)
+        for index, m in enumerate(messages)
+    ]  # fmt: skip
+
+
+def _merged(messages: Iterable[JSON], dialect: Dialect) -> Iterator[JSON]:
     last: JSON | None = None
     for index, message in enumerate(messages):
         told = _message(message, index, dialect)
-        if dialect.merge_roles and last is not None and _mergeable(last, told):
+        if last is not None and _mergeable(last, told):
             last["content"] = f"{last['content']}\n\n{told['content']}"
             continue
         if last is not None:
             yield last
-        last = dict(told) if dialect.merge_roles else told
+        last = dict(told)
     if last is not None:
         yield last
 

@@ -5,11 +5,12 @@ has a bound of its own. It is made real by sending ``max_completion_tokens`` whe
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from adapters.usage import Usage
+from adapters.values import value
 from config.schema import Config
 
 from ..call import Call, Deployment
@@ -53,7 +54,7 @@ _MARGIN = 1.1
 """On the completion tokens of a model nothing was learned of yet."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Bound:
     """What one request may use."""
 

@@ -79,7 +79,11 @@ class Upstream:
             opening = head(place.opening, request.headers, len(request.body))
         except ValueError as error:
             raise ProviderError(ErrorKind.CONNECTION, "The request to the provider cannot be written.") from error
-        await self._enter(timeouts.connect)
+        if self._slots.locked():
+            await self._queue(timeouts.connect)
+        else:
+            await self._slots.acquire()
+        self.in_flight += 1
         try:
             response = await self._exchange(place.origin, opening, request, timeouts)
         except BaseException:
@@ -121,16 +125,12 @@ class Upstream:
             reused = None
             connection = await self._connect(origin, timeouts.connect)
 
-    async def _enter(self, patience: float) -> None:
-        if self._slots.locked():
-            try:
-                async with asyncio.timeout(patience):
-                    await self._slots.acquire()
-            except TimeoutError:
-                raise ProviderError(ErrorKind.OVERLOADED, "Too many requests to the provider are in flight.") from None
-        else:
-            await self._slots.acquire()
-        self.in_flight += 1
+    async def _queue(self, patience: float) -> None:
+        try:
+            async with asyncio.timeout(patience):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise ProviderError(ErrorKind.OVERLOADED, "Too many requests to the provider are in flight.") from None
 
     def _leave(self) -> None:
         self.in_flight -= 1
@@ -177,10 +177,10 @@ class Upstream:
 
     def _take_idle(self, origin: Origin) -> Connection | None:
         """The connection used last: the others may then grow old and go."""
-        idle = self._idle[origin]
+        idle, now = self._idle[origin], asyncio.get_running_loop().time()
         while idle:
             connection = idle.pop()
-            if self._fit(connection):
+            if self._fit(connection, now):
                 return connection
             connection.abort()
         return None
@@ -192,13 +192,13 @@ class Upstream:
         if self._sweeper is None:
             self._sweeper = loop.call_later(SWEEP, self._sweep)
 
-    def _fit(self, connection: Connection) -> bool:
-        now = asyncio.get_running_loop().time()
-        kept = min(IDLE, connection.keep_alive)
+    def _fit(self, connection: Connection, now: float) -> bool:
+        unused = now - connection.idle_since
         return (
             not connection.closed
             and not connection.transport.is_closing()
-            and now - connection.idle_since < kept
+            and unused < IDLE
+            and unused < connection.keep_alive
             and now - self._born.get(connection, 0) < MAX_AGE
         )
 
@@ -210,8 +210,9 @@ class Upstream:
 
     def _sweep(self) -> None:
         self._sweeper = None
+        now = asyncio.get_running_loop().time()
         for origin, idle in list(self._idle.items()):
-            for connection in [c for c in idle if not self._fit(c)]:
+            for connection in [c for c in idle if not self._fit(c, now)]:
                 idle.remove(connection)
                 connection.abort()
             if not idle:

@@ -1,6 +1,7 @@
 """One connection to an upstream: what is lawful HTTP, and whose answer it is."""
 
 import asyncio
+import functools
 from collections.abc import Callable
 from typing import cast
 
@@ -33,6 +34,7 @@ class Connection(asyncio.Protocol):
         self.keep_alive = float("inf")
         """Seconds that the server says it keeps an idle connection."""
         self.closed = False
+        self._paused = False
         self.silent = True
         """Whether not a byte has come since the request was written."""
         self._idle = idle
@@ -71,10 +73,12 @@ class Connection(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         if not self.transport.is_closing():
+            self._paused = True
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
-        if not self.transport.is_closing():
+        if self._paused and not self.transport.is_closing():
+            self._paused = False
             self.transport.resume_reading()
 
     def abort(self) -> None:
@@ -152,7 +156,7 @@ class Connection(asyncio.Protocol):
         if self._header_count > MAX_HEADERS:
             self._wrong = "The provider's answer has too many headers."
             return
-        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        key, text = _lower(name), value.decode("latin-1")
         known = self._headers.get(key)
         self._headers[key] = text if known is None else f"{known}, {text}"
 
@@ -173,7 +177,7 @@ class Connection(asyncio.Protocol):
             self._wrong = self._wrong or NOT_HTTP
         elif headers.get("content-encoding", "identity").lower() != "identity":
             self._wrong = self._wrong or "The provider's answer is compressed, which was not asked for."
-        elif sum(map(len, headers)) + sum(map(len, headers.values())) > MAX_OVERHEAD:
+        elif len("".join(headers)) + len("".join(headers.values())) > MAX_OVERHEAD:
             self._wrong = self._wrong or "The provider's answer has a head that is too large."
         if not self._wrong:
             self._status = status
@@ -189,9 +193,16 @@ class Connection(asyncio.Protocol):
             self.keep_alive = _keep_alive(self._headers.get("keep-alive"))
 
 
+@functools.lru_cache(maxsize=512)
+def _lower(name: bytes) -> str:
+    return name.decode("latin-1").lower()
+
+
 def _keep_alive(header: str | None) -> float:
     """Seconds of ``Keep-Alive: timeout=N``, less one for the way there."""
-    for parameter in (header or "").split(","):
+    if header is None:
+        return float("inf")
+    for parameter in header.split(","):
         name, _, value = parameter.strip().partition("=")
         if name.lower() == "timeout" and value.isdecimal():
             return int(value[:9]) - 1.0

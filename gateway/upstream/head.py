@@ -53,18 +53,22 @@ def locate(url: str) -> Place:
 
 def head(opening: str, headers: Mapping[str, str], length: int) -> bytes:
     """The whole head of a POST; raises ValueError for a header that cannot be sent as it is."""
+    return b"%sContent-Length: %d\r\n\r\n" % (_fixed(opening, tuple(headers.items())), length)
+
+
+@lru_cache(maxsize=1024)
+def _fixed(opening: str, headers: tuple[tuple[str, str], ...]) -> bytes:
+    """All but the length: the same for nearly all requests to a provider."""
     lines = [opening]
-    if "User-Agent" not in headers and "user-agent" not in headers:
+    if all(name.lower() != "user-agent" for name, _ in headers):
         lines.append("User-Agent: sluice\r\n")  # some front ends refuse a request without one
-    for name, value in headers.items():
+    for name, value in headers:
         if _name(name) and not _UNPRINTABLE.search(value):
             lines.append(f"{name}: {value}\r\n")
         else:
             raise ValueError(f"header {name!r} cannot be sent")  # names only: values are secret
-    lines.append(f"Content-Length: {length}\r\n\r\n")
     return "".join(lines).encode("latin-1")
 
 
-@lru_cache(maxsize=4096)
 def _name(name: str) -> bool:
     return bool(_TOKEN.fullmatch(name)) and name.lower() not in OURS

@@ -32,11 +32,15 @@ class UpstreamResponse:
     ``close`` or ``abort``, or use ``async with``.
     """
 
-    status: int = 0
-    headers: dict[str, str]
+    __slots__ = (
+        *("_deadline", "_discard", "_done", "_end", "_error", "_loop", "_on_end", "_parts", "_paused", "_room", "_size"),
+        *("_source", "_stream", "_streaming", "_timeouts", "_timer", "_timer_at", "_waiter", "_whole"),
+        *("headers", "sent", "status"),
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeouts: Timeouts, *, stream: bool) -> None:
-        self.headers = {}
+        self.status = 0
+        self.headers: dict[str, str] = {}
         self.sent = loop.time()
         self._loop = loop
         self._timeouts = timeouts
