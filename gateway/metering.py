@@ -67,7 +67,11 @@ class Meter:
         bound = self.estimator.bound(call, plan, route.config.params.default, hard=hard)
         if hard and any(self.prices.price(d) is None for d in plan):
             raise InvalidRequest(NO_PRICE, param="model", code="model_not_priced")
-        reservation, bound = await self._hold(call, principal, route, plan, tier, bound)
+        reservation = None
+        with contextlib.suppress(BudgetExceeded):  # ``_hold`` may make the answer shorter
+            reservation = self.limiter.reserve_now(call.id, limits, self._amounts(plan, bound, tier))
+        if reservation is None:
+            reservation, bound = await self._hold(call, principal, route, plan, tier, bound)
         metered = Metered(self, call, principal, route, plan, tier, reservation, bound, hard=hard)
         try:
             metered.note(principal, record)
@@ -94,9 +98,12 @@ class Meter:
     async def _try(
         self, call: Call, principal: Principal, route: Route, plan: Plan, tier: str, bound: Bound
     ) -> Reservation:
-        cost = max((self.worst_case(d, bound, tier) for d in plan), default=0)
-        amounts = Amounts(1, bound.input_tokens, bound.output_tokens, cost)
-        return await self.limiter.reserve(call.id, principal, route.name, tier, amounts)
+        return await self.limiter.reserve(call.id, principal, route.name, tier, self._amounts(plan, bound, tier))
+
+    def _amounts(self, plan: Plan, bound: Bound, tier: str) -> Amounts:
+        """What to reserve: the dearest deployment's worst case."""
+        cost = max([self.worst_case(d, bound, tier) for d in plan], default=0)
+        return Amounts(1, bound.input_tokens, bound.output_tokens, cost)
 
     def worst_case(self, deployment: Deployment, bound: Bound, tier: str) -> int:
         """The most nano-dollars that a deployment may cost at any tier it may be served at; 0 without a price."""
@@ -109,7 +116,7 @@ class Held:
 
     worst: int
     """Nano-dollars."""
-    capacity: Reservation
+    capacity: Reservation | None
     slot: Slot | None
 
 
@@ -163,7 +170,7 @@ class Metered:
 
     async def admit(self, deployment: Deployment, number: int) -> None:
         """See ``dispatch.Prepared``: more is reserved where the plan's dearest deployment is not enough."""
-        slot = await self._enter(deployment)
+        slot = await self._enter(deployment) if deployment.pool is not None else None
         try:
             self._held[number] = await self._hold(deployment, number, slot)
         except BaseException:
@@ -180,6 +187,8 @@ class Metered:
             need = self._paid + sum(held.worst for held in self._held.values()) + worst
             if need > self._reservation.amounts.cost:
                 await self._reservation.adjust(self._reservation.amounts._replace(cost=need))
+        if not self._meter.limiter.has_capacity(deployment.id):
+            return Held(worst, None, slot)
         amounts = Amounts(1, bound.input_tokens, bound.output_tokens, worst)
         try:
             capacity = await self._meter.limiter.reserve_capacity(f"{self.call.id}.{number}", deployment.id, amounts)
@@ -338,7 +347,8 @@ class Metered:
                 last.error = KINDS.get(last.status)
             self._let_go(last)
         for held in self._held.values():  # of an attempt that answered and was never read
-            held.capacity.settle(held.capacity.amounts)
+            if held.capacity is not None:
+                held.capacity.settle(held.capacity.amounts)
             if held.slot is not None:
                 held.slot.leave()
         record.queued = self.queued
@@ -383,7 +393,5 @@ class Metered:
             if held.slot is not None:
                 first_token = None if attempt.ttft is None else max(attempt.ttft - held.slot.waited, 0.0)
                 held.slot.leave(outcome_of(attempt), first_token)
-            usage = attempt.usage
-            held.capacity.settle(
-                Amounts(1, usage.prompt_tokens, usage.completion_tokens, attempt.cost, usage.cache_read)
-            )
+            if held.capacity is not None:
+                held.capacity.settle(amounts_of(1, attempt.usage, attempt.cost))

@@ -99,6 +99,10 @@ def cost(usage: Usage, price: Price, tier: str | None = None) -> int:
 
 def worst_case(bounds: Bounds, price: Price, tiers: Iterable[str] = ("default",)) -> int:
     """The most nano-dollars a request may cost, whichever of ``tiers`` serves it and whatever a cache does."""
+    if not price.tiers and not price.default.above:  # nearly all models
+        prompt, completion = _dearest(price.default.rates, bounds.audio_input, bounds.audio_output)
+        pico = bounds.input_tokens * prompt + bounds.output_tokens * completion
+        return _nano(pico, bounds.calls, price)
     most = 0
     for step in {price.default, *map(price.of, tiers)} if price.tiers else (price.default,):
         for rates in _reachable(step, bounds.input_tokens) if step.above else (step.rates,):

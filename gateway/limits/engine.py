@@ -41,6 +41,10 @@ class Level(NamedTuple):
     window: int = 0
 
 
+Left: TypeAlias = tuple[int, int | None]
+"""``remaining`` and ``reset`` of a State."""
+
+
 class Granted(ABC):
     """The amounts are reserved."""
 
@@ -50,15 +54,24 @@ class Granted(ABC):
     def states(self) -> Sequence[State]:
         """Where the limits stood after it, in the order of the set."""
 
+    def left(self) -> Sequence[Left]:
+        """What is left of each limit, in the order of the set; the least that headers need."""
+        return [(s.remaining, s.reset) for s in self.states()]
+
+    def spent(self, position: int) -> int:
+        """What a window had spent after it."""
+        return self.states()[position].used
+
 
 class Refused:
     """A limit has not enough left; nothing was taken from any."""
 
-    __slots__ = ("_states", "limit", "need", "position", "wait")
+    __slots__ = ("_states", "limit", "limits", "need", "position", "wait")
 
     def __init__(
         self, limits: LimitSet, position: int, need: int, wait: int | None, states: Callable[[], Sequence[State]]
     ) -> None:
+        self.limits = limits
         self.limit = limits.limits[position]
         self.position = position
         self.need = need
@@ -110,6 +123,10 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Settle what is queued and let go; raises nothing."""
+        ...
+
+    def reserve_now(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused | None:
+        """``reserve`` where nobody must be asked; None: nothing was done, ``reserve`` has to wait for somebody."""
         ...
 
     async def reserve(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused:

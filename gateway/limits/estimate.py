@@ -6,8 +6,7 @@ has a bound of its own. It is made real by sending ``max_completion_tokens`` whe
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from adapters.usage import Usage
 from adapters.values import value
@@ -72,6 +71,22 @@ class Bound:
     media: bool = False
 
 
+NO_CALLS: Mapping[str, int] = {}
+ANY_LENGTH = 2**62
+MOST_PLANS = 4096
+"""Orders of deployments that are remembered."""
+
+
+class Facts(NamedTuple):
+    """What bounds rest on of a plan."""
+
+    models: frozenset[str]
+    longest: int
+    """Tokens of the longest answer that any of its models can give."""
+    searches: bool
+    """Whether one of them searches without being asked to."""
+
+
 class Estimator:
     """Bounds requests, and learns how many tokens a model makes of a byte."""
 
@@ -80,6 +95,7 @@ class Estimator:
         self._default_output = config.pricing.default_max_output
         self._prices = prices
         self._clamp = config.counters.clamp_min_tokens if config.counters.budget_mode == "clamp" else None
+        self._plans: dict[str | tuple[str, ...], Facts] = {}
         self._prompt_ratios: dict[str, float] = before._prompt_ratios if before is not None else {}
         self._answer_ratios: dict[str, float] = before._answer_ratios if before is not None else {}
 
@@ -94,20 +110,20 @@ class Estimator:
         request = call.request
         if defaults:
             request = completed(request, defaults)
-        name, messages = str(request.get("model", "")), request.get("messages")
-        media = tuple(_media(messages or ()))
+        get, facts = request.get, self._facts(plan)
+        name, messages = str(get("model", "")), get("messages")
+        media = tuple(_media(messages)) if messages and _has_parts(messages) else ()
         text = max(call.size - sum(size for _, size in media), 0) if media else call.size
-        models = {d.target.model for d in plan}
         overhead = PER_REQUEST + PER_MESSAGE * len(messages or ()) + (FOR_TOOLS if _has_tools(request) else 0)
-        searches = SEARCHES if _may_search(request, models) else 0
+        searches = SEARCHES if facts.searches or _may_search(request) else 0
         most_input = text + overhead
         if media:
-            most_input += sum(_media_tokens(kind, size, models) for kind, size in media)
-        choices = request.get("n") or 1
-        prediction = len(str(predicted).encode()) if (predicted := request.get("prediction")) else 0
-        asked = request.get("max_completion_tokens") or request.get("max_tokens")
+            most_input += sum(_media_tokens(kind, size, facts.models) for kind, size in media)
+        choices = get("n") or 1
+        prediction = len(str(predicted).encode()) if (predicted := get("prediction")) else 0
+        asked = get("max_completion_tokens") or get("max_tokens")
         answers = messages is not None  # embeddings have no completion
-        each = self._reachable(asked or self._default_output, plan) if answers else 0
+        each = min(asked or self._default_output, facts.longest) if answers else 0
         ratio = self._prompt_ratios.get(name, _FIRST_RATIO)
         likely = int(text * ratio) + LIKELY_IMAGE_TOKENS * len(media) + PER_MESSAGE
         return Bound(
@@ -117,8 +133,8 @@ class Estimator:
                 most_input + (SEARCH_TOKENS if searches else 0),
                 each * choices + prediction,
                 audio_input=bool(media) and any(kind == "input_audio" for kind, _ in media),
-                audio_output="audio" in (request.get("modalities") or ()),
-                calls={"web_search": searches} if searches else {},
+                audio_output="audio" in (get("modalities") or ()),
+                calls={"web_search": searches} if searches else NO_CALLS,
                 choices=choices,
                 prediction=prediction,
             ),
@@ -128,11 +144,20 @@ class Estimator:
             media=bool(media),
         )
 
-    def _reachable(self, tokens: int, plan: Sequence[Deployment]) -> int:
-        """Not more than the model with the longest answers can give."""
-        longest = [price.max_output if (price := self._prices.price(d)) else d.config.max_output for d in plan]
-        known = [most for most in longest if most is not None]
-        return min(tokens, max(known)) if known and len(known) == len(longest) else tokens
+    def _facts(self, plan: Sequence[Deployment]) -> Facts:
+        """What bounds rest on of a plan, looked up once: the deployments of a configuration do not change."""
+        key = plan[0].id if len(plan) == 1 else tuple([d.id for d in plan])
+        found = self._plans.get(key)
+        if found is None:
+            longest = [price.max_output if (price := self._prices.price(d)) else d.config.max_output for d in plan]
+            known = [most for most in longest if most is not None]
+            models = frozenset(d.target.model for d in plan)
+            bounded = known and len(known) == len(longest)
+            found = Facts(models, max(known) if bounded else ANY_LENGTH, any(map(_searches, models)))
+            if len(self._plans) >= MOST_PLANS:
+                self._plans.clear()
+            self._plans[key] = found
+        return found
 
     def clamp(self, bound: Bound, money: int, plan: Sequence[Deployment], *tiers: str) -> Bound | None:
         """A bound that ``money`` (nano-dollars) pays for, wherever in ``plan`` it is served.
@@ -183,17 +208,23 @@ def _has_tools(request: Mapping[str, Any]) -> bool:
     return bool(get("tools") or get("functions") or get("web_search_options") or get("response_format"))
 
 
-def _may_search(request: Mapping[str, Any], models: set[str]) -> bool:
+def _has_parts(messages: Sequence[Any]) -> bool:
+    for message in messages:  # noqa: SIM110 - a generator costs more than all the rest of this
+        if type(message) is dict and type(message.get("content")) is list:
+            return True
+    return False
+
+
+def _may_search(request: Mapping[str, Any]) -> bool:
     """Whether the provider may run tools of its own, whose results it bills as prompt."""
     if request.get("web_search_options") is not None:
         return True
     for tool in request.get("tools") or ():
         if isinstance(tool, Mapping) and tool.get("type") not in ("function", "custom"):
             return True
-    return any(map(_searches, models))
+    return False
 
 
-@lru_cache(maxsize=4096)
 def _searches(model: str) -> bool:
     return any(part in model for part in SEARCHING)
 
@@ -220,7 +251,7 @@ def _data_size(body: Any) -> int:
     return sum(len(value) for key, value in body.items() if key in _DATA and isinstance(value, str))
 
 
-def _media_tokens(kind: str, size: int, models: set[str]) -> int:
+def _media_tokens(kind: str, size: int, models: frozenset[str]) -> int:
     if kind == "image_url":
         return max((_image_tokens(model) for model in models), default=ANY_IMAGE_TOKENS)
     if kind == "input_audio":

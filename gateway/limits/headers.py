@@ -3,22 +3,12 @@
 The names and the Go-style durations are OpenAI's (checklist C-425 to C-434).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 from ..errors import BudgetExceeded, LimitExceeded
 from .amounts import COST
-from .engine import Refused, State
-from .rules import CONCURRENCY, NAMES, WINDOW
-
-FAMILIES: Mapping[str, str] = {
-    "rpm": "requests",
-    "rpd": "requests",
-    "tpm": "tokens",
-    "tpd": "tokens",
-    "itpm": "input-tokens",
-    "otpm": "output-tokens",
-}
-"""A limit's name -> what its headers end in."""
+from .engine import Left, Refused, State
+from .rules import CONCURRENCY, NAMES, WINDOW, LimitSet
 
 WORDS: Mapping[str, str] = {
     "rpm": "requests per min (RPM)",
@@ -43,26 +33,20 @@ UNKNOWN_WAIT_MS = 1_000
 NANO = 1_000_000_000
 
 
-def ratelimit_headers(states: Iterable[State]) -> dict[str, str]:
+def ratelimit_headers(limits: LimitSet, left: Sequence[Left]) -> dict[str, str]:
     """``x-ratelimit-*``: of each family the limit that has the least left, relative to its size."""
-    tightest: dict[str, State] = {}
-    budget: State | None = None
-    for found in states:
-        if found.limit.unit == COST:
-            budget = found if budget is None or found.remaining < budget.remaining else budget
-        family = FAMILIES.get(NAMES[found.limit.field])
-        if family is None:
-            continue
-        other = tightest.get(family)
-        if other is None or found.remaining * other.limit.cap < other.remaining * found.limit.cap:
-            tightest[family] = found
     headers = {}
-    for family, found in tightest.items():
-        headers[f"x-ratelimit-limit-{family}"] = str(found.limit.cap)
-        headers[f"x-ratelimit-remaining-{family}"] = str(found.remaining)
-        headers[f"x-ratelimit-reset-{family}"] = duration(found.reset or 0)
-    if budget is not None:
-        headers["x-sluice-budget-remaining-usd"] = dollars(budget.remaining)
+    for limit, remaining, reset, members in limits.families:
+        told, told_cap = members[0]
+        for position, cap in members[1:]:
+            if left[position][0] * told_cap < left[told][0] * cap:
+                told, told_cap = position, cap
+        found, wait = left[told]
+        headers[limit] = str(told_cap)
+        headers[remaining] = str(found)
+        headers[reset] = duration(wait or 0)
+    if limits.budgets:
+        headers["x-sluice-budget-remaining-usd"] = dollars(min(left[position][0] for position in limits.budgets))
     return headers
 
 
@@ -102,7 +86,7 @@ def refusal(refused: Refused) -> LimitExceeded:
     """The error a client gets: whose limit, how much is left, when it resets, and whether to try again."""
     found = refused.states()[refused.position]
     limit = refused.limit
-    headers = ratelimit_headers(refused.states())
+    headers = ratelimit_headers(refused.limits, [(s.remaining, s.reset) for s in refused.states()])
     headers["x-sluice-limit-scope"] = f"{limit.scope} {NAMES[limit.field]}"
     if limit.unit == COST:
         return _over_budget(refused, found, headers)

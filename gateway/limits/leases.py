@@ -130,24 +130,38 @@ class LeasedEngine:
                 self.engine.settle(lease.rid, lease.used)
         await self.engine.close()
 
-    async def reserve(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused:
+    def reserve_now(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused | None:
+        """From the lease, or as it was refused a moment ago."""
         hot = self._hot.get(limits)
         if hot is None:
             hot = self._hot[limits] = Hot()
         now = time.monotonic()
-        hot.hit(now)
         if rid in self._local:
             return self._local[rid][0].grant
-        denied = hot.denied
+        denied, lease = hot.denied, hot.lease
         if denied is not None and now < hot.denied_until and need[denied.limit.unit] >= denied.need:
+            hot.hit(now)
             return denied
-        if hot.lease is None or not hot.lease.has(need):
-            if hot.rate < HOT_RATE:
-                return await self._exactly(rid, limits, need, hot)
-            await self._acquire(limits, need, hot)
+        if lease is None or not lease.has(need):
+            return None
+        hot.hit(now)
+        return self._take(rid, need, lease)
+
+    async def reserve(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused:
+        outcome = self.reserve_now(rid, limits, need)
+        if outcome is not None:
+            return outcome
+        hot = self._hot.setdefault(limits, Hot())
+        hot.hit(time.monotonic())
+        if hot.rate < HOT_RATE:
+            return await self._exactly(rid, limits, need, hot)
+        await self._acquire(limits, need, hot)
         lease = hot.lease
         if lease is None or not lease.has(need):
             return await self._exactly(rid, limits, need, hot)
+        return self._take(rid, need, lease)
+
+    def _take(self, rid: str, need: Vector, lease: Lease) -> Granted:
         lease.held = plus(lease.held, need)
         lease.count += 1
         self._local[rid] = (lease, need)

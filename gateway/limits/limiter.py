@@ -35,6 +35,9 @@ class Reservation:
         self.limits = limits
         self._grant = grant
 
+    def granted(self, grant: Granted) -> None:
+        self._grant = grant
+
     def settle(self, actual: Amounts) -> None:
         """Replace what was reserved by what was used, which may be more.
 
@@ -75,7 +78,9 @@ class Reservation:
     @property
     def headers(self) -> dict[str, str]:
         """``x-ratelimit-*`` of the answer; empty when no limit applies."""
-        return ratelimit_headers(self.states)
+        if self._grant is None or self.limits is None:
+            return {}
+        return ratelimit_headers(self.limits, self._grant.left())
 
     @property
     def states(self) -> Sequence[State]:
@@ -151,6 +156,15 @@ class Limiter:
         await self._local.close()
         await self.engine.close()
 
+    def reserve_now(self, rid: str, limits: LimitSet | None, amounts: Amounts) -> Reservation | None:
+        """``reserve`` of limits that ``applies`` told, where nobody must be asked; None where somebody must."""
+        if limits is None:
+            return Reservation(rid, amounts, None, None, None)
+        outcome = self.engine.reserve_now(rid, limits, amounts.vector())
+        if outcome is None:
+            return None
+        return self._decided(Reservation(rid, amounts, self.engine, limits, None), limits, outcome)
+
     async def reserve(self, rid: str, principal: Principal, model: str, tier: str, amounts: Amounts) -> Reservation:
         """Take ``amounts`` from every limit that applies, or from none.
 
@@ -172,6 +186,10 @@ class Limiter:
             except Exception:
                 log.exception("settling %s failed", held.rid)
 
+    def has_capacity(self, deployment: str) -> bool:
+        """Whether a bought capacity bounds a deployment, so that ``reserve_capacity`` must be asked."""
+        return self._capacities.get(deployment) is not None
+
     async def reserve_capacity(self, rid: str, deployment: str, amounts: Amounts) -> Reservation:
         """Take from the capacity bought for a deployment; ``rid`` must differ per attempt. Raises LimitExceeded."""
         return await self._reserve(rid, self._capacities.get(deployment), amounts)
@@ -188,13 +206,23 @@ class Limiter:
                 outcome = await engine.reserve(rid, limits, need)
             except StoreDown as e:
                 raise StoreUnavailable("Budgets and limits cannot be enforced at the moment.") from e
+        return self._decided(Reservation(rid, amounts, engine, limits, None), limits, outcome)
+
+    def _decided(self, reservation: Reservation, limits: LimitSet, outcome: Granted | Refused) -> Reservation:
+        """The reservation as it was granted, or the refusal; tells of thresholds either way."""
         if limits.budgets and self.on_threshold:
-            exhausted = outcome.limit if isinstance(outcome, Refused) and outcome.is_exhausted else None
-            for passed in self._thresholds.passed(limits.shard, outcome.states(), exhausted):
-                self._tell(passed)
+            self._watch(limits, outcome)
         if isinstance(outcome, Refused):
             raise refusal(outcome)
-        return Reservation(rid, amounts, engine, limits, outcome)
+        reservation.granted(outcome)
+        return reservation
+
+    def _watch(self, limits: LimitSet, outcome: Granted | Refused) -> None:
+        if not isinstance(outcome, Refused) and not self._thresholds.may_pass(limits, outcome):
+            return
+        exhausted = outcome.limit if isinstance(outcome, Refused) and outcome.is_exhausted else None
+        for passed in self._thresholds.passed(limits.shard, outcome.states(), exhausted):
+            self._tell(passed)
 
     def _tell(self, passed: Threshold) -> None:
         for callback in self.on_threshold:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from .amounts import NOTHING, SLOTS, Vector
-from .engine import Granted, Refused, Spent, State, ask, state
+from .engine import Granted, Left, Refused, Spent, State, ask, state
 from .rules import BUCKET, WINDOW, Limit, LimitSet
 from .windows import DAY, MONTH, TOTAL, WEEK, end, start, window
 
@@ -59,17 +59,23 @@ class MemoryEngine:
         if self._sweeper is not None:
             self._sweeper.cancel()
 
+    def reserve_now(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused | None:
+        bound = self._bound.get(limits)
+        return None if bound is None else self._reserve(rid, limits, need, bound)
+
     async def reserve(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused:
-        bound = self._bound.get(limits) or await self._bind(limits)
+        return self._reserve(rid, limits, need, self._bound.get(limits) or await self._bind(limits))
+
+    def _reserve(self, rid: str, limits: LimitSet, need: Vector, bound: Bound) -> Granted | Refused:
         if rid in self._held:
-            return InMemory(self, limits)
+            return InMemory(self, limits, bound)
         now, current = self._monotonic(), self._current()
         for position, counter in enumerate(bound):
             if lacks(counter, need[counter[2]], now, current):
                 amount = need[counter[2]]
                 return self._refuse(limits, position, amount, amount)
         self._held[rid] = (limits, need, deduct(bound, need, now))
-        return InMemory(self, limits)
+        return InMemory(self, limits, bound)
 
     async def adjust(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused:
         if rid not in self._held:
@@ -89,7 +95,7 @@ class MemoryEngine:
                 return self._refuse(limits, position, need[unit], more)
         put_back(live, before, need, now)
         self._held[rid] = (limits, need, windows)
-        return InMemory(self, limits)
+        return InMemory(self, limits, bound)
 
     def _refuse(self, limits: LimitSet, position: int, amount: int, more: int) -> Refused:
         """``amount`` is wanted in all, ``more`` of it in addition to what is held."""
@@ -102,7 +108,7 @@ class MemoryEngine:
         elif kind == WINDOW:
             over = end(period, cell[0])
             wait = None if over is None else max(over - self._wall(), 0)
-        return Refused(limits, position, amount, wait, InMemory(self, limits).states)
+        return Refused(limits, position, amount, wait, InMemory(self, limits, self._cells_of(limits)).states)
 
     def settle(self, rid: str, actual: Vector) -> None:
         held = self._held.pop(rid, None)
@@ -162,6 +168,26 @@ class MemoryEngine:
             else:
                 level = (cell[0], 0, 0)
             found.append(state(limit, level, wall))
+        return found
+
+    def left_now(self, bound: Bound) -> list[Left]:
+        """``states_now`` without what headers do not tell: every answer asks for it."""
+        now, wall, current = self._monotonic(), self._wall(), self._current()
+        found: list[Left] = []
+        for kind, cell, _, cap, rate, period in bound:
+            if kind == BUCKET:
+                level = cell[0] + (now - cell[1]) * rate if now > cell[1] else cell[0]
+                if level >= cap:
+                    found.append((cap // period, 0 if rate else None))
+                else:
+                    found.append((level // period if level > 0 else 0, -((level - cap) // rate) if rate else None))
+            elif kind == WINDOW:
+                number = current[period]
+                used, number = (cell[1] + cell[2], cell[0]) if cell[0] >= number else (0, number)
+                over = end(period, number)
+                found.append((cap - used if cap > used else 0, None if over is None else max(over - wall, 0)))
+            else:
+                found.append((cap - cell[0] if cap > cell[0] else 0, 0))
         return found
 
     def _current(self) -> list[int]:
@@ -280,14 +306,22 @@ def deduct(bound: Bound, need: Vector, now: int) -> list[int]:
 class InMemory(Granted):
     """A grant whose states are read once, when somebody asks."""
 
-    __slots__ = ("_engine", "_found", "_limits")
+    __slots__ = ("_bound", "_engine", "_found", "_limits")
 
-    def __init__(self, engine: MemoryEngine, limits: LimitSet) -> None:
+    def __init__(self, engine: MemoryEngine, limits: LimitSet, bound: Bound) -> None:
         self._engine = engine
         self._limits = limits
+        self._bound = bound
         self._found: Sequence[State] | None = None
 
     def states(self) -> Sequence[State]:
         if self._found is None:
             self._found = self._engine.states_now(self._limits)
         return self._found
+
+    def left(self) -> Sequence[Left]:
+        return self._engine.left_now(self._bound)
+
+    def spent(self, position: int) -> int:
+        _, cell, *_ = self._bound[position]
+        return cell[1]

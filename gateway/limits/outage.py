@@ -57,6 +57,9 @@ class LocalShare:
     async def close(self) -> None:
         await self._memory.close()
 
+    def reserve_now(self, rid: str, limits: LimitSet, need: Vector) -> None:
+        """Only once the store has failed."""
+
     async def reserve(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused:
         """Decide without the store. Raises StoreDown where the policy says that nobody may pass."""
         share = self._allowed(limits)

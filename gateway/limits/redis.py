@@ -57,6 +57,9 @@ class RedisEngine:
             log.warning("the counters did not take the last settlements in time; a reaper will charge them")
         await self._store.close()
 
+    def reserve_now(self, rid: str, limits: LimitSet, need: Vector) -> None:
+        """Redis must be asked."""
+
     async def reserve(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused:
         shard = self.shard(limits.shard)
         outcome = await shard.reserve(rid, limits, need)

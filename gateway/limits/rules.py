@@ -63,10 +63,45 @@ NAMES: Mapping[str, str] = {field.field: name for name, field in FIELDS.items()}
 """A counter's field -> the option of the configuration."""
 
 
+FAMILIES: Mapping[str, str] = {
+    "rpm": "requests",
+    "rpd": "requests",
+    "tpm": "tokens",
+    "tpd": "tokens",
+    "itpm": "input-tokens",
+    "otpm": "output-tokens",
+}
+"""A limit's name -> what its headers end in."""
+STEM = "x-ratelimit"
+
+
+class Family(NamedTuple):
+    """The limits of a set that share three headers: the one that has the least left, relative to its size, is told."""
+
+    limit: str
+    remaining: str
+    reset: str
+    members: tuple[tuple[int, int], ...]
+    """Position in the set, and cap."""
+
+
+def families(limits: Sequence[Limit]) -> tuple[Family, ...]:
+    """What ``x-ratelimit-*`` tells of a set of limits."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    for position, limit in enumerate(limits):
+        family = FAMILIES.get(NAMES[limit.field])
+        if family is not None:
+            found.setdefault(family, []).append((position, limit.cap))
+    return tuple(
+        Family(f"{STEM}-limit-{name}", f"{STEM}-remaining-{name}", f"{STEM}-reset-{name}", tuple(members))
+        for name, members in found.items()
+    )
+
+
 class LimitSet:
     """The limits of one request, to be taken all or none. Compared by identity: equal ones are the same object."""
 
-    __slots__ = ("__weakref__", "budgets", "limits", "packed", "shard", "units", "windows")
+    __slots__ = ("__weakref__", "budgets", "families", "limits", "packed", "shard", "units", "windows")
 
     def __init__(self, shard: str, limits: tuple[Limit, ...]) -> None:
         self.shard = shard
@@ -75,6 +110,7 @@ class LimitSet:
         self.units = tuple({limit.unit for limit in limits})
         self.windows = tuple(i for i, limit in enumerate(limits) if limit.kind == WINDOW)
         self.budgets = tuple(i for i, limit in enumerate(limits) if limit.unit == COST)
+        self.families = families(limits)
         self.packed: bytes = msgpack.packb(limits, use_bin_type=False)
         """For the record of a reservation: what another worker needs to settle it."""
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from .amounts import COST
-from .engine import State
-from .rules import NAMES, Limit
+from .engine import Granted, State
+from .rules import NAMES, Limit, LimitSet
 
 _REMEMBERED = 100_000
 
@@ -33,6 +33,18 @@ class Thresholds:
         """Tell at other percentages from now on, and nothing again that was told."""
         self._percents = tuple(sorted(percents))
 
+    def may_pass(self, limits: LimitSet, grant: Granted) -> bool:
+        """Whether ``passed`` could have something to tell or to remember: nearly never."""
+        for position in limits.budgets:
+            limit = limits.limits[position]
+            told = self._told.get((limits.shard, limit.scope, limit.field))
+            spent = grant.spent(position)
+            if told is not None and spent < told[0]:
+                return True  # a new window
+            if self._highest(spent, limit.cap) > (told[1] if told is not None else 0):
+                return True
+        return False
+
     def passed(self, shard: str, states: Iterable[State], exhausted: Limit | None = None) -> Iterator[Threshold]:
         """The highest threshold that each budget has passed and that was not told yet.
 
@@ -55,4 +67,9 @@ class Thresholds:
                 self._told[key] = (spent, max(percent, before))
 
     def _highest(self, spent: int, cap: int) -> int:
-        return max((p for p in self._percents if cap and spent * 100 >= cap * p), default=0)
+        highest = 0
+        for percent in self._percents:
+            if not cap or spent * 100 < cap * percent:
+                break
+            highest = percent
+        return highest
