@@ -161,14 +161,15 @@ class Reply:
 class InRedis(Granted):
     """A grant whose states come with the reply that granted it."""
 
-    __slots__ = ("_limits", "_reply")
+    __slots__ = ("_looked_at", "_reply")
 
     def __init__(self, reply: Reply, limits: LimitSet) -> None:
+        super().__init__(limits)
         self._reply = reply
-        self._limits = limits
+        self._looked_at = limits
 
     def states(self) -> Sequence[State]:
-        return self._reply.states(self._limits)
+        return self._reply.states(self._looked_at)
 
 
 def read_record(record: bytes) -> tuple[int, Vector, tuple[Limit, ...]]:

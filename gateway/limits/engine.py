@@ -48,7 +48,11 @@ Left: TypeAlias = tuple[int, int | None]
 class Granted(ABC):
     """The amounts are reserved."""
 
-    __slots__ = ()
+    __slots__ = ("limits",)
+
+    def __init__(self, limits: LimitSet | None) -> None:
+        self.limits = limits
+        """What was looked at: during an outage less than what was asked for; None: nothing."""
 
     @abstractmethod
     def states(self) -> Sequence[State]:

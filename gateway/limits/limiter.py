@@ -78,9 +78,8 @@ class Reservation:
     @property
     def headers(self) -> dict[str, str]:
         """``x-ratelimit-*`` of the answer; empty when no limit applies."""
-        if self._grant is None or self.limits is None:
-            return {}
-        return ratelimit_headers(self.limits, self._grant.left())
+        grant = self._grant
+        return {} if grant is None or grant.limits is None else ratelimit_headers(grant.limits, grant.left())
 
     @property
     def states(self) -> Sequence[State]:
@@ -218,7 +217,7 @@ class Limiter:
         return reservation
 
     def _watch(self, limits: LimitSet, outcome: Granted | Refused) -> None:
-        if not isinstance(outcome, Refused) and not self._thresholds.may_pass(limits, outcome):
+        if not isinstance(outcome, Refused) and not self._thresholds.may_pass(outcome):
             return
         exhausted = outcome.limit if isinstance(outcome, Refused) and outcome.is_exhausted else None
         for passed in self._thresholds.passed(limits.shard, outcome.states(), exhausted):

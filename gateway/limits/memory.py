@@ -306,17 +306,18 @@ def deduct(bound: Bound, need: Vector, now: int) -> list[int]:
 class InMemory(Granted):
     """A grant whose states are read once, when somebody asks."""
 
-    __slots__ = ("_bound", "_engine", "_found", "_limits")
+    __slots__ = ("_bound", "_engine", "_found", "_looked_at")
 
     def __init__(self, engine: MemoryEngine, limits: LimitSet, bound: Bound) -> None:
+        super().__init__(limits)
         self._engine = engine
-        self._limits = limits
+        self._looked_at = limits
         self._bound = bound
         self._found: Sequence[State] | None = None
 
     def states(self) -> Sequence[State]:
         if self._found is None:
-            self._found = self._engine.states_now(self._limits)
+            self._found = self._engine.states_now(self._looked_at)
         return self._found
 
     def left(self) -> Sequence[Left]:

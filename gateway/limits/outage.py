@@ -119,5 +119,8 @@ class Unlimited(Granted):
 
     __slots__ = ()
 
+    def __init__(self) -> None:
+        super().__init__(None)
+
     def states(self) -> tuple[()]:
         return ()

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from .amounts import COST
 from .engine import Granted, State
-from .rules import NAMES, Limit, LimitSet
+from .rules import NAMES, Limit
 
 _REMEMBERED = 100_000
 
@@ -33,8 +33,11 @@ class Thresholds:
         """Tell at other percentages from now on, and nothing again that was told."""
         self._percents = tuple(sorted(percents))
 
-    def may_pass(self, limits: LimitSet, grant: Granted) -> bool:
+    def may_pass(self, grant: Granted) -> bool:
         """Whether ``passed`` could have something to tell or to remember: nearly never."""
+        limits = grant.limits
+        if limits is None:
+            return False
         for position in limits.budgets:
             limit = limits.limits[position]
             told = self._told.get((limits.shard, limit.scope, limit.field))
