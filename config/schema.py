@@ -215,6 +215,12 @@ class Fallbacks(Model):
     quota: tuple[Name, ...] = ()
     any: tuple[Name, ...] = ()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no other model at all."""
+        own = self.rate_limited or self.overloaded or self.timeout or self.context_length or self.content_policy
+        return not (own or self.quota or self.any)
+
 
 class Hedging(Model):
     after: Seconds = Field(description="Send a second attempt when the first has not answered by then.")

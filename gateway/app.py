@@ -178,7 +178,7 @@ async def build(config: Config, read: Callable[[], Config] | None = None) -> Gat
         breakers=lasting.fleet.breakers,
         healthy=lambda: {"ledger": records.ledger.is_healthy} if records.ledger is not None else {},
         version=lambda: gateway.generation.version,
-        also=next(o.refresh for o in lasting.observers if isinstance(o, TierMetrics)),
+        also=[o.refresh for o in lasting.observers if isinstance(o, PrometheusObserver | TierMetrics)],
     )
     gateway = Gateway(
         generation=made,

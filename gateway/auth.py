@@ -4,6 +4,7 @@ import hashlib
 import hmac
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 from urllib.parse import quote
 
@@ -56,6 +57,7 @@ def tenant_headers(principal: Principal) -> dict[str, str]:
     return headers
 
 
+@lru_cache(maxsize=4096)
 def _in_header(name: str) -> str:
     return name if name.isascii() and name.isprintable() else quote(name)
 

@@ -18,7 +18,7 @@ from .call import Attempt, Call, CallRecord, Deployment, Plan, Principal, Route
 from .credentials import Credentials
 from .errors import GatewayError, InvalidRequest, NoHealthyUpstream
 from .failures import to_gateway_error
-from .fleet import SAMPLES, Fleet, Load
+from .fleet import SAMPLES, Fleet, Load, Member
 from .routing import Router
 from .tiers import AttemptTier
 from .upstream import Upstream
@@ -125,8 +125,8 @@ class Dispatcher:
 
     async def _model(self, call: Prepared, record: CallRecord) -> Answer:
         """The deployments of one model. Where it has fallbacks, they come before a second turn of its own."""
-        plan, fallbacks = call.plan, call.route.config.fallbacks
-        walk = Walk(call.route.name, plan, self._fleet, self._retries, repeat=not any(names for _, names in fallbacks))
+        plan, repeat = call.plan, call.route.config.fallbacks.is_empty
+        walk = Walk(call.route.name, plan, self._fleet, self._retries, repeat=repeat)
         first = walk.first()
         if first is None:
             raise NobodyAvailable(min((self._fleet[d.id].health.retry_in for d in plan), default=1.0))
@@ -228,7 +228,7 @@ class Dispatcher:
         seconds = self._clock() - started
         if isinstance(answer, StreamedAnswer):
             answer.on_end(lambda: _leave(member.load))
-        self._answered(call, deployment, seconds)
+        self._answered(call, deployment, member, seconds)
         record.dropped = answer.sent.dropped
         best, own = call.plan[0].config.capacity, deployment.config.capacity
         record.spillover = (best, own) if best != own else None
@@ -236,9 +236,9 @@ class Dispatcher:
         record.attempts.append(row)
         return answer
 
-    def _answered(self, call: Prepared, deployment: Deployment, seconds: float) -> None:
+    def _answered(self, call: Prepared, deployment: Deployment, member: Member, seconds: float) -> None:
         """Note a success, and whether it took much longer than the best of the others does."""
-        member, stream, size = self._fleet[deployment.id], call.call.stream, call.call.size
+        stream, size = call.call.stream, call.call.size
         member.health.succeeded()
         member.load.observe(stream, size, seconds)
         if self._latency_ejection is None or len(call.plan) == 1:

@@ -352,8 +352,8 @@ class Metered:
             if held.slot is not None:
                 held.slot.leave()
         record.queued = self.queued
-        record.usage = total = sum_of(a.usage for a in attempts)
-        record.cost = sum(a.cost for a in attempts)
+        record.usage = total = sum_of([a.usage for a in attempts])
+        record.cost = sum([a.cost for a in attempts])
         requests = 0 if never_ran(record) else 1
         actual = less(amounts_of(requests, total, record.cost), self._booked)
         served = record.served_tier or self.tier
@@ -369,7 +369,7 @@ class Metered:
         bound, estimator = self._bound_of(answer.deployment), self._meter.estimator
         if usage is None or not (complete or answer.finished):
             usage, estimated = estimator.settle_without_usage(bound, answer.text_bytes, usage), True
-        elif complete:
+        elif complete and estimator.wants_to_learn():
             estimator.learn(bound, usage, answer.text_bytes)
         tier = answer.served_tier
         attempt.usage, attempt.estimated, attempt.served_tier = usage, estimated, tier

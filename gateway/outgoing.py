@@ -25,11 +25,14 @@ def outgoing(
 
     ``max_output`` bounds the completion tokens of one choice, where a budget needs the bound to be real.
     """
-    params = route.config.params
-    for name in call.request.keys() - KNOWN:
-        if name not in params.allow:
-            raise UnsupportedParameter(name, f"Unsupported parameter: '{name}' is not supported with this model.")
-    changed = {k: v for k, v in completed(call.request, params.default).items() if k not in OURS}
+    request, params = call.request, route.config.params
+    if not KNOWN.issuperset(request):
+        for name in request.keys() - KNOWN:
+            if name not in params.allow:
+                raise UnsupportedParameter(name, f"Unsupported parameter: '{name}' is not supported with this model.")
+    if params.default:
+        request = completed(request, params.default)
+    changed = {k: v for k, v in request.items() if v is not None and k not in OURS}
     chosen = tiers.attempt(deployment, tier)
     if chosen.sent is not None or deployment.takes_priority:
         changed["service_tier"] = tier

@@ -112,7 +112,10 @@ class Router:
 
 def allowed(model: str, principal: Principal) -> bool:
     """Whether every owner of the key allows the model."""
-    return all(o.models is None or any(_matches(model, p) for p in o.models) for o in principal.owners)
+    for owner in principal.owners:
+        if owner.models is not None and not any(_matches(model, pattern) for pattern in owner.models):
+            return False
+    return True
 
 
 def _matches(model: str, pattern: str) -> bool:

@@ -32,6 +32,8 @@ def effective(request: Mapping[str, Any], principal: Principal) -> str:
     refused = False
     for owner in principal.owners:
         policy = owner.tiers
+        if policy.allowed is None and policy.max is None:
+            continue  # nearly everybody
         clipped = _clip(tier, policy.allowed, policy.max)
         if clipped != tier:
             refused = refused or (explicit and (policy.on_denied or "reject") == "reject")

@@ -11,6 +11,7 @@ import aiohttp
 import yaml
 
 from gateway import demo
+from gateway.observers.vitals import SECONDS
 
 from .running import FREE, KEY
 from .servers import RedisServer, free_port
@@ -39,6 +40,7 @@ async def test_the_metrics_of_two_workers_are_summed(tmp_path: Path, redis_serve
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as http:
             await ready(http, admin)
             await asyncio.gather(*(ask(http, port) for _ in range(REQUESTS)))
+            await asyncio.sleep(2 * SECONDS)  # each worker tells what it counted so often
             seen = {await counted(http, admin) for _ in range(12)}
     finally:
         process.send_signal(signal.SIGTERM)

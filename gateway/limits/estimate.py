@@ -71,6 +71,7 @@ class Bound:
     media: bool = False
 
 
+LEARNED_ALL, LEARNED_FROM = 256, 16
 NO_CALLS: Mapping[str, int] = {}
 ANY_LENGTH = 2**62
 MOST_PLANS = 4096
@@ -95,6 +96,7 @@ class Estimator:
         self._default_output = config.pricing.default_max_output
         self._prices = prices
         self._clamp = config.counters.clamp_min_tokens if config.counters.budget_mode == "clamp" else None
+        self._answers = 0
         self._plans: dict[str | tuple[str, ...], Facts] = {}
         self._prompt_ratios: dict[str, float] = before._prompt_ratios if before is not None else {}
         self._answer_ratios: dict[str, float] = before._answer_ratios if before is not None else {}
@@ -177,6 +179,11 @@ class Estimator:
         total = each * bound.most.choices
         most = bound.most._replace(output_tokens=total + bound.most.prediction)
         return replace(bound, output_tokens=total, most=most, max_output=each)
+
+    def wants_to_learn(self) -> bool:
+        """Whether ``learn`` should be told of this answer: of the first ones, then of every LEARNED_FROMth."""
+        self._answers += 1
+        return self._answers < LEARNED_ALL or not self._answers % LEARNED_FROM
 
     def learn(self, bound: Bound, usage: Usage, text_bytes: int = 0) -> None:
         """Learn from what a provider reported; ``text_bytes`` is the length of the answer's text."""

@@ -47,6 +47,7 @@ class TierMetrics:
             ["model", "tier"],
             registry=registry,
         )
+        self._children: dict[tuple[str, str, str, str], Counter] = {}
         self._read: list[tuple[Gauge, Callable[[], float]]] = []
         self._gauges(registry, pools)
 
@@ -79,7 +80,11 @@ class TierMetrics:
             self._refused.labels(record.model).inc()
         if record.served_tier is not None:
             requested = record.requested_tier if record.requested_tier in REQUESTED else UNNAMED
-            self._served.labels(record.model, requested, effective, record.served_tier).inc()
+            key = (record.model, requested, effective, record.served_tier)
+            child = self._children.get(key)
+            if child is None:
+                child = self._children[key] = self._served.labels(*key)
+            child.inc()
         if record.downgrade is not None:
             self._downgrades.labels(record.model, effective, record.downgrade).inc()
 

@@ -6,7 +6,7 @@ workers can be summed (prometheus_client's multiprocess mode takes values only).
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
@@ -34,7 +34,7 @@ class Vitals:
         breakers: Callable[[], Mapping[str, Breaker]],
         healthy: Callable[[], Mapping[str, bool]],
         version: Callable[[], str],
-        also: Callable[[], None],
+        also: Sequence[Callable[[], None]],
     ) -> None:
         self._read_in_flight, self._read_breakers = in_flight, breakers
         self._read_healthy, self._read_version, self._also = healthy, version, also
@@ -87,7 +87,8 @@ class Vitals:
         self._versions.add(runs)
         for version in self._versions:
             self._config.labels(version).set(version == runs)
-        self._also()
+        for refresh in self._also:
+            refresh()
 
     async def start(self) -> None:
         self.refresh()
@@ -98,6 +99,7 @@ class Vitals:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+        self.refresh()  # what was counted last is not lost with this worker
 
     async def _measure(self) -> None:
         loop = asyncio.get_running_loop()

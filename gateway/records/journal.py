@@ -40,39 +40,59 @@ _NEW = ".new"
 _NEW_SECONDS = 60.0
 
 
+class Group:
+    """Records that one sync makes durable, and who waits for it."""
+
+    __slots__ = ("durable", "timer", "waiters")
+
+    def __init__(self) -> None:
+        self.durable = False
+        self.waiters: list[asyncio.Future[None]] = []
+        self.timer: asyncio.TimerHandle | None = None
+
+    def done(self) -> None:
+        self.durable = True
+        self.wake()
+
+    def wake(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
 class Ticket:
     """Await it to know the record durable. Cancelling one waiter leaves the others waiting."""
 
-    __slots__ = ("_future",)
+    __slots__ = ("_group",)
 
-    def __init__(self, future: "asyncio.Future[None]") -> None:
-        self._future = future
+    def __init__(self, group: Group) -> None:
+        self._group = group
 
     def __await__(self) -> Generator[Any, None, None]:
-        return (yield from asyncio.shield(self._future))
+        while not self._group.durable:
+            waiter = asyncio.get_running_loop().create_future()
+            self._group.waiters.append(waiter)
+            yield from waiter
 
     async def within(self, seconds: float) -> bool:
-        """Wait for at most so long; tells whether the record is durable. 5 us less than awaiting under a time-out."""
-        if not self._future.done():
+        """Wait for at most so long; tells whether the record is durable. The first to wait sets the time for its group."""
+        group = self._group
+        if not group.durable:
             loop = asyncio.get_running_loop()
             waiter = loop.create_future()
-
-            def wake(*_: object) -> None:
-                if not waiter.done():
-                    waiter.set_result(None)
-
-            timer = loop.call_later(seconds, wake)
-            self._future.add_done_callback(wake)
-            try:
-                await waiter
-            finally:
-                timer.cancel()
-                self._future.remove_done_callback(wake)
-        return self.is_durable
+            if group.timer is None:
+                group.timer = loop.call_later(seconds, group.wake)
+            group.waiters.append(waiter)
+            await waiter
+        return group.durable
 
     @property
     def is_durable(self) -> bool:
-        return self._future.done() and not self._future.cancelled()
+        return self._group.durable
 
 
 @dataclass(slots=True, eq=False)
@@ -193,14 +213,14 @@ class Journal:
         self._segments: deque[Segment] = deque()
         self._spare: Segment | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
-        self._group: asyncio.Future[None] | None = None
+        self._group: Group | None = None
         self._syncing = False
         self._last_sync = 0.0
         self._tickets = 0
         """Given out since the last sync began."""
         self._busy = False
         """Whether the last sync served more than one ticket."""
-        self._waiting_for_sql: list[tuple[Segment, int, asyncio.Future[None]]] = []
+        self._waiting_for_sql: list[tuple[Segment, int, Group]] = []
         self._write_works = self._sync_works = True
 
     @property
@@ -243,7 +263,7 @@ class Journal:
         """A ticket for everything written so far."""
         self._tickets += 1
         if self._group is None:
-            self._group = asyncio.get_running_loop().create_future()
+            self._group = Group()
             if not self._syncing:
                 self._schedule()
         return Ticket(self._group)
@@ -276,14 +296,11 @@ class Journal:
             with contextlib.suppress(OSError):  # without a spare the file just grows
                 self._spare = self._create()
 
-    def _synced(
-        self, group: "asyncio.Future[None]", targets: list[tuple[Segment, int]], work: "asyncio.Future[None]"
-    ) -> None:
+    def _synced(self, group: Group, targets: list[tuple[Segment, int]], work: "asyncio.Future[None]") -> None:
         error = None if work.cancelled() else work.exception()
         self._sync_works = error is None
         if error is None:
-            if not group.done():
-                group.set_result(None)
+            group.done()
         else:
             # After a failed fdatasync the kernel may have dropped the pages: only SQL can make these records durable.
             segment, size = targets[-1] if targets else (self._current, self._current.size)
@@ -312,9 +329,8 @@ class Journal:
         batch.segment.done = batch.end
         reached = [w for w in self._waiting_for_sql if w[0].done >= w[1]]
         self._waiting_for_sql = [w for w in self._waiting_for_sql if w not in reached]
-        for _, _, future in reached:
-            if not future.done():
-                future.set_result(None)
+        for _, _, group in reached:
+            group.done()
         while len(self._segments) > 1 and self._segments[0].is_finished():
             _discard(self._segments.popleft())
 

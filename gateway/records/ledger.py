@@ -27,7 +27,7 @@ from config.schema import Ledger as Options
 from ..call import CallRecord, Principal
 from ..errors import StoreUnavailable
 from .database import Database, DatabaseError
-from .journal import Batch, Journal, Orphan, Ticket, orphans
+from .journal import Batch, Group, Journal, Orphan, Ticket, orphans
 from .rows import Row, Running, cleaned, encode, identity, rows_of, running, unfinished_row
 from .tables import LEDGER_COLUMNS, ledger
 
@@ -75,7 +75,7 @@ class Ledger:
         self._journal = Journal(self._folder, interval=options.flush_interval, segment_size=segment_size)
         self._sql_interval = sql_interval
         self._open: dict[str, bytes] = {}
-        self._direct: list[tuple[list[Row], asyncio.Future[None]]] = []
+        self._direct: list[tuple[list[Row], Group]] = []
         self._flushing = asyncio.Lock()
         self._recovering = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
@@ -150,9 +150,9 @@ class Ledger:
             self._write(encode([_CLOSED, record.id, rows]))
         except OSError as error:
             log.warning("the journal cannot be written: %s", error.strerror)
-            future = asyncio.get_running_loop().create_future()
-            self._direct.append((rows, future))
-            return Ticket(future)
+            group = Group()
+            self._direct.append((rows, group))
+            return Ticket(group)
         finally:
             self._open.pop(record.id, None)
         return self._journal.ticket()
@@ -186,9 +186,8 @@ class Ledger:
         if waiting:
             await self._insert([row for rows, _ in waiting for row in rows])
             del self._direct[: len(waiting)]
-            for _, future in waiting:
-                if not future.done():
-                    future.set_result(None)
+            for _, group in waiting:
+                group.done()
 
     async def _insert(self, rows: list[Row]) -> None:
         values = [cleaned(row) for row in rows]

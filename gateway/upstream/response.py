@@ -33,7 +33,19 @@ class UpstreamResponse:
     """
 
     __slots__ = (
-        *("_deadline", "_discard", "_done", "_end", "_error", "_loop", "_on_end", "_parts", "_paused", "_room", "_size"),
+        *(
+            "_deadline",
+            "_discard",
+            "_done",
+            "_end",
+            "_error",
+            "_loop",
+            "_on_end",
+            "_parts",
+            "_paused",
+            "_room",
+            "_size",
+        ),
         *("_source", "_stream", "_streaming", "_timeouts", "_timer", "_timer_at", "_waiter", "_whole"),
         *("headers", "sent", "status"),
     )
