@@ -38,6 +38,13 @@ class Written(web.StreamResponse):
         super().__init__()
         self._keep_alive = keep_alive
 
+    def force_close(self) -> None:
+        """Not this one: it may stand for many answers (see ``closing``)."""
+
+
+KEPT, LAST = Written(keep_alive=True), Written(keep_alive=False)
+"""All that aiohttp is told of an answer: whether the connection stays."""
+
 
 class Reply(Protocol):
     """Where the pipeline writes to. Every method raises ClientDisconnected when nobody is there."""
@@ -80,7 +87,7 @@ class HTTPReply:
         if not request.keep_alive:
             told["connection"] = "close"
         head = whole_head(told)
-        self.response = Written(keep_alive=request.keep_alive)
+        self.response = KEPT if request.keep_alive else LAST
         request.writer.output_size += len(head) + len(body)
         if len(body) < JOINED:
             transport.write(head + body)
@@ -180,6 +187,14 @@ class HTTPReply:
         self.stop()
         if (transport := self._request.transport) is not None:
             transport.abort()
+
+
+def closing(response: web.StreamResponse) -> web.StreamResponse:
+    """The response, as the last one of its connection."""
+    if isinstance(response, Written):
+        return LAST
+    response.force_close()
+    return response
 
 
 def whole_head(headers: Mapping[str, str]) -> bytes:

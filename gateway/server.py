@@ -17,7 +17,7 @@ from .connection import SERVER_HEADER, Listener, log_crash
 from .endpoints.exchange import Exchange, new_exchange
 from .endpoints.routes import Routes
 from .errors import ClientDisconnected, GatewayError, LimitExceeded, Overloaded, Unauthenticated
-from .reply import error_response
+from .reply import closing, error_response
 from .throttle import Failures
 
 LOGGER = logging.getLogger("sluice.server")
@@ -109,7 +109,7 @@ class Site:
             serving.in_flight -= 1
             self._state.leave()
         if self._state.draining:
-            response.force_close()
+            return closing(response)
         return response
 
     async def _answer(self, exchange: Exchange, routes: Routes) -> web.StreamResponse:

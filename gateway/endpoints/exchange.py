@@ -1,6 +1,7 @@
 """One HTTP request as the endpoints see it: its id, its credential, its body, the headers its answer will have."""
 
 import asyncio
+import os
 import secrets
 import time
 from collections.abc import Mapping
@@ -21,6 +22,31 @@ TRACEPARENT = 55
 """Characters of version 00: two hex digits, 32, 16 and 2 with dashes between."""
 
 
+NONE: list[str] = []
+IDS_AT_ONCE = 256
+
+
+class Ids:
+    """Unguessable names of requests; the operating system is asked for many at once."""
+
+    def __init__(self) -> None:
+        self._made: list[str] = []
+
+    def take(self) -> str:
+        if not self._made:
+            random = secrets.token_hex(16 * IDS_AT_ONCE)
+            self._made = [f"req_{random[at : at + 32]}" for at in range(0, len(random), 32)]
+        return self._made.pop()
+
+    def forget(self) -> None:
+        """Have none: a forked process must not use those of its parent."""
+        self._made.clear()
+
+
+_ids = Ids()
+os.register_at_fork(after_in_child=_ids.forget)
+
+
 @dataclass(slots=True)
 class Exchange:
     """A request whose head has been read and whose body has not."""
@@ -37,7 +63,8 @@ class Exchange:
     @property
     def credential(self) -> str | None:
         given = self.request.headers
-        return bearer(given.getall("Authorization", []), [*given.getall("api-key", []), *given.getall("x-api-key", [])])
+        api_keys = given.getall("x-api-key", NONE) + given.getall("api-key", NONE)
+        return bearer(given.getall("Authorization", NONE), api_keys)
 
     @property
     def client_marks(self) -> tuple[str | None, str | None]:
@@ -66,7 +93,8 @@ class Exchange:
     async def body(self) -> bytes:
         """The whole JSON body, read once; raises InvalidRequest for another type, a body too large or one that comes too slowly."""
         self.check_client_request_id()
-        if self.request.content_type not in JSON_TYPES and "Content-Type" in self.request.headers:
+        declared = self.request.headers.get("Content-Type")
+        if declared != "application/json" and declared is not None and self.request.content_type not in JSON_TYPES:
             raise UnsupportedMediaType("Unsupported content type: expected 'application/json'.")
         if self._body is None:
             self._body = await read_body(self.request, self.limits)
@@ -116,5 +144,5 @@ def _too_large(limit: int) -> RequestTooLarge:
 
 
 def new_exchange(request: web.BaseRequest, limits: ServerConfig, common: Mapping[str, str]) -> Exchange:
-    request_id = f"req_{secrets.token_hex(16)}"
+    request_id = _ids.take()
     return Exchange(request, limits, request_id, time.perf_counter(), {**common, "x-request-id": request_id})
