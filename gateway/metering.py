@@ -67,9 +67,10 @@ class Meter:
         bound = self.estimator.bound(call, plan, route.config.params.default, hard=hard)
         if hard and any(self.prices.price(d) is None for d in plan):
             raise InvalidRequest(NO_PRICE, param="model", code="model_not_priced")
-        reservation = None
-        with contextlib.suppress(BudgetExceeded):  # ``_hold`` may make the answer shorter
+        try:
             reservation = self.limiter.reserve_now(call.id, limits, self._amounts(plan, bound, tier))
+        except BudgetExceeded:
+            reservation = None  # ``_hold`` may make the answer shorter
         if reservation is None:
             reservation, bound = await self._hold(call, principal, route, plan, tier, bound)
         metered = Metered(self, call, principal, route, plan, tier, reservation, bound, hard=hard)
@@ -102,7 +103,9 @@ class Meter:
 
     def _amounts(self, plan: Plan, bound: Bound, tier: str) -> Amounts:
         """What to reserve: the dearest deployment's worst case."""
-        cost = max([self.worst_case(d, bound, tier) for d in plan], default=0)
+        cost = 0
+        for deployment in plan:
+            cost = max(cost, self.worst_case(deployment, bound, tier))
         return Amounts(1, bound.input_tokens, bound.output_tokens, cost)
 
     def worst_case(self, deployment: Deployment, bound: Bound, tier: str) -> int:
@@ -172,30 +175,29 @@ class Metered:
         """See ``dispatch.Prepared``: more is reserved where the plan's dearest deployment is not enough."""
         slot = await self._enter(deployment) if deployment.pool is not None else None
         try:
-            self._held[number] = await self._hold(deployment, number, slot)
+            bound, capacity = self._bound_of(deployment), None
+            worst = self._meter.worst_case(deployment, bound, self.tier)
+            if self._hard:
+                if self._meter.prices.price(deployment) is None:
+                    raise UnsupportedParameter("model", NO_PRICE)
+                need = self._paid + sum([held.worst for held in self._held.values()]) + worst
+                if need > self._reservation.amounts.cost:
+                    await self._reservation.adjust(self._reservation.amounts._replace(cost=need))
+            if self._meter.limiter.has_capacity(deployment.id):
+                capacity = await self._take_capacity(deployment, number, bound, worst)
         except BaseException:
             if slot is not None:
                 slot.leave()
             raise
+        self._held[number] = Held(worst, capacity, slot)
 
-    async def _hold(self, deployment: Deployment, number: int, slot: Slot | None) -> Held:
-        bound = self._bound_of(deployment)
-        worst = self._meter.worst_case(deployment, bound, self.tier)
-        if self._hard:
-            if self._meter.prices.price(deployment) is None:
-                raise UnsupportedParameter("model", NO_PRICE)
-            need = self._paid + sum(held.worst for held in self._held.values()) + worst
-            if need > self._reservation.amounts.cost:
-                await self._reservation.adjust(self._reservation.amounts._replace(cost=need))
-        if not self._meter.limiter.has_capacity(deployment.id):
-            return Held(worst, None, slot)
+    async def _take_capacity(self, deployment: Deployment, number: int, bound: Bound, worst: int) -> Reservation:
         amounts = Amounts(1, bound.input_tokens, bound.output_tokens, worst)
         try:
-            capacity = await self._meter.limiter.reserve_capacity(f"{self.call.id}.{number}", deployment.id, amounts)
+            return await self._meter.limiter.reserve_capacity(f"{self.call.id}.{number}", deployment.id, amounts)
         except LimitExceeded as exc:
             full = "The capacity bought for this deployment is used up."
             raise DeploymentFull(ErrorKind.RATE_LIMITED, full, retry_after=exc.retry_after) from exc
-        return Held(worst, capacity, slot)
 
     async def _enter(self, deployment: Deployment) -> Slot | None:
         """A place in the deployment's pool, if the gateway has a queue in front of it.

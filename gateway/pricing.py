@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.resources import files
 from operator import attrgetter, mul
 from pathlib import Path
@@ -60,7 +60,7 @@ class TierPrice:
         return rates
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Price:
     """What a model costs at a provider, and how much it can read and write where that is known."""
 
@@ -71,6 +71,11 @@ class Price:
     max_input: int | None = None
     """Tokens of the context window."""
     max_output: int | None = None
+
+    @cached_property
+    def plain(self) -> tuple[int, int] | None:
+        """What a prompt and a completion token cost at worst where one price is all there is: no tiers, no steps."""
+        return None if self.tiers or self.default.above else _dearest(self.default.rates, False, False)
 
     def of(self, tier: str | None) -> TierPrice:
         """The price of a tier; one without a price of its own costs what the default does."""
@@ -99,10 +104,6 @@ def cost(usage: Usage, price: Price, tier: str | None = None) -> int:
 
 def worst_case(bounds: Bounds, price: Price, tiers: Iterable[str] = ("default",)) -> int:
     """The most nano-dollars a request may cost, whichever of ``tiers`` serves it and whatever a cache does."""
-    if not price.tiers and not price.default.above:  # nearly all models
-        prompt, completion = _dearest(price.default.rates, bounds.audio_input, bounds.audio_output)
-        pico = bounds.input_tokens * prompt + bounds.output_tokens * completion
-        return _nano(pico, bounds.calls, price)
     most = 0
     for step in {price.default, *map(price.of, tiers)} if price.tiers else (price.default,):
         for rates in _reachable(step, bounds.input_tokens) if step.above else (step.rates,):
@@ -292,7 +293,17 @@ class PriceBook:
     def worst_case(self, deployment: Deployment, bounds: Bounds, *tiers: str) -> int | None:
         """The most nano-dollars that a deployment may cost within ``bounds``; None when it has no price."""
         price = self.price(deployment)
-        return None if price is None else worst_case(within(bounds, price), price, tiers)
+        if price is None:
+            return None
+        if price.plain is None or bounds.calls or bounds.audio_input or bounds.audio_output:
+            return worst_case(within(bounds, price), price, tiers)
+        prompt, completion = price.plain
+        tokens, output = bounds[:2]
+        if price.max_input is not None and price.max_input < tokens:
+            tokens = price.max_input
+        if price.max_output is not None:
+            output = min(output, price.max_output * bounds.choices + bounds.prediction)
+        return -(-(tokens * prompt + output * completion) // PICO_PER_NANO)
 
     def of(self, adapter: str, deployment: schema.Deployment, unpriced: str | None = None) -> Price | None:
         """Its own price, else the price list's, else (policy ``default``) the default one; None: has no price.

@@ -70,10 +70,22 @@ class MemoryEngine:
         if rid in self._held:
             return InMemory(self, limits, bound)
         now, current = self._monotonic(), self._current()
-        for position, counter in enumerate(bound):
-            if lacks(counter, need[counter[2]], now, current):
-                amount = need[counter[2]]
-                return self._refuse(limits, position, amount, amount)
+        for position, (kind, cell, unit, cap, rate, period) in enumerate(bound):  # ``lacks``, without a call for each
+            amount = need[unit]
+            if kind == BUCKET:
+                if now > cell[1]:
+                    level = cell[0] + (now - cell[1]) * rate
+                    cell[0], cell[1] = (level if level < cap else cap), now
+                if amount * period <= cell[0]:
+                    continue
+            elif kind == WINDOW:
+                if cell[0] < current[period]:
+                    cell[:] = (current[period], 0, 0)
+                if cell[1] + cell[2] + amount <= cap:
+                    continue
+            elif cell[0] + amount <= cap:
+                continue
+            return self._refuse(limits, position, amount, amount)
         self._held[rid] = (limits, need, deduct(bound, need, now))
         return InMemory(self, limits, bound)
 

@@ -114,11 +114,12 @@ class Segment:
 
     def put(self, data: bytes) -> None:
         """Copy behind the last record; raises OSError when the file has no room and cannot get more."""
-        assert self.map is not None, "only a process's own files are written"
-        end = self.size + len(data)
-        if end > len(self.map):
+        room, start = self.map, self.size
+        assert room is not None, "only a process's own files are written"
+        end = start + len(data)
+        if end > len(room):
             self._grow(end)
-        self.map[self.size : end] = data
+        room[start:end] = data
         self.size = end
 
     def _grow(self, end: int) -> None:
@@ -242,7 +243,7 @@ class Journal:
         return self._segments[-1]
 
     def is_full(self) -> bool:
-        return self._current.size >= self._segment_size and self._spare is not None
+        return self._spare is not None and self._current.size >= self._segment_size
 
     def rotate(self) -> None:
         """Go on in the spare file; the old one is deleted when SQL has all of it."""
