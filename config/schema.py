@@ -343,6 +343,11 @@ class Ledger(Model):
     flush_interval: Seconds = Field(0.005, description="How long rows may wait for others before they are written.")
     retention_days: Count | None = Field(None, description="Older rows are rolled up and deleted; absent: kept.")
     journal: str = Field("sluice-journal", description="Folder of the write-ahead journal that makes rows durable.")
+    wait_for: Literal["disk", "kernel"] = Field(
+        "disk",
+        description="What the last byte of an answer waits for. `disk`: its row would survive a power cut. `kernel`: it "
+        "would survive the death of the process (kill -9); a power cut loses the rows of the last `flush_interval`.",
+    )
 
 
 class StoredCompletions(Model):

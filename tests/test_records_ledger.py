@@ -434,6 +434,20 @@ async def test_a_lone_row_is_synced_at_once(database: Database, tmp_path: Path) 
     await ledger.close()
 
 
+async def test_rows_need_not_wait_for_the_disk_where_the_operator_says_so(database: Database, tmp_path: Path) -> None:
+    """What the kernel has survives the process: the heir of one that died at once finds the row."""
+    options = LedgerOptions(journal=f"{tmp_path}/journal", wait_for="kernel", flush_interval=60)
+    ledger = Ledger(database, options, sql_interval=60)
+    await ledger.start()
+    await ledger.append(record("req_0", 1))  # the first sync needs no company
+    assert ledger.append(record("req_1", 1)).is_durable
+    await _abandon(ledger)
+    heir = Ledger(database, options, sql_interval=60)
+    await heir.start()
+    assert await count(database) == 2
+    await heir.close()
+
+
 async def test_waiting_for_a_row_ends_in_time() -> None:
     ticket = j.Ticket(j.Group())
     assert not await ticket.within(0.01)

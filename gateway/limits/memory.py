@@ -75,7 +75,7 @@ class MemoryEngine:
             if kind == BUCKET:
                 if now > cell[1]:
                     level = cell[0] + (now - cell[1]) * rate
-                    cell[0], cell[1] = (level if level < cap else cap), now
+                    cell[0], cell[1] = (min(cap, level)), now
                 if amount * period <= cell[0]:
                     continue
             elif kind == WINDOW:

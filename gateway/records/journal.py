@@ -45,8 +45,8 @@ class Group:
 
     __slots__ = ("durable", "timer", "waiters")
 
-    def __init__(self) -> None:
-        self.durable = False
+    def __init__(self, *, durable: bool = False) -> None:
+        self.durable = durable
         self.waiters: list[asyncio.Future[None]] = []
         self.timer: asyncio.TimerHandle | None = None
 

@@ -46,6 +46,10 @@ _AT_ONCE = (400, 50)
 stay below the 32,766 that SQLite takes."""
 
 
+SAFE = Ticket(Group(durable=True))
+"""Of a row that the kernel has, where that is enough."""
+
+
 @dataclass(frozen=True, slots=True)
 class Recovered:
     """What journals of dead processes held."""
@@ -74,6 +78,7 @@ class Ledger:
         self._folder = Path(options.journal)
         self._journal = Journal(self._folder, interval=options.flush_interval, segment_size=segment_size)
         self._sql_interval = sql_interval
+        self._waits_for_disk = options.wait_for == "disk"
         self._open: dict[str, bytes] = {}
         self._direct: list[tuple[list[Row], Group]] = []
         self._flushing = asyncio.Lock()
@@ -155,7 +160,8 @@ class Ledger:
             return Ticket(group)
         finally:
             self._open.pop(record.id, None)
-        return self._journal.ticket()
+        ticket = self._journal.ticket()
+        return ticket if self._waits_for_disk else SAFE
 
     def _write(self, payload: bytes) -> None:
         if self._journal.is_full():
