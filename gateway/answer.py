@@ -6,7 +6,7 @@ from array import array
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -126,6 +126,14 @@ def forces_a_tool(call: Call) -> bool:
     return isinstance(choice, dict) and choice.get("type") == "function"
 
 
+class Pourable(Protocol):
+    """Where a stream goes: see ``reply.Reply``."""
+
+    def push(self, data: bytes) -> bool: ...
+    async def drained(self) -> None: ...
+    async def send(self, data: bytes) -> None: ...
+
+
 class StreamedAnswer:
     """A stream whose first content has arrived."""
 
@@ -183,6 +191,24 @@ class StreamedAnswer:
                 return out
             since = _progress(since)
         return None
+
+    async def pour(self, reply: Pourable) -> None:
+        """Send the stream until the upstream is done, each piece as it arrives; raises ProviderError."""
+        if self._first:
+            first, self._first = self._first, b""
+            await reply.send(first)
+        since: float | None = None
+
+        def forward(data: bytes) -> bool:
+            nonlocal since
+            if out := self._relay.feed(data):
+                since = None
+                return reply.push(out)
+            since = _progress(since)
+            return True
+
+        while not await self._response.pour(forward):
+            await reply.drained()
 
     def last(self) -> bytes:
         """The closing bytes, ``[DONE]`` included; raises ProviderError if the stream was cut short."""

@@ -141,8 +141,7 @@ class Pipeline:
         metered.streaming(answer, record)
         try:
             await reply.start(headers)
-            while (data := await answer.next()) is not None:
-                await reply.send(data)
+            await answer.pour(reply)
             last = answer.last()
             await metered.settled(answer, record)
             await self._keep(answer, metered, record)

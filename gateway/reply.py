@@ -51,6 +51,11 @@ class Reply(Protocol):
 
     async def whole(self, body: bytes, headers: Mapping[str, str]) -> None: ...
     async def start(self, headers: Mapping[str, str]) -> None: ...
+    def push(self, data: bytes) -> bool:
+        """Send without waiting; False: the client is slow, ``drained`` comes before more."""
+        ...
+
+    async def drained(self) -> None: ...
     async def send(self, data: bytes) -> None: ...
     async def finish(self, data: bytes) -> None: ...
     async def fail(self, error: GatewayError) -> None:
@@ -99,11 +104,18 @@ class HTTPReply:
         if self._ping is not None:
             self._timer = asyncio.get_running_loop().call_later(self._ping, self._tick)
 
-    async def send(self, data: bytes) -> None:
+    def push(self, data: bytes) -> bool:
         self._silent = False
         head, self._head = self._head, b""
         self._transport().write(b"%b%x\r\n%b\r\n" % (head, len(data), data))
+        return not self._request.protocol.writing_paused
+
+    async def drained(self) -> None:
         if self._request.protocol.writing_paused:  # a slow reader: only then is a timer worth its price
+            await self._drain()
+
+    async def send(self, data: bytes) -> None:
+        if not self.push(data):
             await self._drain()
 
     async def finish(self, data: bytes) -> None:

@@ -103,11 +103,19 @@ def chat(provider: DemoUpstream, model: str, *, stream: bool = False) -> Upstrea
 
 
 async def fetch(client: Upstream, request: UpstreamRequest, timeouts: Timeouts = SLOW) -> tuple[int, bytes]:
-    """Status and body, however the request wants it read."""
+    """Status and body, however the request wants it read: a stream as the gateway does, its beginning and then the rest."""
     async with await client.open(request, timeouts) as response:
         if not request.stream:
             return response.status, await response.read()
-        return response.status, b"".join([piece async for piece in pieces(response)])
+        found = [await response.chunk()]
+
+        def sink(data: bytes) -> bool:
+            found.append(data)
+            return len(found) % 3 != 0  # a client that is slow now and then
+
+        while not await response.pour(sink):
+            await asyncio.sleep(0)
+        return response.status, b"".join(found)
 
 
 async def pieces(response: UpstreamResponse) -> AsyncIterator[bytes]:
@@ -507,6 +515,79 @@ async def test_closing_an_unfinished_answer_drops_it_soon(client: Upstream, prov
 
 
 # -- time and cancellation -------------------------------------------------------------------------------------------
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+async def test_what_a_sink_raises_reaches_who_pours_and_later_pieces_are_not_given_to_it(client: Upstream) -> None:
+    given: list[bytes] = []
+
+    def sink(data: bytes) -> bool:
+        given.append(data)
+        raise KeyError("full")
+
+    async with serving(saying(CHUNKED, b"1\r\na\r\n", b"1\r\nb\r\n", pause=0.02, hold=5)) as url:
+        response = await client.open(post(url, stream=True), SLOW)
+        with pytest.raises(KeyError):
+            await response.pour(sink)
+        await asyncio.sleep(0.05)
+        assert given == [b"a"]
+        response.abort()
+
+
+async def test_a_sink_that_wants_no_more_holds_the_upstream_back(client: Upstream) -> None:
+    sent = 0
+
+    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await read_request(reader)
+        writer.write(CHUNKED)
+        for _ in range(400):
+            writer.write(b"10000\r\n" + bytes(65536) + b"\r\n")
+            await writer.drain()
+            sent += 65536
+
+    async with serving(play) as url:
+        response = await client.open(post(url, stream=True), SLOW)
+        assert not await response.pour(lambda _: False)
+        await asyncio.sleep(0.3)
+        assert sent < 16 << 20, "what nobody reads piles up in buffers only"
+        taken = 0
+
+        def sink(data: bytes) -> bool:
+            nonlocal taken
+            taken += len(data)
+            return True
+
+        with pytest.raises(ProviderError) as caught:
+            while True:
+                await response.pour(sink)
+        assert caught.value.kind is ErrorKind.INCOMPLETE  # it ends without a last chunk
+        assert taken > 20 << 20
+
+
+async def test_pouring_is_bounded_by_the_pause_between_two_pieces_and_cancelled_at_once(client: Upstream) -> None:
+    slow = Timeouts(first_byte=5, idle=0.1)
+    async with serving(saying(CHUNKED, *[b"1\r\na\r\n"] * 4, pause=0.06, hold=5)) as url:
+        response = await client.open(post(url, stream=True), slow)
+        given: list[bytes] = []
+
+        def sink(data: bytes) -> bool:
+            given.append(data)
+            return True
+
+        with pytest.raises(ProviderError) as caught:
+            await response.pour(sink)
+        assert caught.value.kind is ErrorKind.TIMEOUT
+        assert given == [b"a"] * 4, "each piece moves the bound on"
+    async with serving(saying(CHUNKED, b"1\r\na\r\n", hold=5)) as url:
+        response = await client.open(post(url, stream=True), SLOW)
+        task = asyncio.create_task(response.pour(lambda _: True))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert client.in_flight == 0
 
 
 async def timed(work: Awaitable[ErrorKind]) -> tuple[ErrorKind, float]:

@@ -87,6 +87,13 @@ class Recorder:
         self._headers = {**_lasting(headers), _STREAM: "true"}
         await self._reply.start(headers)
 
+    def push(self, data: bytes) -> bool:
+        self._note(data)
+        return self._reply.push(data)
+
+    async def drained(self) -> None:
+        await self._reply.drained()
+
     async def send(self, data: bytes) -> None:
         self._note(data)
         await self._reply.send(data)

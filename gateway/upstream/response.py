@@ -46,7 +46,19 @@ class UpstreamResponse:
             "_room",
             "_size",
         ),
-        *("_source", "_stream", "_streaming", "_timeouts", "_timer", "_timer_at", "_waiter", "_whole"),
+        *(
+            "_refused",
+            "_sink",
+            "_spilt",
+            "_source",
+            "_stream",
+            "_streaming",
+            "_timeouts",
+            "_timer",
+            "_timer_at",
+            "_waiter",
+            "_whole",
+        ),
         *("headers", "sent", "status"),
     )
 
@@ -67,6 +79,12 @@ class UpstreamResponse:
         self._paused = False
         self._done = False
         self._error: ProviderError | None = None
+        self._sink: Callable[[bytes], bool] | None = None
+        """Where ``pour`` has what arrives go..."""
+        self._refused = False
+        """...whether it wants no more for now..."""
+        self._spilt: Exception | None = None
+        """...and what it raised."""
         self._waiter: asyncio.Future[None] | None = None
         self._on_end: Callable[[], None] | None = None
         self._end = float("inf")
@@ -83,6 +101,31 @@ class UpstreamResponse:
                 return b""
             await self._wait()
         return self._take()
+
+    async def pour(self, sink: Callable[[bytes], bool]) -> bool:
+        """Give ``sink`` what arrives the moment it does, without waking the task that waits here; True at the end.
+
+        False when the sink answers False: it wants no more for now. What it raises is raised here.
+        """
+        while True:
+            if self._parts:
+                if not sink(self._take()):
+                    return False
+            elif self._error:
+                raise self._error
+            elif self._done:
+                return True
+            else:
+                self._sink = sink
+                try:
+                    await self._wait()
+                finally:
+                    self._sink = None
+                if self._refused:
+                    self._refused = False
+                    return False
+                if self._spilt is not None:
+                    raise self._spilt
 
     async def read(self, limit: int = MAX_BODY) -> bytes:
         """The whole (rest of the) body; more than ``limit`` bytes are an error."""
@@ -162,6 +205,9 @@ class UpstreamResponse:
         if self._discard:
             return
         self._streaming = self._stream
+        if self._sink is not None:
+            self._pass_on(self._sink, parts[0] if len(parts) == 1 else b"".join(parts))
+            return
         self._parts.extend(parts)
         for part in parts:
             self._size += len(part)
@@ -174,6 +220,17 @@ class UpstreamResponse:
             self._wake()
         elif self._stream:
             self._deadline = self._loop.time() + self._timeouts.idle
+
+    def _pass_on(self, sink: Callable[[bytes], bool], data: bytes) -> None:
+        self._deadline = self._loop.time() + self._timeouts.idle
+        try:
+            if sink(data):
+                return
+            self._refused = True
+        except Exception as error:
+            self._spilt = error
+        self._sink = None  # what comes before its task wakes up waits like everything else
+        self._wake()
 
     def finish(self) -> None:
         """The answer is over."""
