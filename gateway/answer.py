@@ -155,6 +155,8 @@ class StreamedAnswer:
         self._first = first
         self._kept = kept
         self._complete = False
+        self.waited = 0.0
+        """Seconds from the request to the first content."""
         self._on_end: list[Callable[[], None]] = []
 
     def on_end(self, callback: Callable[[], None]) -> None:
@@ -257,6 +259,8 @@ class WholeAnswer:
         self.usage = usage
         self.tier = tier
         self.served_tier = served_tier
+        self.waited = 0.0
+        """Seconds from the request to its last byte."""
         self._completion = completion
 
     @property

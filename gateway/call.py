@@ -150,8 +150,10 @@ class CallRecord:
     """Wall clock, seconds since the epoch."""
     seconds: float = 0.0
     ttft: float | None = None
-    phases: dict[str, float] = field(default_factory=dict)
-    """Seconds of the gateway's own time by phase."""
+    laps: list[tuple[str, float]] = field(default_factory=list)
+    """Phases in their order, each with the moment (``time.perf_counter``) at which it ended."""
+    waited: float = 0.0
+    """Seconds that providers took: up to the first content of a stream, or to the whole answer."""
     dropped: tuple[str, ...] = ()
     client_request_id: str | None = None
     """The client's own ``X-Client-Request-Id``: for its support cases, not ours."""
@@ -165,3 +167,22 @@ class CallRecord:
     """Whether the retry budget forbade a further attempt."""
     spillover: tuple[str, str] | None = None
     """The rung of the capacity ladder that should have served and the one that did, where they differ."""
+
+    @property
+    def phases(self) -> dict[str, float]:
+        """Seconds by phase; empty for a call that has no answer.
+
+        ``auth``, ``limits`` (settling and the ledger included), ``translate`` (checking and routing too) and ``stream``
+        (the last bytes) are the gateway's own and add up to what it adds to an answer; ``queue`` is its queue;
+        ``upstream`` is the provider's time.
+        """
+        if not self.laps:
+            return {}
+        queued = self.queued or 0.0
+        found = {"upstream": self.waited, "queue": queued}
+        before = self.laps[0][1]
+        for name, at in self.laps[1:]:
+            found[name] = found.get(name, 0.0) + at - before
+            before = at
+        found["translate"] = max(found.get("translate", 0.0) - self.waited - queued, 0.0)
+        return found

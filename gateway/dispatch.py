@@ -279,6 +279,7 @@ class Dispatcher:
             if hints and (limits := ratelimits.read(response.headers)) is not None:
                 self._fleet[deployment.id].health.hinted(limits)
             answer: Answer = await call.operation.read(call, deployment, sent, tier, response)
+            answer.waited = response.taken
             return answer
         except BaseException as exc:
             if isinstance(exc, ProviderError):

@@ -69,27 +69,36 @@ class Pipeline:
         """Serve one call; raises GatewayError while nothing was sent, ClientDisconnected when nobody is there."""
         clock = time.perf_counter
         record, started = CallRecord(incoming.id, started=time.time()), clock()
+        laps = [("", started)]
         metered: Metered | None = None
         try:
             record.client_request_id, record.client_retries = incoming.client_marks
             record.traceparent = incoming.traceparent
             principal = record.principal = await self.auth.authenticate(incoming.credential, record.started)
             incoming.headers.update(tenant_headers(principal))
+            laps.append(("auth", clock()))
             call = read(incoming.id, await incoming.body(), principal, self.allow)
             if call.store and (self.keeper is None or not principal.may_store):
                 call = replace(call, store=False)
             record.stream, record.requested_tier = call.stream, call.request.get("service_tier")
+            laps.append(("translate", clock()))
             route = self.router.resolve(call.model, principal)
             record.model = route.name
             record.effective_tier = tiers.effective(call.request, principal)
             metered = await self._reserve(call, principal, route, record)
+            laps.append(("limits", clock()))
             answer = await flex.answer(self.dispatch, metered, record)
-            record.ttft = clock() - started
+            answered = clock()
+            laps.append(("translate", answered))
+            record.ttft = answered - started
+            record.laps = laps
+            record.waited = answer.waited + sum([a.seconds for a in record.attempts[:-1]])
             headers = metered.headers(answer, record)
             if self.litellm_headers:
                 headers |= {"x-litellm-model-id": answer.deployment.id, "x-litellm-call-id": record.id}
             if isinstance(answer, WholeAnswer):
                 await metered.settled(answer, record)
+                laps.append(("limits", clock()))
                 await self._keep(answer, metered, record)
                 if self.litellm_headers:
                     headers["x-litellm-response-cost"] = dollars(record.cost)
@@ -97,6 +106,7 @@ class Pipeline:
             else:
                 await self._stream(answer, metered, record, reply, headers)
             record.status = 200
+            laps.append(("stream", clock()))
         except GatewayError as exc:
             record.status, record.code = exc.status, exc.label
             exc.extra_headers.update(metered.limit_headers() if metered is not None else {})
@@ -142,8 +152,10 @@ class Pipeline:
         try:
             await reply.start(headers)
             await answer.pour(reply)
+            record.laps.append(("upstream", time.perf_counter()))
             last = answer.last()
             await metered.settled(answer, record)
+            record.laps.append(("limits", time.perf_counter()))
             await self._keep(answer, metered, record)
             await reply.finish(last)
             await answer.close()

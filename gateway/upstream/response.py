@@ -1,6 +1,7 @@
 """One answer of an upstream: filled by its connection, read by the gateway."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -38,6 +39,8 @@ class UpstreamResponse:
             "_discard",
             "_done",
             "_end",
+            "_ended",
+            "_opened",
             "_error",
             "_loop",
             "_on_end",
@@ -66,6 +69,8 @@ class UpstreamResponse:
         self.status = 0
         self.headers: dict[str, str] = {}
         self.sent = loop.time()
+        self._opened = time.perf_counter()  # the loop's own clock is coarse
+        self._ended = 0.0
         self._loop = loop
         self._timeouts = timeouts
         self._stream = stream
@@ -173,6 +178,11 @@ class UpstreamResponse:
     # What follows is called by the connection and by the client.
 
     @property
+    def taken(self) -> float:
+        """Seconds from the request to the end of the answer, or until now."""
+        return (self._ended or time.perf_counter()) - self._opened
+
+    @property
     def answered(self) -> bool:
         """Whether the status line and headers are here."""
         return self.status != 0
@@ -237,6 +247,7 @@ class UpstreamResponse:
         if self._done:
             return
         self._done = True
+        self._ended = time.perf_counter()
         self._timer.cancel()
         self._source = None
         self._wake()
