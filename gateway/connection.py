@@ -52,6 +52,11 @@ class Connection(RequestHandler):
         elif self._head_timer is None and data:
             self._head_timer = self._loop.call_later(self._head_timeout, self._head_is_late)
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Only what was paused: aiohttp asks for it at the end of every body, and parses nothing again for it."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
