@@ -1,0 +1,93 @@
+"""What Sluice is to reach with everything on: as ratios to contestants of the same run, and in megabytes and seconds."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from . import measures as m
+from .measures import Of, Results
+
+Measured = Callable[[dict[str, Any], str], float | None]
+"""The results of a run and `sluice` or `redis` -> the figure; None: it was not measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    what: str
+    of: Measured
+    memory: float | None
+    """With counters in memory; None: reported only."""
+    redis: float | None
+    least: bool = True
+    """Whether the figure must be so much at least, or at most."""
+    unit: str = " x"
+
+    def met(self, value: float, bound: float) -> bool:
+        return value >= bound if self.least else value <= bound
+
+    def bound(self, bound: float | None) -> str:
+        return "" if bound is None else f"{'>=' if self.least else '<='} {bound:g}{self.unit}"
+
+
+def ratio(test: str, other: str, of: Of, other_test: str = "") -> Measured:
+    return lambda found, name: Results(found.get("rows", [])).ratio(test, name, other or name, of, other_test)
+
+
+def added(test: str, of: Of) -> Measured:
+    return lambda found, name: Results(found.get("rows", [])).added(test, name, "bare", of)
+
+
+def incomplete(test: str) -> Measured:
+    return lambda found, name: Results(found.get("rows", [])).total(test, name, m.cut)
+
+
+def part(*path: str) -> Measured:
+    """A figure of resources, workers or soak."""
+
+    def look(found: dict[str, Any], name: str) -> float | None:
+        for step in (path[0], name, *path[1:]):
+            if step not in found:
+                return None
+            found = found[step]
+        return float(found)  # type: ignore[arg-type]  # the last step is a number
+
+    return look
+
+
+def scaling(key: str) -> Measured:
+    """Workers share their counters through Redis, so there is no figure for memory."""
+    return lambda found, name: part("workers", "efficiency")({"workers": found.get("workers", {})}, key) if name == "redis" else None
+
+
+def slope(found: dict[str, Any], name: str) -> float | None:
+    """Megabytes per hour beyond the error of the measurement: 0 when the slope cannot be told from none."""
+    value, error = part("soak", "slope")(found, name), part("soak", "error")(found, name)
+    return None if value is None or error is None else max(0.0, abs(value) - error)
+
+
+GOALS = (
+    Goal("requests/s, 64 connections, to the bare proxy's", ratio("throughput", "bare", m.rps), 1.2, 1.0),
+    Goal("to LiteLLM's", ratio("throughput", "litellm", m.rps), 90, 75),
+    Goal("to Portkey's", ratio("throughput", "portkey", m.rps), 13, 11),
+    Goal("to nginx's", ratio("throughput", "nginx", m.rps), 0.15, 0.12),
+    Goal("to TensorZero's", ratio("throughput", "tensorzero", m.rps), 1.5, 1.25),
+    Goal("to Ferro's", ratio("throughput", "ferro", m.rps), None, None),
+    Goal("to vLLM router's", ratio("throughput", "vllm-router", m.rps), None, None),
+    Goal("latency added at 200 requests/s, p50, to the bare proxy's", added("latency", m.P50), 1.3, 1.6, least=False),
+    Goal("the same, p99", added("latency", m.P99), None, 2, least=False),
+    Goal("chunks/s at saturation, to the bare proxy's", ratio("streams", "bare", m.chunks), 1, 1),
+    Goal("CPU per chunk, 100 streams, 10 ms apart, to the bare proxy's", ratio("paced", "bare", m.chunk_cpu), 1, 1, least=False),
+    Goal("time to first chunk added at 100 streams, p50, to the bare proxy's", added("paced", m.FIRST), 1.3, 1.6, least=False),
+    Goal("1,000 streams, 100 ms apart: incomplete", incomplete("crowd"), 0, 0, least=False, unit=""),
+    Goal("the same, p99 of the relay delay, to nginx's", ratio("crowd", "nginx", m.LATE99), 3, 3, least=False),
+    Goal("1,000 streams, 10 ms apart: incomplete", incomplete("flood"), 0, 0, least=False, unit=""),
+    Goal("the same, p99 of the relay delay, to nginx's", ratio("flood", "nginx", m.LATE99), 2, 2, least=False),
+    Goal("translated streams, chunks/s, to the byte path's", ratio("translated", "", m.chunks, "streams"), 0.5, 0.5),
+    Goal("memory of an idle worker", part("resources", "idle_mb"), 90, 90, least=False, unit=" MB"),
+    Goal("memory after 100,000 requests", part("resources", "after_mb"), 130, 130, least=False, unit=" MB"),
+    Goal("growth over a soak, beyond its error", slope, 0, 0, least=False, unit=" MB/h"),
+    Goal("four workers on one CPU, efficiency", scaling("4 on 1 CPU"), None, 0.9),
+    Goal("four workers on all CPUs, efficiency", scaling("4 on all CPUs"), None, 0.9),
+    Goal("start to first answer, existing database", part("resources", "existing", "wall"), 1, 1, least=False, unit=" s"),
+    Goal("start to first answer, new database", part("resources", "new", "wall"), None, None, least=False, unit=" s"),
+)
