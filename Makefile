@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint format bench bench-check simulate-tiers records limits chaos clients clients-fast conformance fuzz oracle generated image-check docs clean
+.PHONY: run test lint format bench bench-check bench-peers bench-resources bench-workers soak bench-table simulate-tiers records limits chaos clients clients-fast conformance fuzz oracle generated image-check docs clean
 
 run: $(VENV)/.demo  ## start demo upstreams and the gateway, show a failover, keep serving (ONCE=1: end after it)
 	$(BIN)/sluice demo $(if $(ONCE),--once)
@@ -22,9 +22,25 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.dev  ## what checking a request costs; requests/s, latency and CPU beside direct access and a bare proxy
+bench: $(VENV)/.dev  ## what checking a request costs; requests/s, latency, streams and CPU beside direct access, nginx (where it is) and a bare proxy
 	$(BIN)/python -m benchmarks.validation
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks --tests throughput,latency,streams,translated,paced --json build/bench.json
+
+bench-peers: $(VENV)/.dev  ## install nginx, LiteLLM, Portkey, TensorZero and more, each in .venvs/peers, and run everything beside them (about an hour)
+	$(BIN)/python -m benchmarks.peers
+	$(BIN)/python -m benchmarks --contestants all --json build/bench.json
+
+bench-resources: $(VENV)/.dev  ## start to first answer; memory idle and after 100,000 requests
+	$(BIN)/python -m benchmarks.resources --json build/bench.json
+
+bench-workers: $(VENV)/.dev  ## requests/s for each CPU used, four workers beside one
+	$(BIN)/python -m benchmarks.workers --json build/bench.json
+
+soak: $(VENV)/.dev  ## does memory grow under mixed traffic: MINUTES=20
+	$(BIN)/python -m benchmarks.soak --minutes $(or $(MINUTES),20) --json build/bench.json
+
+bench-table: $(VENV)/.dev  ## the tables of the last runs, in Markdown
+	$(BIN)/python -m benchmarks.report build/bench.json
 
 limits: $(VENV)/.dev  ## limits at full size: kills, freezes, failovers, a resharded cluster; prints every figure
 	$(BIN)/python -m tests.acceptance_limits
@@ -71,8 +87,8 @@ generated: $(VENV)/.dev  ## write what is generated from the code: docs/configur
 image-check:  ## what the Dockerfile does, without a container engine
 	deploy/check_image.sh
 
-bench-check: $(VENV)/.dev  ## fail when a request costs much more CPU, in times of the bare proxy's, than it did
-	$(BIN)/python -m benchmarks --contestants bare,sluice --tests throughput --rounds 5 --seconds 2 --check 3.5
+bench-check: $(VENV)/.dev  ## fail when a request or a streamed chunk costs much more CPU, in times of the bare proxy's, than it did
+	$(BIN)/python -m benchmarks --contestants bare,sluice --tests throughput,paced --rounds 5 --seconds 2 --retries 0 --check throughput=3.5,paced=1.6
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

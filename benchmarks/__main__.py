@@ -20,10 +20,10 @@ from pathlib import Path
 
 from . import measures
 from .bench import Bench
-from .contestants import CONTESTANTS
+from .contestants import CONTESTANTS, OWN
 from .machine import about
 from .measures import TESTS, Results, Row, Test
-from .report import everything, save
+from .report import publish
 
 NOISE = 0.12
 SLOW = ("litellm", "portkey")
@@ -34,7 +34,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--contestants", metavar="NAME,...", help=f"of {', '.join(CONTESTANTS)}; default: what is there")
+    parser.add_argument(
+        "--contestants",
+        metavar="NAME,...",
+        help=f"of {', '.join(CONTESTANTS)}; all: what is there; default: of {', '.join(OWN)} what is there",
+    )
     parser.add_argument("--tests", default=",".join(TESTS), metavar="NAME,...", help=", ".join(TESTS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement, warming up not counted")
@@ -44,12 +48,15 @@ def main() -> None:
         type=check_of,
         default=(),
         metavar="TEST=TIMES,...",
-        help="fail when sluice's CPU per request (throughput) or per chunk (streams) is more than so many times the bare proxy's",
+        help="fail when sluice's CPU per request (throughput) or per chunk (streams, paced) is more than so many times the bare proxy's",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="keep every measurement; other parts of the file stay")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="keep every measurement; other parts of the file stay"
+    )
     arguments = parser.parse_args()
-    asked = arguments.contestants is not None
-    names = arguments.contestants.split(",") if asked else [name for name in CONTESTANTS if CONTESTANTS[name].there]
+    asked = arguments.contestants not in (None, "all")
+    there = [name for name in (CONTESTANTS if arguments.contestants else OWN) if CONTESTANTS[name].there]
+    names = arguments.contestants.split(",") if asked else there
     tests = arguments.tests.split(",")
     for name, table in [(n, CONTESTANTS) for n in names] + [(t, TESTS) for t in tests]:
         if name not in table:
@@ -63,9 +70,7 @@ def main() -> None:
         takes_part = {test: [n for n in names if meets(n, test, asked)] for test in tests}
         rows = list(rounds(bench, takes_part, arguments.rounds, arguments.seconds, arguments.retries))
         peers = {n: version for n in names if (version := CONTESTANTS[n].release())}
-    found = {"about": {**about(), **peers, "command": "python -m benchmarks " + " ".join(sys.argv[1:])}, "rows": rows}
-    save(arguments.json, **found)
-    everything(found)
+    publish("rows", rows, arguments.json, **about(), **peers)
     check(Results(rows), arguments.check)
 
 
@@ -104,12 +109,18 @@ def measure(bench: Bench, name: str, test: Test, seconds: float) -> Row:
     return bench.load(name, ("-d", str(seconds), *test.load), test.stream, model)
 
 
+COSTS = {
+    "throughput": ("request", measures.request_cpu),
+    "streams": ("chunk", measures.chunk_cpu),
+    "paced": ("chunk", measures.chunk_cpu),
+}
+
+
 def check_of(text: str) -> tuple[tuple[str, float], ...]:
     pairs = [part.split("=") for part in text.split(",")]
+    if any(test not in COSTS for test, *_ in pairs):
+        raise argparse.ArgumentTypeError(f"there are {', '.join(COSTS)}")
     return tuple((test, float(times)) for test, times in pairs)
-
-
-COSTS = {"throughput": ("request", measures.request_cpu), "streams": ("chunk", measures.chunk_cpu)}
 
 
 def check(results: Results, allowed: tuple[tuple[str, float], ...]) -> None:

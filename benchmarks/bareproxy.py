@@ -1,6 +1,10 @@
-"""The least a gateway on aiohttp can do, as fast as aiohttp can: forward bytes. ``bareproxy.py PORT UPSTREAM``."""
+"""The least a gateway on aiohttp can do, as fast as aiohttp can: forward bytes. ``bareproxy.py PORT UPSTREAM [PROCESSES]``.
+
+Several processes listen on the same port and share nothing.
+"""
 
 import asyncio
+import os
 import sys
 
 import aiohttp
@@ -8,6 +12,7 @@ import uvloop
 from aiohttp import web
 
 PORT, UPSTREAM = int(sys.argv[1]), sys.argv[2]
+PROCESSES = int(sys.argv[3]) if len(sys.argv) > 3 else 1
 HEADERS = {"Content-Type": "application/json", "Authorization": "Bearer sk-upstream"}
 
 
@@ -35,8 +40,11 @@ async def main() -> None:
 
     runner = web.ServerRunner(web.Server(handler, access_log=None))
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", PORT, backlog=4096).start()
+    await web.TCPSite(runner, "127.0.0.1", PORT, backlog=4096, reuse_port=PROCESSES > 1).start()
     await asyncio.Event().wait()
 
 
+for _ in range(PROCESSES - 1):
+    if os.fork() == 0:
+        break
 uvloop.run(main())

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Mapping
@@ -113,19 +114,27 @@ class Bench:
         """What the upstream does with later requests; see tools/upstream.c."""
         self._get("/__set?" + "&".join(f"{name}={value}" for name, value in settings.items()))
 
-    def load(self, name: str, load: tuple[str, ...], stream: bool, model: str = "", cpus: str = DRIVER) -> Row:
-        """One measurement: what the load generator found, and what it cost whom."""
+    def load(
+        self,
+        name: str,
+        load: tuple[str, ...],
+        stream: bool,
+        model: str = "",
+        cpus: str = DRIVER,
+        timeout: float = 900,
+    ) -> Row:
+        """One measurement: what the load generator found, and what it cost whom. `timeout` in seconds."""
         running = self.running[name]
         body = {**json.loads((HERE / "body.json").read_text()), "model": model or running.contestant.model}
-        file = self._folder / "body.json"
-        file.write_text(json.dumps({**body, "stream": True} if stream else body, separators=(",", ":")))
-        command = [str(self._folder / "load"), str(running.port), running.contestant.path, str(file), *load]
+        with tempfile.NamedTemporaryFile("w", dir=self._folder, suffix=".json", delete=False) as file:
+            file.write(json.dumps({**body, "stream": True} if stream else body, separators=(",", ":")))
+        command = [str(self._folder / "load"), str(running.port), running.contestant.path, file.name, *load]
         for header in running.headers:
             command += ["-H", header]
         driving = [self._processes[name].pid for name in ("upstream", "redis-server") if name in self._processes]
         before, own, busy, began = self._get("/__stats"), cpu_seconds(running.pid), busy_seconds(), time.monotonic()
         driver = [cpu_seconds(pid) for pid in driving]
-        done = subprocess.run(pin(command, cpus), capture_output=True, timeout=900, check=True)
+        done = subprocess.run(pin(command, cpus), capture_output=True, timeout=timeout, check=True)
         wall = time.monotonic() - began
         row: Row = json.loads(done.stdout)
         used = cpu_seconds(running.pid) - own
@@ -174,7 +183,9 @@ class Bench:
         self._databases += 1
         return f"redis://127.0.0.1:{self._redis}/{self._databases}"
 
-    def _ask(self, process: subprocess.Popen[bytes], port: int, contestant: Contestant, headers: tuple[str, ...]) -> None:
+    def _ask(
+        self, process: subprocess.Popen[bytes], port: int, contestant: Contestant, headers: tuple[str, ...]
+    ) -> None:
         if process.poll() is not None:
             raise TimeoutError
         body = {**json.loads((HERE / "body.json").read_text()), "model": contestant.model}

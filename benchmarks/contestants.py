@@ -90,14 +90,28 @@ CONTESTANTS: Mapping[str, Contestant] = {
         version=distribution("litellm", "litellm"),
     ),
     "portkey": Contestant(
-        ("node", "{peers}/portkey/node_modules/@portkey-ai/gateway/build/start-server.js", "--port={port}", "--headless"),
+        (
+            "node",
+            "{peers}/portkey/node_modules/@portkey-ai/gateway/build/start-server.js",
+            "--port={port}",
+            "--headless",
+        ),
         headers=(KEY, "x-portkey-provider: openai", "x-portkey-custom-host: {upstream}/v1"),
         environment={"NODE_ENV": "production"},
         needs="{peers}/portkey/node_modules/@portkey-ai/gateway/build/start-server.js",
-        version=("node", "-p", f"require({json.dumps(str(PEERS / 'portkey/node_modules/@portkey-ai/gateway/package.json'))}).version"),
+        version=(
+            "node",
+            "-p",
+            f"require({json.dumps(str(PEERS / 'portkey/node_modules/@portkey-ai/gateway/package.json'))}).version",
+        ),
     ),
     "tensorzero": Contestant(
-        ("{peers}/tensorzero/bin/python", str(HERE / "peers/tensorzero_gateway.py"), "{folder}/tensorzero.toml", "{folder}/port"),
+        (
+            "{peers}/tensorzero/bin/python",
+            str(HERE / "peers/tensorzero_gateway.py"),
+            "{folder}/tensorzero.toml",
+            "{folder}/port",
+        ),
         environment={"BENCH_UPSTREAM_KEY": "sk-upstream"},
         files={"tensorzero.toml": ("peers/tensorzero.toml",)},
         path="/openai/v1/chat/completions",
@@ -125,7 +139,15 @@ CONTESTANTS: Mapping[str, Contestant] = {
     ),
     "vllm-router": Contestant(
         (
-            *("{peers}/vllm-router/bin/vllm-router", "--host", "127.0.0.1", "--port", "{port}", "--worker-urls", "{upstream}"),
+            *(
+                "{peers}/vllm-router/bin/vllm-router",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                "{port}",
+                "--worker-urls",
+                "{upstream}",
+            ),
             *("--policy", "round_robin", "--max-concurrent-requests", "100000", "--log-level", "error"),
         ),
         needs="{peers}/vllm-router/bin/vllm-router",

@@ -56,7 +56,9 @@ def part(*path: str) -> Measured:
 
 def scaling(key: str) -> Measured:
     """Workers share their counters through Redis, so there is no figure for memory."""
-    return lambda found, name: part("workers", "efficiency")({"workers": found.get("workers", {})}, key) if name == "redis" else None
+    return lambda found, name: (
+        part("workers", "efficiency")({"workers": found.get("workers", {})}, key) if name == "redis" else None
+    )
 
 
 def slope(found: dict[str, Any], name: str) -> float | None:
@@ -76,18 +78,40 @@ GOALS = (
     Goal("latency added at 200 requests/s, p50, to the bare proxy's", added("latency", m.P50), 1.3, 1.6, least=False),
     Goal("the same, p99", added("latency", m.P99), None, 2, least=False),
     Goal("chunks/s at saturation, to the bare proxy's", ratio("streams", "bare", m.chunks), 1, 1),
-    Goal("CPU per chunk, 100 streams, 10 ms apart, to the bare proxy's", ratio("paced", "bare", m.chunk_cpu), 1, 1, least=False),
-    Goal("time to first chunk added at 100 streams, p50, to the bare proxy's", added("paced", m.FIRST), 1.3, 1.6, least=False),
+    Goal(
+        "CPU per chunk, 100 streams, 10 ms apart, to the bare proxy's",
+        ratio("paced", "bare", m.chunk_cpu),
+        1,
+        1,
+        least=False,
+    ),
+    Goal(
+        "time to first chunk added at 100 streams, p50, to the bare proxy's",
+        added("paced", m.FIRST),
+        1.3,
+        1.6,
+        least=False,
+    ),
     Goal("1,000 streams, 100 ms apart: incomplete", incomplete("crowd"), 0, 0, least=False, unit=""),
     Goal("the same, p99 of the relay delay, to nginx's", ratio("crowd", "nginx", m.LATE99), 3, 3, least=False),
     Goal("1,000 streams, 10 ms apart: incomplete", incomplete("flood"), 0, 0, least=False, unit=""),
     Goal("the same, p99 of the relay delay, to nginx's", ratio("flood", "nginx", m.LATE99), 2, 2, least=False),
     Goal("translated streams, chunks/s, to the byte path's", ratio("translated", "", m.chunks, "streams"), 0.5, 0.5),
-    Goal("memory of an idle worker", part("resources", "idle_mb"), 90, 90, least=False, unit=" MB"),
+    Goal(
+        "memory of an idle worker, existing database",
+        part("resources", "existing", "idle_mb"),
+        90,
+        90,
+        least=False,
+        unit=" MB",
+    ),
+    Goal("memory of an idle worker, new database", part("resources", "new", "idle_mb"), None, None),
     Goal("memory after 100,000 requests", part("resources", "after_mb"), 130, 130, least=False, unit=" MB"),
     Goal("growth over a soak, beyond its error", slope, 0, 0, least=False, unit=" MB/h"),
     Goal("four workers on one CPU, efficiency", scaling("4 on 1 CPU"), None, 0.9),
     Goal("four workers on all CPUs, efficiency", scaling("4 on all CPUs"), None, 0.9),
-    Goal("start to first answer, existing database", part("resources", "existing", "wall"), 1, 1, least=False, unit=" s"),
-    Goal("start to first answer, new database", part("resources", "new", "wall"), None, None, least=False, unit=" s"),
+    Goal(
+        "start to first answer, existing database", part("resources", "existing", "wall"), 1, 1, least=False, unit=" s"
+    ),
+    Goal("start to first answer, new database", part("resources", "new", "wall"), None, None),
 )

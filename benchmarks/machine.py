@@ -96,7 +96,9 @@ def output(*command: str) -> str:
 
 def about() -> dict[str, str]:
     """Where figures come from."""
-    models = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    models = [
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
     return {
         "cpu": f"{len(models)} x {models[0]}" if models else f"{os.cpu_count()} CPUs",
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",

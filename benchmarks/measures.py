@@ -26,7 +26,7 @@ class Test:
 
 def failed(row: Row) -> int:
     """Requests without a whole, good answer."""
-    return int(row["unfinished"]) + sum(row[key] for key in row if key.startswith("err_"))
+    return sum(int(row[key]) for key in row if key.startswith("err_") or key == "unfinished")
 
 
 def cut(row: Row) -> int:
@@ -43,11 +43,21 @@ def chunks(row: Row) -> float:
 
 
 def request_cpu(row: Row) -> float:
-    return float(row["cpu_s"]) * 1e6 / max(1, row["upstream"]["requests"])
+    return float(row["cpu_s"] * 1e6 / max(1, row["upstream"]["requests"]))
 
 
 def chunk_cpu(row: Row) -> float:
-    return float(row["cpu_s"]) * 1e6 / max(1, row["upstream"]["chunks"])
+    return float(row["cpu_s"] * 1e6 / max(1, row["upstream"]["chunks"]))
+
+
+def driver(row: Row) -> float:
+    """The share of its CPU that load, upstream and Redis used."""
+    return float(row["driver"])
+
+
+def noise(row: Row) -> float:
+    """The share of a CPU that other processes used, on the CPU where it was more."""
+    return float(row["noise"])
 
 
 def percentile(of: str, at: str) -> Of:

@@ -5,24 +5,30 @@
 
 import json
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from .goals import GOALS
-from .measures import TESTS, Results, Row, cut, failed
+from .measures import TESTS, Results, cut, driver, failed, noise
 
 Found = dict[str, Any]
-"""What benchmarks write: `about`, `rows`, `resources`, `workers`, `soak`. See `save`."""
-MARKDOWN: Mapping[str, Callable[[Found], None]]
+"""What benchmarks write: `about`, `commands`, and `rows`, `resources`, `workers`, `soak` or what of them there is."""
+BUSY = 0.85
+"""Of their CPU, from which on load and upstream may be what limits a figure."""
 
 
-def save(file: Path | None, **parts: Any) -> None:
-    """Replace these parts of a file of results and leave the others."""
+def publish(part: str, figures: Any, file: Path | None, **about: str) -> None:
+    """Print what was found, and put it into a file of results, whose other parts stay."""
+    module = "benchmarks" if part == "rows" else f"benchmarks.{part}"
+    command = " ".join(["python -m", module, *sys.argv[1:]])
+    found = {"about": about, "commands": {part: command}, part: figures}
+    everything(found)
     if file is not None:
+        before = json.loads(file.read_text()) if file.exists() else {"about": {}, "commands": {}}
+        found["about"] = {**before["about"], **about}
+        found["commands"] = {**before["commands"], **found["commands"]}
         file.parent.mkdir(parents=True, exist_ok=True)
-        found = json.loads(file.read_text()) if file.exists() else {}
-        file.write_text(json.dumps({**found, **parts}, indent=1) + "\n")
+        file.write_text(json.dumps({**before, **found}, indent=1) + "\n")
 
 
 def number(value: float | None) -> str:
@@ -54,40 +60,40 @@ def side_by_side(results: Results) -> None:
             if settings.stream:
                 cells.append(number(results.total(test, name, cut)))
             cells.append(number(results.total(test, name, failed)))
-            cells += [f"{results.median(test, name, lambda r, k=key: r[k]) or 0:.0%}" for key in ("driver", "noise")]
+            cells += [f"{results.median(test, name, of) or 0:.0%}" for of in (driver, noise)]
             rows.append(cells)
         table(rows)
+        limited = [n for n in names if n != "direct" and (results.median(test, n, driver) or 0) > BUSY]
+        if limited:
+            print(f"\nload and upstream were busy above {BUSY:.0%}: the figures of {', '.join(limited)} may be theirs")
 
 
 def against_goals(found: Found) -> None:
     """One row for each goal: what was measured, and whether it is met."""
     print("\n### Everything on, beside the others\n")
     rows = [["", "memory", "goal", "Redis", "goal"]]
+    missing = 0
     for goal in GOALS:
         cells = [goal.what]
         for name, bound in (("sluice", goal.memory), ("redis", goal.redis)):
             value = goal.of(found, name)
             met = "" if value is None or bound is None else " ✓" if goal.met(value, bound) else " ✗"
             cells += [number(value) + met, goal.bound(bound)]
-        rows.append(cells)
+        if cells[1] == cells[3] == "-":
+            missing += 1
+        else:
+            rows.append(cells)
     table(rows)
+    if missing:
+        print(f"\n{missing} more were not measured")
 
 
 def resources(found: Found) -> None:
     print("\n### start and memory\n")
-    rows = [["", "first answer, new database: s, CPU s", "existing database: s, CPU s", "idle MB", "after requests", "MB then"]]
+    rows = [["", "new database: first answer s, CPU s, idle MB", "existing database", "requests", "failed", "MB then"]]
     for name, own in found["resources"].items():
-        new, again = own["new"], own["existing"]
-        rows.append(
-            [
-                name,
-                f"{new['wall']:.2f}, {new['cpu']:.2f}",
-                f"{again['wall']:.2f}, {again['cpu']:.2f}",
-                number(own["idle_mb"]),
-                f"{own['requests']:,}",
-                number(own["after_mb"]),
-            ]
-        )
+        cells = ["{wall:.2f}, {cpu:.2f}, {idle_mb:.0f}".format(**own[key]) for key in ("new", "existing")]
+        rows.append([name, *cells, f"{own['requests']:,}", str(own["failed"]), number(own["after_mb"])])
     table(rows)
 
 
@@ -111,24 +117,19 @@ def soak(found: Found) -> None:
 
 
 def versions(found: Found) -> None:
-    print("\n" + ", ".join(f"{name} {text}" for name, text in found["about"].items() if name != "command"))
-    print(f"`{found['about']['command']}`")
+    print("\n" + ", ".join(f"{name} {text}" for name, text in found["about"].items()) + "\n")
+    for command in found["commands"].values():
+        print(f"    {command}")
 
 
 def everything(found: Found) -> None:
-    if "about" in found:
-        versions(found)
+    versions(found)
     if "rows" in found:
         side_by_side(Results(found["rows"]))
     for part, show in (("resources", resources), ("workers", workers), ("soak", soak)):
         if part in found:
             show(found)
     against_goals(found)
-
-
-def rows_of(found: Found) -> list[Row]:
-    rows: list[Row] = found.get("rows", [])
-    return rows
 
 
 if __name__ == "__main__":

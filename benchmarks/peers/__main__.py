@@ -28,7 +28,15 @@ def run(*command: str) -> None:
 def pip(*requirements: str) -> Callable[[Path], None]:
     def install(folder: Path) -> None:
         run(sys.executable, "-m", "venv", str(folder))
-        run(str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements)
+        run(
+            str(folder / "bin" / "python"),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            *requirements,
+        )
 
     return install
 

@@ -193,7 +193,7 @@ static uint64_t send_due(uint64_t t) {
 }
 static void time_out(uint64_t t) {
   static uint64_t last;
-  if (t - last < SECOND / 2) return;
+  if (t - last < SECOND / 10) return;
   last = t;
   for (int i = 0; i < opt.conns; i++)
     if (conns[i].busy && t > conns[i].sent && t - conns[i].sent > opt.timeout * 1e9) fail(&conns[i], &err_timeout, t);

@@ -1,0 +1,108 @@
+"""How four workers scale: requests/s for each CPU that they use, beside one worker's.
+
+Workers share their counters through Redis, so one worker with Redis is what they are compared with. Two ways, since
+load and upstream need CPU too, and a machine with two CPUs has none to spare for them:
+
+  4 on 1 CPU    the workers share the CPU that one worker has in `1 on 1 CPU`, load and upstream the other. Efficiency is
+                the ratio of their requests/s: what several processes cost beyond one on the same CPU.
+  4 on all CPUs workers, load, upstream and Redis run where they like. Requests/s for each CPU used are requests over
+                the CPU seconds of the workers and their parent, efficiency the ratio of that to `1 on all CPUs`,
+                where load and upstream disturb one worker as much.
+
+Each worker gets 64 connections' worth of load: four get 256. `bare` does the same with nothing shared, as a control: what it loses is the machine's. Rounds are interleaved;
+medians, and for efficiencies medians of the rounds' ratios.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .bench import DRIVER, GATEWAY, Bench
+from .contestants import CONTESTANTS, Contestant, sluice
+from .machine import about
+from .measures import Row
+from .report import publish
+
+ALL = frozenset(os.sched_getaffinity(0))
+COUNT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    contestant: Contestant
+    workers: int
+    spread: bool
+    """Over all CPUs, the load too."""
+    beside: str
+    """The setting that it is compared with."""
+
+
+def bare(workers: int) -> Contestant:
+    command = CONTESTANTS["bare"].command
+    return Contestant((*command, str(workers)))
+
+
+def settings(count: int) -> Mapping[str, Setting]:
+    one, many = sluice("sluice.yaml", "redis.yaml"), sluice("sluice.yaml", "redis.yaml", workers=count)
+    return {
+        "1 on 1 CPU": Setting(one, 1, False, "1 on 1 CPU"),
+        f"{count} on 1 CPU": Setting(many, count, False, "1 on 1 CPU"),
+        "1 on all CPUs": Setting(one, 1, True, "1 on all CPUs"),
+        f"{count} on all CPUs": Setting(many, count, True, "1 on all CPUs"),
+        "bare, 1 on all CPUs": Setting(bare(1), 1, True, "bare, 1 on all CPUs"),
+        f"bare, {count} on all CPUs": Setting(bare(count), count, True, "bare, 1 on all CPUs"),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.workers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the figures; other parts of the file stay")
+    arguments = parser.parse_args()
+    measured: dict[str, list[Row]] = {}
+    table = settings(COUNT)
+    with tempfile.TemporaryDirectory(prefix="sluice-bench-") as folder, Bench(Path(folder)) as bench:
+        bench.upstream(latency_us=0, gap_us=0, burst=0)
+        for number, (name, setting) in enumerate(table.items()):
+            bench.start(name, folder=str(number), contestant=setting.contestant)
+        for _ in range(arguments.rounds):
+            for name, setting in table.items():
+                measured.setdefault(name, []).append(measure(bench, name, setting, arguments.seconds))
+    found = {name: summary(rows, measured[table[name].beside], table[name].spread) for name, rows in measured.items()}
+    publish("workers", found, arguments.json, **about())
+
+
+def measure(bench: Bench, name: str, setting: Setting, seconds: float) -> Row:
+    bench.spread(name, set(ALL) if setting.spread else {int(GATEWAY)})
+    if not setting.spread:
+        bench.spread("", {int(DRIVER)})
+    cpus = ",".join(map(str, sorted(ALL))) if setting.spread else DRIVER
+    return bench.load(name, ("-c", str(64 * setting.workers), "-w", "1", "-d", str(seconds)), stream=False, cpus=cpus)
+
+
+def per_cpu(row: Row) -> float:
+    """Requests for each CPU second of the gateway."""
+    return float(row["upstream"]["requests"] / row["cpu_s"])
+
+
+def summary(rows: list[Row], beside: list[Row], spread: bool) -> dict[str, Any]:
+    of = per_cpu if spread else lambda row: float(row["rps"])
+    return {
+        "rps": statistics.median(row["rps"] for row in rows),
+        "cpu_us": statistics.median(1e6 / per_cpu(row) for row in rows),
+        "cpus": statistics.median(row["cpu_s"] / row["wall_s"] for row in rows),
+        "rps_per_cpu": statistics.median(map(per_cpu, rows)),
+        "efficiency": statistics.median(of(row) / of(other) for row, other in zip(rows, beside, strict=True)),
+    }
+
+
+if __name__ == "__main__":
+    main()
