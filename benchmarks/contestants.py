@@ -5,7 +5,6 @@ Of commands, headers, environments and files, ``{port}`` is where the contestant
 an empty folder of its own, ``{peers}`` where `make bench-peers` puts peers.
 """
 
-import json
 import shutil
 import sys
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from .machine import output
 
 HERE = Path(__file__).parent
 PEERS = HERE.parent / ".venvs" / "peers"
+PORTKEY = "{peers}/portkey/node_modules/@portkey-ai/gateway"
 KEY = "Authorization: Bearer sk-bench-0123456789abcdef0123456789abcdef"
 
 
@@ -92,18 +92,16 @@ CONTESTANTS: Mapping[str, Contestant] = {
     "portkey": Contestant(
         (
             "node",
-            "{peers}/portkey/node_modules/@portkey-ai/gateway/build/start-server.js",
+            "--import",
+            str(HERE / "peers/portkey.mjs"),
+            PORTKEY + "/build/start-server.js",
             "--port={port}",
             "--headless",
         ),
         headers=(KEY, "x-portkey-provider: openai", "x-portkey-custom-host: {upstream}/v1"),
         environment={"NODE_ENV": "production"},
-        needs="{peers}/portkey/node_modules/@portkey-ai/gateway/build/start-server.js",
-        version=(
-            "node",
-            "-p",
-            f"require({json.dumps(str(PEERS / 'portkey/node_modules/@portkey-ai/gateway/package.json'))}).version",
-        ),
+        needs=PORTKEY + "/build/start-server.js",
+        version=("node", "-p", f"require('{PORTKEY}/package.json').version"),
     ),
     "tensorzero": Contestant(
         (

@@ -54,11 +54,9 @@ def part(*path: str) -> Measured:
     return look
 
 
-def scaling(key: str) -> Measured:
+def scaling(setting: str) -> Measured:
     """Workers share their counters through Redis, so there is no figure for memory."""
-    return lambda found, name: (
-        part("workers", "efficiency")({"workers": found.get("workers", {})}, key) if name == "redis" else None
-    )
+    return lambda found, name: part("workers", "efficiency")(found, setting) if name == "redis" else None
 
 
 def slope(found: dict[str, Any], name: str) -> float | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .goals import GOALS
-from .measures import TESTS, Results, cut, driver, failed, noise
+from .measures import TESTS, Results, Row, cut, driver, failed, noise
 
 Found = dict[str, Any]
 """What benchmarks write: `about`, `commands`, and `rows`, `resources`, `workers`, `soak` or what of them there is."""
@@ -63,9 +63,21 @@ def side_by_side(results: Results) -> None:
             cells += [f"{results.median(test, name, of) or 0:.0%}" for of in (driver, noise)]
             rows.append(cells)
         table(rows)
+        for name in names:
+            if why := failures(results.of(test, name)):
+                print(f"\n{name} failed: {why}")
         limited = [n for n in names if n != "direct" and (results.median(test, n, driver) or 0) > BUSY]
         if limited:
             print(f"\nload and upstream were busy above {BUSY:.0%}: the figures of {', '.join(limited)} may be theirs")
+
+
+def failures(rows: list[Row]) -> str:
+    """How many requests failed, and how."""
+    kinds = ("err_status", "err_connection", "err_incomplete", "err_timeout", "unfinished")
+    counts = {kind.removeprefix("err_"): sum(row[kind] for row in rows) for kind in kinds}
+    told = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
+    statuses = sorted({row["bad_status"] for row in rows if row["bad_status"]})
+    return f"{told} ({', '.join(map(str, statuses))})" if statuses else told
 
 
 def against_goals(found: Found) -> None:
@@ -133,4 +145,6 @@ def everything(found: Found) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or not Path(sys.argv[1]).exists():
+        sys.exit("which file of results? make bench writes build/bench.json")
     everything(json.loads(Path(sys.argv[1]).read_text()))
