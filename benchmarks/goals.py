@@ -7,8 +7,8 @@ from typing import Any
 from . import measures as m
 from .measures import Of, Results
 
-Measured = Callable[[dict[str, Any], str], float | None]
-"""The results of a run and `sluice` or `redis` -> the figure; None: it was not measured."""
+Measured = Callable[[dict[str, Any], str], list[float]]
+"""The results of a run and `sluice` or `redis` -> a figure for each round, or one; none: it was not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,39 +30,43 @@ class Goal:
 
 
 def ratio(test: str, other: str, of: Of, other_test: str = "") -> Measured:
-    return lambda found, name: Results(found.get("rows", [])).ratio(test, name, other or name, of, other_test)
+    return lambda found, name: Results(found.get("rows", [])).ratios(test, name, other or name, of, other_test)
 
 
 def added(test: str, of: Of) -> Measured:
-    return lambda found, name: Results(found.get("rows", [])).added(test, name, "bare", of)
+    return lambda found, name: one(Results(found.get("rows", [])).added(test, name, "bare", of))
 
 
 def incomplete(test: str) -> Measured:
-    return lambda found, name: Results(found.get("rows", [])).total(test, name, m.cut)
+    return lambda found, name: one(Results(found.get("rows", [])).total(test, name, m.cut))
 
 
 def part(*path: str) -> Measured:
     """A figure of resources, workers or soak."""
 
-    def look(found: dict[str, Any], name: str) -> float | None:
+    def look(found: Any, name: str) -> list[float]:
         for step in (path[0], name, *path[1:]):
             if step not in found:
-                return None
+                return []
             found = found[step]
-        return float(found)  # type: ignore[arg-type]  # the last step is a number
+        return one(float(found))
 
     return look
 
 
 def scaling(setting: str) -> Measured:
     """Workers share their counters through Redis, so there is no figure for memory."""
-    return lambda found, name: part("workers", "efficiency")(found, setting) if name == "redis" else None
+    return lambda found, name: part("workers", "efficiency")(found, setting) if name == "redis" else []
 
 
-def slope(found: dict[str, Any], name: str) -> float | None:
+def slope(found: dict[str, Any], name: str) -> list[float]:
     """Megabytes per hour beyond the error of the measurement: 0 when the slope cannot be told from none."""
-    value, error = part("soak", "slope")(found, name), part("soak", "error")(found, name)
-    return None if value is None or error is None else max(0.0, abs(value) - error)
+    values, errors = part("soak", "slope")(found, name), part("soak", "error")(found, name)
+    return [max(0.0, abs(value) - error) for value, error in zip(values, errors, strict=True)]
+
+
+def one(value: float | None) -> list[float]:
+    return [] if value is None else [value]
 
 
 GOALS = (

@@ -146,10 +146,14 @@ class Results:
         rows = self.of(test, name)
         return sum(of(row) for row in rows) if rows else None
 
-    def ratio(self, test: str, name: str, other: str, of: Of, other_test: str = "") -> float | None:
-        """The median of the rounds' ratios: both were measured within seconds, so what disturbs one disturbs both."""
+    def ratio(self, test: str, name: str, other: str, of: Of) -> float | None:
+        """The median of the rounds' ratios."""
+        return middle(self.ratios(test, name, other, of))
+
+    def ratios(self, test: str, name: str, other: str, of: Of, other_test: str = "") -> list[float]:
+        """One for each round: both were measured within seconds, so what disturbs one disturbs both."""
         own, theirs = self._by_round(test, name, of), self._by_round(other_test or test, other, of)
-        return middle(own[number] / theirs[number] for number in own if theirs.get(number))
+        return [own[number] / theirs[number] for number in own if theirs.get(number)]
 
     def added(self, test: str, name: str, other: str, of: Of) -> float | None:
         """How much a contestant adds to the direct way, in times of what the other adds."""

@@ -4,11 +4,12 @@
 """
 
 import json
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
-from .goals import GOALS
+from .goals import GOALS, Goal
 from .measures import TESTS, Results, Row, cut, driver, failed, noise
 
 Found = dict[str, Any]
@@ -34,7 +35,8 @@ def publish(part: str, figures: Any, file: Path | None, **about: str) -> None:
 def number(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:,.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    digits = 0 if abs(value) >= 100 or value == 0 else 1 if abs(value) >= 10 else 2
+    return f"{value:,.{digits}f}"
 
 
 def table(rows: list[list[str]]) -> None:
@@ -58,8 +60,8 @@ def side_by_side(results: Results) -> None:
                 ratio = results.ratio(test, name, "bare", of) if name != "bare" else None
                 cells.append(number(results.median(test, name, of)) + (f" ({ratio:.2f} x)" if ratio else ""))
             if settings.stream:
-                cells.append(number(results.total(test, name, cut)))
-            cells.append(number(results.total(test, name, failed)))
+                cells.append(f"{results.total(test, name, cut) or 0:,.0f}")
+            cells.append(f"{results.total(test, name, failed) or 0:,.0f}")
             cells += [f"{results.median(test, name, of) or 0:.0%}" for of in (driver, noise)]
             rows.append(cells)
         table(rows)
@@ -81,23 +83,29 @@ def failures(rows: list[Row]) -> str:
 
 
 def against_goals(found: Found) -> None:
-    """One row for each goal: what was measured, and whether it is met."""
+    """One row for each goal."""
     print("\n### Everything on, beside the others\n")
     rows = [["", "memory", "goal", "Redis", "goal"]]
     missing = 0
     for goal in GOALS:
-        cells = [goal.what]
-        for name, bound in (("sluice", goal.memory), ("redis", goal.redis)):
-            value = goal.of(found, name)
-            met = "" if value is None or bound is None else " ✓" if goal.met(value, bound) else " ✗"
-            cells += [number(value) + met, goal.bound(bound)]
-        if cells[1] == cells[3] == "-":
-            missing += 1
+        memory, redis = goal.of(found, "sluice"), goal.of(found, "redis")
+        if memory or redis:
+            cells = [judged(goal, memory, goal.memory), goal.bound(goal.memory)]
+            rows.append([goal.what, *cells, judged(goal, redis, goal.redis), goal.bound(goal.redis)])
         else:
-            rows.append(cells)
+            missing += 1
     table(rows)
     if missing:
         print(f"\n{missing} more were not measured")
+
+
+def judged(goal: Goal, values: list[float], bound: float | None) -> str:
+    """The median, in brackets the lowest and the highest round, and whether the goal is met."""
+    if not values:
+        return "-"
+    middle = statistics.median(values)
+    shown = number(middle) + (f" ({number(min(values))} to {number(max(values))})" if len(values) > 1 else "")
+    return shown + ("" if bound is None else " ✓" if goal.met(middle, bound) else " ✗")
 
 
 def resources(found: Found) -> None:
