@@ -46,6 +46,11 @@ def request_cpu(row: Row) -> float:
     return float(row["cpu_s"] * 1e6 / max(1, row["upstream"]["requests"]))
 
 
+def by_cpu(row: Row) -> float:
+    """Requests for each CPU second: requests/s if nobody else had used the CPU of a contestant that is never idle."""
+    return float(row["upstream"]["requests"] / row["cpu_s"]) if row["cpu_s"] else 0.0
+
+
 def chunk_cpu(row: Row) -> float:
     return float(row["cpu_s"] * 1e6 / max(1, row["upstream"]["chunks"]))
 

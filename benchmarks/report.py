@@ -88,10 +88,11 @@ def against_goals(found: Found) -> None:
     rows = [["", "memory", "goal", "Redis", "goal"]]
     missing = 0
     for goal in GOALS:
-        memory, redis = goal.of(found, "sluice"), goal.of(found, "redis")
-        if memory or redis:
-            cells = [judged(goal, memory, goal.memory), goal.bound(goal.memory)]
-            rows.append([goal.what, *cells, judged(goal, redis, goal.redis), goal.bound(goal.redis)])
+        cells = []
+        for name, bound in (("sluice", goal.memory), ("redis", goal.redis)):
+            cells += [judged(goal, goal.of(found, name), goal.steady(found, name), bound), goal.bound(bound)]
+        if {cells[0], cells[2]} != {"-"}:
+            rows.append([goal.what, *cells])
         else:
             missing += 1
     table(rows)
@@ -99,13 +100,14 @@ def against_goals(found: Found) -> None:
         print(f"\n{missing} more were not measured")
 
 
-def judged(goal: Goal, values: list[float], bound: float | None) -> str:
-    """The median, in brackets the lowest and the highest round, and whether the goal is met."""
+def judged(goal: Goal, values: list[float], steady: list[float], bound: float | None) -> str:
+    """The median, the lowest and the highest round, whether the goal is met, and the median by CPU time."""
     if not values:
         return "-"
     middle = statistics.median(values)
     shown = number(middle) + (f" ({number(min(values))} to {number(max(values))})" if len(values) > 1 else "")
-    return shown + ("" if bound is None else " ✓" if goal.met(middle, bound) else " ✗")
+    shown += "" if bound is None else " ✓" if goal.met(middle, bound) else " ✗"
+    return shown + (f"; by CPU time {number(statistics.median(steady))}" if steady else "")
 
 
 def resources(found: Found) -> None:
