@@ -55,6 +55,7 @@ class Bench:
             print("no taskset or one CPU: nothing is pinned, the figures disturb each other", file=sys.stderr)
 
     def __enter__(self) -> "Bench":
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that __exit__ comes then too
         for tool, sources in TOOLS.items():
             files = [HERE / "tools" / source for source in sources]
             subprocess.run(["gcc", "-O2", "-Wall", "-o", self._folder / tool, *files], check=True)

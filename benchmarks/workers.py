@@ -3,13 +3,11 @@
 Workers share their counters through Redis, so one worker with Redis is what they are compared with. Two ways, since
 load and upstream need CPU too, and a machine with two CPUs has none to spare for them:
 
-  4 on 1 CPU    the workers share the CPU that one worker has in `1 on 1 CPU`, load and upstream the other. Efficiency is
-                the ratio of their requests/s: what several processes cost beyond one on the same CPU.
-  4 on all CPUs workers, load, upstream and Redis run where they like. Requests/s for each CPU used are requests over
-                the CPU seconds of the workers and their parent, efficiency the ratio of that to `1 on all CPUs`,
-                where load and upstream disturb one worker as much.
+  4 on 1 CPU    the workers share the CPU that one worker has in `1 on 1 CPU`, load, upstream and Redis the other.
+  4 on all CPUs workers, load, upstream and Redis run where they like, as they do in `1 on all CPUs`.
 
-Each worker gets 64 connections' worth of load: four get 256. `bare` does the same with nothing shared, as a control: what it loses is the machine's. Rounds are interleaved;
+Requests/s for each CPU used are requests over the CPU seconds of the workers and their parent; efficiency is the
+ratio of that to one worker's in the same place. Each worker gets 64 connections' worth of load: four get 256. `bare` does the same with nothing shared, as a control: what it loses is the machine's. Rounds are interleaved;
 medians, and for efficiencies medians of the rounds' ratios.
 """
 
@@ -76,7 +74,7 @@ def main() -> None:
         for _ in range(arguments.rounds):
             for name, setting in table.items():
                 measured.setdefault(name, []).append(measure(bench, name, setting, arguments.seconds))
-    found = {name: summary(rows, measured[table[name].beside], table[name].spread) for name, rows in measured.items()}
+    found = {name: summary(rows, measured[table[name].beside]) for name, rows in measured.items()}
     publish("workers", found, arguments.json, **about())
 
 
@@ -93,14 +91,13 @@ def per_cpu(row: Row) -> float:
     return float(row["upstream"]["requests"] / row["cpu_s"])
 
 
-def summary(rows: list[Row], beside: list[Row], spread: bool) -> dict[str, Any]:
-    of = per_cpu if spread else lambda row: float(row["rps"])
+def summary(rows: list[Row], beside: list[Row]) -> dict[str, Any]:
     return {
         "rps": statistics.median(row["rps"] for row in rows),
         "cpu_us": statistics.median(1e6 / per_cpu(row) for row in rows),
         "cpus": statistics.median(row["cpu_s"] / row["wall_s"] for row in rows),
         "rps_per_cpu": statistics.median(map(per_cpu, rows)),
-        "efficiency": statistics.median(of(row) / of(other) for row, other in zip(rows, beside, strict=True)),
+        "efficiency": statistics.median(per_cpu(row) / per_cpu(other) for row, other in zip(rows, beside, strict=True)),
     }
 
 
