@@ -7,8 +7,9 @@ load and upstream need CPU too, and a machine with two CPUs has none to spare fo
   4 on all CPUs workers, load, upstream and Redis run where they like, as they do in `1 on all CPUs`.
 
 Requests/s for each CPU used are requests over the CPU seconds of the workers and their parent; efficiency is the
-ratio of that to one worker's in the same place. Each worker gets 64 connections' worth of load: four get 256. `bare` does the same with nothing shared, as a control: what it loses is the machine's. Rounds are interleaved;
-medians, and for efficiencies medians of the rounds' ratios.
+ratio of that to one worker's in the same place. Each worker gets 64 connections: four get 256. The bare proxy does the
+same with nothing shared, as a control: what it loses is the machine's. Rounds are interleaved; medians, and for
+efficiencies medians of the rounds' ratios.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from typing import Any
 from .bench import DRIVER, GATEWAY, Bench
 from .contestants import CONTESTANTS, Contestant, sluice
 from .machine import about
-from .measures import Row
+from .measures import Row, by_cpu
 from .report import publish
 
 ALL = frozenset(os.sched_getaffinity(0))
@@ -47,14 +48,13 @@ def bare(workers: int) -> Contestant:
 
 def settings(count: int) -> Mapping[str, Setting]:
     one, many = sluice("sluice.yaml", "redis.yaml"), sluice("sluice.yaml", "redis.yaml", workers=count)
-    return {
-        "1 on 1 CPU": Setting(one, 1, False, "1 on 1 CPU"),
-        f"{count} on 1 CPU": Setting(many, count, False, "1 on 1 CPU"),
-        "1 on all CPUs": Setting(one, 1, True, "1 on all CPUs"),
-        f"{count} on all CPUs": Setting(many, count, True, "1 on all CPUs"),
-        "bare, 1 on all CPUs": Setting(bare(1), 1, True, "bare, 1 on all CPUs"),
-        f"bare, {count} on all CPUs": Setting(bare(count), count, True, "bare, 1 on all CPUs"),
-    }
+    found = {}
+    for prefix, one_, many_ in (("", one, many), ("bare, ", bare(1), bare(count))):
+        for place, spread in (("on 1 CPU", False), ("on all CPUs", True)):
+            beside = f"{prefix}1 {place}"
+            found[beside] = Setting(one_, 1, spread, beside)
+            found[f"{prefix}{count} {place}"] = Setting(many_, count, spread, beside)
+    return found
 
 
 def main() -> None:
@@ -86,18 +86,13 @@ def measure(bench: Bench, name: str, setting: Setting, seconds: float) -> Row:
     return bench.load(name, ("-c", str(64 * setting.workers), "-w", "1", "-d", str(seconds)), stream=False, cpus=cpus)
 
 
-def per_cpu(row: Row) -> float:
-    """Requests for each CPU second of the gateway."""
-    return float(row["upstream"]["requests"] / row["cpu_s"])
-
-
 def summary(rows: list[Row], beside: list[Row]) -> dict[str, Any]:
     return {
         "rps": statistics.median(row["rps"] for row in rows),
-        "cpu_us": statistics.median(1e6 / per_cpu(row) for row in rows),
+        "cpu_us": statistics.median(1e6 / by_cpu(row) for row in rows),
         "cpus": statistics.median(row["cpu_s"] / row["wall_s"] for row in rows),
-        "rps_per_cpu": statistics.median(map(per_cpu, rows)),
-        "efficiency": statistics.median(per_cpu(row) / per_cpu(other) for row, other in zip(rows, beside, strict=True)),
+        "rps_per_cpu": statistics.median(map(by_cpu, rows)),
+        "efficiency": statistics.median(by_cpu(row) / by_cpu(other) for row, other in zip(rows, beside, strict=True)),
     }
 
 

@@ -18,6 +18,7 @@ import config
 from benchmarks.__main__ import check
 from benchmarks.bench import TOOLS
 from benchmarks.contestants import CONTESTANTS, HERE
+from benchmarks.machine import family, wait
 from benchmarks.measures import LATE99, Results, rps
 from benchmarks.peers.__main__ import INSTALL
 from benchmarks.soak import line, spans
@@ -59,6 +60,35 @@ def test_measures_and_reports(tmp_path: Path) -> None:
     assert "CPU us/request" in done.stdout
     again = run("benchmarks.report", str(file))
     assert again.stdout == done.stdout
+
+
+def test_a_stopped_run_leaves_no_process_behind() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "--contestants",
+        "direct,bare",
+        "--tests",
+        "latency",
+        "--seconds",
+        "60",
+    ]
+    started = subprocess.Popen(command, cwd=HERE.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait(lambda: runs(started.pid, "bareproxy.py"), 30)
+    wait(lambda: runs(started.pid, "/load "), 30)
+    pids = [pid for pid in family(started.pid) if pid != started.pid]
+    assert len(pids) >= 3
+    started.terminate()
+    assert started.wait(20) == 143
+    assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
+
+
+def runs(pid: int, text: str) -> None:
+    """OSError while no descendant's command line holds the text."""
+    lines = [Path(f"/proc/{one}/cmdline").read_bytes().replace(b"\0", b" ").decode() for one in family(pid)]
+    if not any(text in line for line in lines):
+        raise FileNotFoundError(text)
 
 
 def test_resources_and_a_soak_join_the_same_file(tmp_path: Path) -> None:
