@@ -5,6 +5,7 @@ Of commands, headers, environments and files, ``{port}`` is where the contestant
 an empty folder of its own, ``{peers}`` where `make bench-peers` puts peers.
 """
 
+import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from .machine import output
 HERE = Path(__file__).parent
 PEERS = HERE.parent / ".venvs" / "peers"
 PORTKEY = "{peers}/portkey/node_modules/@portkey-ai/gateway"
+NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin") or "nginx"
 KEY = "Authorization: Bearer sk-bench-0123456789abcdef0123456789abcdef"
 
 
@@ -73,10 +75,10 @@ def distribution(peer: str, name: str) -> tuple[str, ...]:
 CONTESTANTS: Mapping[str, Contestant] = {
     "direct": Contestant(),
     "nginx": Contestant(
-        ("nginx", "-p", "{folder}", "-e", "{folder}/error.log", "-c", "{folder}/nginx.conf"),
+        (NGINX, "-p", "{folder}", "-e", "{folder}/error.log", "-c", "{folder}/nginx.conf"),
         files={"nginx.conf": ("peers/nginx.conf",)},
-        needs="nginx",
-        version=("nginx", "-v"),
+        needs=NGINX,
+        version=(NGINX, "-v"),
     ),
     "bare": Contestant((sys.executable, str(HERE / "bareproxy.py"), "{port}", "{upstream}")),
     "off": sluice("off.yaml"),
