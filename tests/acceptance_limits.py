@@ -544,9 +544,16 @@ class Cluster:
 
     def __init__(self) -> None:
         # A node's bus is at its port + 10,000, so the ports come from a low range.
-        base = random.randrange(20_000, 40_000, 10)
+        base = random.SystemRandom().randrange(20_000, 40_000, 10)  # a seeded one meets the servers of another run
         common = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
-        self.nodes = [RedisServer(*common, port=base + i) for i in range(3)]
+        self.nodes: list[RedisServer] = []
+        try:
+            for i in range(3):
+                self.nodes.append(RedisServer(*common, port=base + i))
+        except OSError:
+            for node in self.nodes:
+                node.stop()
+            raise
         self.clients = [redis.Redis(port=n.port, decode_responses=True) for n in self.nodes]
         for i, client in enumerate(self.clients):
             low, high = 16384 * i // 3, 16384 * (i + 1) // 3
