@@ -52,7 +52,7 @@ class Contestant:
         return printed.splitlines()[0].rsplit("/", 1)[-1].rsplit(" ", 1)[-1] if printed else ""
 
 
-def sluice(*files: str, workers: int = 1) -> Contestant:
+def sluice(*files: str, workers: int = 1, wait_for: str = "disk") -> Contestant:
     return Contestant(
         (sys.executable, "-m", "gateway", "serve", "{folder}/sluice.yaml"),
         environment={
@@ -61,6 +61,7 @@ def sluice(*files: str, workers: int = 1) -> Contestant:
             "BENCH_FOLDER": "{folder}",
             "BENCH_REDIS": "{redis}",
             "BENCH_WORKERS": str(workers),
+            "BENCH_WAIT_FOR": wait_for,
         },
         files={"sluice.yaml": files},
         translated="claude-haiku-4-5",
@@ -83,6 +84,7 @@ CONTESTANTS: Mapping[str, Contestant] = {
     "bare": Contestant((sys.executable, str(HERE / "bareproxy.py"), "{port}", "{upstream}")),
     "off": sluice("off.yaml"),
     "sluice": sluice("sluice.yaml"),
+    "kernel": sluice("sluice.yaml", wait_for="kernel"),
     "redis": sluice("sluice.yaml", "redis.yaml"),
     "litellm": Contestant(
         ("{peers}/litellm/bin/litellm", "--config", "{folder}/litellm.yaml", "--host", "127.0.0.1", "--port", "{port}"),
