@@ -1,6 +1,6 @@
 """What is answered where: the paths of the two listeners, and the operations behind the admin API."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -58,11 +58,11 @@ def data_routes(pipeline: Pipeline, once: Once | None) -> Routes:
     routes = Routes()
     auth, router = pipeline.auth, pipeline.router
 
-    async def create(exchange: Exchange, _: str) -> web.StreamResponse:
-        return await chat.create(exchange, pipeline, once=once)
+    def create(exchange: Exchange, _: str) -> Awaitable[web.StreamResponse]:
+        return chat.create(exchange, pipeline, once=once)
 
-    async def embed(exchange: Exchange, _: str) -> web.StreamResponse:
-        return await chat.create(exchange, pipeline, read_embeddings, once)
+    def embed(exchange: Exchange, _: str) -> Awaitable[web.StreamResponse]:
+        return chat.create(exchange, pipeline, read_embeddings, once)
 
     async def index(exchange: Exchange, _: str) -> web.StreamResponse:
         return await models.index(exchange, auth, router)

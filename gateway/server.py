@@ -15,7 +15,7 @@ from config.schema import Server as ServerConfig
 
 from .connection import SERVER_HEADER, Listener, log_crash
 from .endpoints.exchange import Exchange, new_exchange
-from .endpoints.routes import Routes
+from .endpoints.routes import Handler, Routes
 from .errors import ClientDisconnected, GatewayError, LimitExceeded, Overloaded, Unauthenticated
 from .reply import closing, error_response
 from .throttle import Failures
@@ -95,7 +95,8 @@ class Site:
         serving = self._serving
         serving.in_flight += 1
         try:
-            response = await self._answer(exchange, serving.routes)
+            handler, found = self._handler(exchange, serving.routes)
+            response = await handler(exchange, found)
         except GatewayError as exc:
             response = self._refuse(exchange, exc)
         except ClientDisconnected:
@@ -112,14 +113,14 @@ class Site:
             return closing(response)
         return response
 
-    async def _answer(self, exchange: Exchange, routes: Routes) -> web.StreamResponse:
+    def _handler(self, exchange: Exchange, routes: Routes) -> tuple[Handler, str]:
         request = exchange.request
-        if request.method == "OPTIONS" and self._cors:
-            return self._preflight(exchange)
+        if self._cors and request.method == "OPTIONS":
+            return self._preflight, ""
         handler, found = routes.match(request.method, request.raw_path)
         if self._state.in_flight > self._config.max_requests_in_flight:
             raise Overloaded("The gateway is handling as many requests as it can.")
-        return await handler(exchange, found)
+        return handler, found
 
     def _refuse(self, exchange: Exchange, error: GatewayError) -> web.StreamResponse:
         if isinstance(error, Unauthenticated):
@@ -144,7 +145,7 @@ class Site:
             exchange.headers["access-control-allow-origin"] = "*" if "*" in self._cors else origin
             exchange.headers["vary"] = "Origin"
 
-    def _preflight(self, exchange: Exchange) -> web.StreamResponse:
+    async def _preflight(self, exchange: Exchange, _: str) -> web.StreamResponse:
         asked = exchange.request.headers.get("Access-Control-Request-Headers", "")
         headers = {
             **exchange.headers,
