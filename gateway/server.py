@@ -63,7 +63,17 @@ class Serving:
 class Site:
     """One listener: routes in front of handlers, every error in OpenAI's shape."""
 
-    def __init__(self, config: ServerConfig, state: State, failures: Failures, *, cors: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        state: State,
+        failures: Failures,
+        *,
+        cors: tuple[str, ...] = (),
+        bounded: bool = True,
+    ) -> None:
+        """``bounded``: whether there may be too many requests; operators are answered all the more then."""
+        self._bounded = bounded
         self._failures = failures
         self._serving = Serving(Routes(), "")
         self._config = config
@@ -117,7 +127,7 @@ class Site:
         if request.method == "OPTIONS" and self._cors:
             return self._preflight(exchange)
         handler, found = routes.match(request.method, request.raw_path)
-        if self._state.in_flight > self._config.max_requests_in_flight:
+        if self._bounded and self._state.in_flight > self._config.max_requests_in_flight:
             raise Overloaded("The gateway is handling as many requests as it can.")
         return await handler(exchange, found)
 
