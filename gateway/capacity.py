@@ -6,13 +6,16 @@ time to the first token, among prompts of about the same size, is one. What prov
 requests back before they are refused.
 """
 
+import math
+
 DECREASE = 0.7
 """On a loss: a 429, 503, 529 or an overload told inside a stream."""
 INFLATED_DECREASE = 0.9
 INFLATION = 1.5
 """Recent times to the first token over the usual ones, above which a queue has built up inside the upstream."""
-RECENT, USUAL = 0.2, 0.01
-"""Weight of one observation in the two moving averages."""
+RECENT, USUAL = 0.05, 0.005
+"""Weight of one observation in the two moving averages, of logarithms: single times vary by half and more, and the recent
+average must not pass for inflated because a few of them were long."""
 ENOUGH = 50
 """Observations of a size before its inflation says anything."""
 
@@ -27,7 +30,7 @@ class Capacity:
         self._fraction = 1.0
         self._decreased = float("-inf")
         self._times: dict[int, list[float]] = {}
-        """Size bucket -> recent and usual time to the first token, observations."""
+        """Size bucket -> logarithms of the recent and the usual time to the first token, observations."""
         self._left: dict[str, list[float]] = {}
         """Deployment -> requests that its provider would still take, the moment until which that is believed."""
 
@@ -71,9 +74,10 @@ class Capacity:
 
     def first_token(self, seconds: float, size: int, admitted: float, now: float, in_flight: int) -> None:
         """A time to the first token of a stream, of a prompt of ``size`` tokens."""
-        times = self._times.setdefault(size.bit_length(), [seconds, seconds, 0])
-        times[0] += RECENT * (seconds - times[0])
-        times[1] += USUAL * (seconds - times[1])
+        seen = math.log(max(seconds, 0.001))
+        times = self._times.setdefault(size.bit_length(), [seen, seen, 0])
         times[2] += 1
-        if times[2] >= ENOUGH and times[0] > INFLATION * times[1]:
+        for average, weight in ((0, RECENT), (1, USUAL)):  # a plain average first: the very first one says little
+            times[average] += max(weight, 1 / times[2]) * (seen - times[average])
+        if times[2] >= ENOUGH and times[0] - times[1] > math.log(INFLATION):
             self.overloaded(admitted, now, in_flight, INFLATED_DECREASE)

@@ -76,7 +76,6 @@ class Pool:
         self.config = config
         self.deployments = deployments
         loop = asyncio.get_running_loop()
-        self.workers = 1
         self.scheduler = Scheduler(
             Capacity(config.capacity, config.min_capacity), config.max_queue, loop.time, loop.call_later, deployments
         )
@@ -120,7 +119,7 @@ class Pool:
         # one are not yet in what its answer says.
         later = (scheduler.admissions - asked.number) / self.deployments
         until = now + min(word.reset or TOLD_SECONDS, TOLD_SECONDS)
-        scheduler.capacity.told(deployment, max(left / self.workers - later, 0), until)
+        scheduler.capacity.told(deployment, max(left / scheduler.workers - later, 0), until)
         scheduler.admit()
 
 
@@ -201,15 +200,15 @@ class Pools:
         scheduler, lease = pool.scheduler, int(LEASE_SECONDS * 1000)
         holds = int(scheduler.capacity.share)
         arguments = (self._worker, lease, pool.config.capacity, holds, *scheduler.running, *scheduler.waiting)
-        granted, target, pool.workers, high, middle, low = await store.share(pool.name, arguments)
+        granted, target, scheduler.workers, high, middle, low, flex = await store.share(pool.name, arguments)
         scheduler.capacity.share = max(min(granted, target), min(granted, scheduler.in_flight))
-        scheduler.elsewhere = (high, middle, low)
+        scheduler.elsewhere, scheduler.flex_elsewhere = (high, middle, low), flex
         scheduler.admit()
 
     def _take_part(self, pool: Pool) -> None:
         """Redis is silent: an equal part of the capacity, by the last known number of workers."""
-        pool.scheduler.capacity.share = max(math.floor(pool.config.capacity / pool.workers), 1)
-        pool.scheduler.elsewhere = (0, 0, 0)
+        pool.scheduler.capacity.share = max(math.floor(pool.config.capacity / pool.scheduler.workers), 1)
+        pool.scheduler.elsewhere, pool.scheduler.flex_elsewhere = (0, 0, 0), 0
         pool.scheduler.admit()
 
 

@@ -6,7 +6,7 @@ capacity of the moment:
 * priority may fill N, but while default waits only 80 % of it;
 * default may fill 90 % of N (all of it, once priority has its 80 %): the rest is head-room for priority;
 * flex gets in below 70 % of N, when nobody of a higher class waits here or at another worker; flex that queues gets
-  1 % of N all the same: one of a hundred admissions, or a slot every ten seconds;
+  1 % of N all the same: one of eighty admissions, or a slot every ten seconds;
 * within a class the keys share fairly, by tokens;
 * queues are bounded in time, and together in size. As they fill up, new flex is turned away, then flex that waits (but
   for its 1 %), then default of keys that have more than their part of the queue waiting; and when they are full, whoever
@@ -32,8 +32,8 @@ DEFAULT_SHARE = 0.9
 FLEX_SHARE = 0.7
 TRICKLE_SHARE = 0.01
 TRICKLE_SECONDS = 10.0
-TRICKLE_EVERY = 100
-"""Of so many admissions one is flex that waits, whoever else does."""
+TRICKLE_EVERY = 80
+"""More than 1 %, because it waits while one is in flight: of so many admissions one is flex that waits, whoever else does."""
 NO_NEW_FLEX, NO_FLEX, FAIR_DEFAULT = 1, 2, 3
 STEPS = (0.5, 0.75, 0.9)
 """How full the queues are when each begins."""
@@ -104,6 +104,10 @@ class Scheduler:
         """So far."""
         self.elsewhere = (0, 0, 0)
         """Waiting at other workers, by class."""
+        self.flex_elsewhere = 0
+        """In flight at other workers."""
+        self.workers = 1
+        """How many share the pool, with this one."""
         self._max_queue = max_queue
         self._deployments = deployments
         self._pressure = Pressure(STEPS, clock)
@@ -144,7 +148,7 @@ class Scheduler:
         ticket = Ticket(key, max(cost, 1), level, now, decided, size)
         self.usual_cost += (ticket.cost - self.usual_cost) * (COST_WEIGHT if self.usual_cost else 1)
         queue = self._queues[level]
-        hopeless = self._expected_wait(level, key, now) > wait
+        hopeless = not self._flex_gives_way(level) and self._expected_wait(level, key, now) > wait
         if not queue:
             self._began[level], self._rates[level] = now, 0.0
             if level == FLEX:
@@ -246,10 +250,11 @@ class Scheduler:
         return FLEX if low and self._flex_is_free(limit) else None
 
     def _trickles(self, limit: float) -> bool:
-        """Whether flex that waits is due its guaranteed share."""
-        if self.running[FLEX] + 1 <= TRICKLE_SHARE * limit:
-            return True
-        if not self.running[FLEX] and self._since_flex >= TRICKLE_EVERY - 1:
+        """Whether flex that waits is due its guaranteed share: never more than 1 % of the slots and one more."""
+        part, running = math.floor(TRICKLE_SHARE * limit), self.running[FLEX]
+        if running != part:
+            return running < part
+        if self._since_flex >= TRICKLE_EVERY - 1:
             return True
         return self._clock() - max(self._last_flex, self._began[FLEX]) >= TRICKLE_SECONDS
 
@@ -301,6 +306,11 @@ class Scheduler:
     def _rate(self, level: int, now: float) -> float:
         """Of the last ten seconds, the latest counting most; too low until there were so many."""
         return self._rates[level] * math.exp((self._rated[level] - now) / RATE_SECONDS)
+
+    def _flex_gives_way(self, level: int) -> bool:
+        """Whether slots of flex, beyond its guaranteed share, are about to become free for a higher class."""
+        guaranteed = math.floor(TRICKLE_SHARE * self.capacity.limit) + 1
+        return level < FLEX and self.running[FLEX] + self.flex_elsewhere > guaranteed * self.workers
 
     def _expected_wait(self, level: int, key: str, now: float) -> float:
         """Seconds until one more of a key would be let in; a key of which nobody waits has always a chance."""

@@ -124,8 +124,8 @@ async def test_a_dead_workers_share_goes_to_the_others_and_silence_of_redis_to_e
             await dead.start()
             for beat in dead._beats:  # it dies without a word
                 beat.cancel()
-            await until(lambda: first.workers == 3)
-            await until(lambda: first.workers == 2, LEASE_SECONDS + 2)
+            await until(lambda: first.scheduler.workers == 3)
+            await until(lambda: first.scheduler.workers == 2, LEASE_SECONDS + 2)
             await until(lambda: sum(shares([first, second])) >= 19)
             server.kill()
             first.scheduler.capacity.share = 20

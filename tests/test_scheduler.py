@@ -69,7 +69,7 @@ def test_flex_that_waits_gets_a_slot_every_ten_seconds_whoever_else_waits() -> N
     assert queued.admitted == pytest.approx(10, abs=1.5)
 
 
-def test_one_of_a_hundred_admissions_is_flex_that_waits_in_a_small_pool_too() -> None:
+def test_one_of_eighty_admissions_is_flex_that_waits_in_a_small_pool_too() -> None:
     desk = Desk(10)
     busy = desk.fill(PRIORITY, 10)
     flex = desk.fill(FLEX, 20, wait=900)
@@ -80,7 +80,7 @@ def test_one_of_a_hundred_admissions_is_flex_that_waits_in_a_small_pool_too() ->
         for ticket in flex:
             if ticket.state is State.ADMITTED:
                 desk.scheduler.leave(ticket)
-    assert 9 <= states(flex).count(State.GONE) <= 11
+    assert 11 <= states(flex).count(State.GONE) <= 13
 
 
 def test_what_a_provider_says_is_left_holds_requests_back_until_it_says_more_or_the_moment_is_over() -> None:

@@ -2,7 +2,7 @@
 -- KEYS[1] a hash: worker -> packed {until (ms), grant, needed by three classes, waiting of three classes}
 -- ARGV    worker, lease (ms), capacity, what it holds, in flight of three classes, waiting of three classes
 -- Gives   this worker's grant, what it should come down to, how many workers there are, waiting of three classes at
---         the others
+--         the others, flex in flight at the others
 -- Who should come down does so first and tells it by the next call, so nothing is granted twice.
 -- Everybody has a small part for whoever comes next. The rest goes to priority wherever it is, up to 80 % while default
 -- needs some, then to default, to what priority still needs, to flex, and what nobody needs to all alike: by classes and
@@ -16,7 +16,7 @@ for class = 1, 3 do
   mine[class] = tonumber(ARGV[7 + class])
   need[class] = tonumber(ARGV[4 + class]) + mine[class]
 end
-local needs, taken, known, waiting = {need}, 0, false, {0, 0, 0}
+local needs, taken, known, waiting, flex = {need}, 0, false, {0, 0, 0}, 0
 local members = redis.call('HGETALL', KEYS[1])
 for i = 1, #members, 2 do
   local row = cmsgpack.unpack(members[i + 1])
@@ -27,6 +27,7 @@ for i = 1, #members, 2 do
   else
     needs[#needs + 1] = {row[3], row[4], row[5]}
     taken = taken + row[2]
+    flex = flex + row[5] - row[8]
     for class = 1, 3 do waiting[class] = waiting[class] + row[5 + class] end
   end
 end
@@ -73,4 +74,4 @@ for class = 1, 3 do
 end
 redis.call('HSET', KEYS[1], me, cmsgpack.pack(row))
 redis.call('PEXPIRE', KEYS[1], lease * 2)
-return {grant, target, workers, waiting[1], waiting[2], waiting[3]}
+return {grant, target, workers, waiting[1], waiting[2], waiting[3], flex}
