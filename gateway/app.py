@@ -113,6 +113,7 @@ class Gateway:
         self.lasting.groups.clear()
         self.lasting.groups.update(config.model_groups)
         self.lasting.fleet.configure(config.health, config.retries)
+        self.lasting.pools.configure(config)
         self.records.configure(config)
         self.serve(made)
         kept = {id(pool) for _, pool in made.pools.values()}

@@ -74,7 +74,6 @@ class Pool:
     def __init__(self, name: str, config: QueueConfig, deployments: int = 1) -> None:
         self.name = name
         self.config = config
-        self.deployments = deployments
         loop = asyncio.get_running_loop()
         self.scheduler = Scheduler(
             Capacity(config.capacity, config.min_capacity), config.max_queue, loop.time, loop.call_later, deployments
@@ -117,7 +116,7 @@ class Pool:
             left = min(left, word.tokens / scheduler.usual_cost)
         # The other workers read the same headers, and all together may use what is left. Those let in later than this
         # one are not yet in what its answer says.
-        later = (scheduler.admissions - asked.number) / self.deployments
+        later = (scheduler.admissions - asked.number) / scheduler.deployments
         until = now + min(word.reset or TOLD_SECONDS, TOLD_SECONDS)
         scheduler.capacity.told(deployment, max(left / scheduler.workers - later, 0), until)
         scheduler.admit()
@@ -149,6 +148,12 @@ class Pools:
     @property
     def all(self) -> Mapping[str, Pool]:
         return self._pools
+
+    def configure(self, config: Config) -> None:
+        """Another configuration: a queue stays as it is, but there may be more or fewer deployments behind it."""
+        for name, pool in self._pools.items():
+            if name in config.models:
+                pool.scheduler.deployments = len(config.models[name].deployments)
 
     async def start(self) -> None:
         """Learn this worker's share of each pool, and go on learning. Raises StoreDown when Redis is unfit for use."""

@@ -109,7 +109,8 @@ class Scheduler:
         self.workers = 1
         """How many share the pool, with this one."""
         self._max_queue = max_queue
-        self._deployments = deployments
+        self.deployments = deployments
+        """Behind the queue, each with rate limits of its own."""
         self._pressure = Pressure(STEPS, clock)
         self._clock = clock
         self._call_later = call_later
@@ -222,7 +223,7 @@ class Scheduler:
         due = math.inf
         if self._queues[FLEX]:
             due = max(self._last_flex, self._began[FLEX]) + TRICKLE_SECONDS
-        if any(self.waiting) and (until := self.capacity.held_until(self._deployments, now)) is not None:
+        if any(self.waiting) and (until := self.capacity.held_until(self.deployments, now)) is not None:
             due = until
         if not now < due < math.inf or (self._wake is not None and self._wake[0] <= due):
             return  # what is due already has no slot: the next one to leave brings it in
@@ -238,7 +239,7 @@ class Scheduler:
         """The class that is served next; None while nobody may be."""
         limit, running = self.capacity.limit, self.in_flight
         high, middle, low = self._queues
-        if running + 1 > limit or self.capacity.held_until(self._deployments, self._clock()) is not None:
+        if running + 1 > limit or self.capacity.held_until(self.deployments, self._clock()) is not None:
             return None
         if low and self._trickles(limit):
             return FLEX
