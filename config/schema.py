@@ -283,7 +283,8 @@ class Server(Model):
     max_connections: Count = 20_000
     max_requests_in_flight: Count = Field(
         2_000,
-        description="Of one worker. From 80 % on flex is turned away, from 90 % on more and more of default; above it all.",
+        description="Of one worker. Flex is at most half of them and turned away from 80 % on, more and more of default "
+        "from 90 % on; above it all.",
     )
     max_loop_lag: Seconds | None = Field(
         0.1,

@@ -127,6 +127,8 @@ class Pipeline:
             record.seconds = clock() - started
             if metered is not None:
                 metered.close(record)  # synchronous: no cancellation can come between
+            if self.protection is not None:
+                self.protection.leave(record)
             self.tell(record)
 
     async def _reserve(self, call: Call, principal: Principal, route: Route, record: CallRecord) -> Metered:

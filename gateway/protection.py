@@ -23,6 +23,8 @@ LOOK_SECONDS = 0.1
 LASTING = 5
 """Looks in a row that must be late: the least of them is believed."""
 NO_FLEX, SOME_DEFAULT, NO_DEFAULT = 1, 2, 3
+FLEX_SHARE = 0.5
+"""Of the requests there is room for: flex that waits for minutes must not take the room of others."""
 STEPS = (0.8, 0.9, 1.0)
 """The loads at which flex, part of default and all of default are turned away."""
 
@@ -36,6 +38,8 @@ class Protection:
         self._most_lag = config.max_loop_lag
         self._most = config.max_requests_in_flight
         self._in_flight = in_flight
+        self._flex = 0
+        """Requests of flex in flight."""
         self._lags = deque([0.0] * LASTING, maxlen=LASTING)
         self._late = 0.0
         """The load that the lag amounts to."""
@@ -71,11 +75,15 @@ class Protection:
     def admit(self, record: CallRecord, key: str) -> None:
         """Raise CapacityUnavailable (flex) or Overloaded when a request's tier must give way; notes so in the record."""
         load = self._load()
-        pressure = self._pressure.note(load)
-        if not pressure:
+        pressure, flex = self._pressure.note(load), record.effective_tier == "flex"
+        if not pressure and not flex:
             return
         level = LEVELS.get(record.effective_tier or "default", PRIORITY)
         if level == FLEX:
+            if not pressure and self._flex < FLEX_SHARE * self._most:
+                self._flex += 1
+                record.counted = True
+                return
             record.shed = True
             wait = random.uniform(5, 15)  # noqa: S311 - so that they do not come back all at once
             raise CapacityUnavailable(
@@ -89,3 +97,9 @@ class Protection:
                     "The gateway is overloaded right now.",
                     retry_after=random.uniform(1, 3),  # noqa: S311 - as above
                 )
+
+    def leave(self, record: CallRecord) -> None:
+        """A request that was admitted is over; any number of times."""
+        if record.counted:
+            record.counted = False
+            self._flex -= 1

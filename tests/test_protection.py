@@ -43,6 +43,7 @@ def turned_away(protection: Protection, tier: str, keys: int = 400) -> set[str]:
     found = set()
     for i in range(keys):
         record = CallRecord("r", effective_tier=tier)
+        protection.leave(record)
         try:
             protection.admit(record, f"key{i}")
         except CapacityUnavailable:
@@ -53,7 +54,23 @@ def turned_away(protection: Protection, tier: str, keys: int = 400) -> set[str]:
             assert tier == "default"
             assert record.shed
             found.add(f"key{i}")
+        protection.leave(record)
+        protection.leave(record)
     return found
+
+
+def test_flex_that_waits_leaves_room_for_the_others() -> None:
+    running_now = [0]
+    protection = Protection(Server(max_requests_in_flight=100), lambda: running_now[0], Clock())
+    waiting = []
+    for running_now[0] in range(50):
+        waiting.append(CallRecord("r", effective_tier="flex"))
+        protection.admit(waiting[-1], "k")
+    with pytest.raises(CapacityUnavailable):
+        protection.admit(CallRecord("r", effective_tier="flex"), "k")
+    assert not turned_away(protection, "default")
+    protection.leave(waiting[0])
+    protection.admit(CallRecord("r", effective_tier="flex"), "k")
 
 
 def test_flex_goes_first_then_more_and_more_of_default_and_priority_never() -> None:
