@@ -5,15 +5,16 @@ unless an option's text says otherwise.
 """
 
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[int, Field(ge=0, le=150_000_000_000)]
 """Per minute or day; 0 forbids. The upper end keeps a bucket's scaled level exact in a Lua number (2^53)."""
-Money = Annotated[Decimal, Field(ge=0, le=9_000_000, max_digits=16, decimal_places=9)]
+MOST_MONEY = 9_000_000
+Money = Annotated[Decimal, Field(ge=0, le=MOST_MONEY, max_digits=16, decimal_places=9)]
 """US dollars, exact to the nano-dollar; the upper end keeps a budget in nano-dollars exact in a Lua number (2^53)."""
 Tier = Literal["auto", "default", "flex", "priority", "scale", "fast", "ultrafast"]
 ServedTier = Literal["default", "flex", "priority", "scale", "ultrafast"]
@@ -32,6 +33,21 @@ class Budget(Model):
     week: Money | None = None
     month: Money | None = None
     total: Money | None = None
+    overdraft: Money | None = Field(
+        None,
+        description="So much more than a window has left may be reserved by requests in flight; none begins once all of the "
+        "window is spent. What is spent in the end is at most the window and this.",
+    )
+
+    @model_validator(mode="after")
+    def _countable(self) -> Self:
+        windows = [self.day, self.week, self.month, self.total]
+        if (
+            self.overdraft is not None
+            and max((w for w in windows if w is not None), default=0) + self.overdraft > MOST_MONEY
+        ):
+            raise ValueError(f"a window and its overdraft must not be more than {MOST_MONEY} together")
+        return self
 
 
 class LimitValues(Model):
