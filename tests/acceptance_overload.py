@@ -341,6 +341,9 @@ async def killed(clients: Clients, process: asyncio.subprocess.Process, seconds:
     process.kill()
     clients.urls.pop()
     clients.window = (time.monotonic() + 5, clients.window[1])
+    for seen in clients.seen.values():
+        seen.in_window = seen.patient = 0
+        seen.by_key.clear()
 
 
 def tell(
