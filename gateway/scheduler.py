@@ -3,7 +3,8 @@
 Sans clock: time and timers are given, so that a simulation runs the same code on a virtual clock. With N for the
 capacity of the moment:
 
-* priority may fill N, but while default waits only 80 % of it;
+* priority may fill N, but while default waits only 80 % of it (where N is so small that this is all of it: four of five
+  admissions);
 * default may fill 90 % of N (all of it, once priority has its 80 %): the rest is head-room for priority;
 * flex gets in below 70 % of N, when nobody of a higher class waits here or at another worker; flex that queues gets
   1 % of N all the same: one of eighty admissions, or a slot every ten seconds;
@@ -28,6 +29,8 @@ LEVELS = {"flex": FLEX, "default": DEFAULT}
 """Service tier -> class; every other one is dearer than default."""
 NAMES = ("priority", "default", "flex")
 PRIORITY_SHARE = 0.8
+PRIORITY_RUN = 4
+"""Of priority in a row while default waits, where a fifth of the pool is less than a slot."""
 DEFAULT_SHARE = 0.9
 FLEX_SHARE = 0.7
 TRICKLE_SHARE = 0.01
@@ -124,6 +127,8 @@ class Scheduler:
         """When flex was let in last."""
         self._since_flex = 0
         """Admissions of others since then, or since flex began to wait."""
+        self._since_default = 0
+        """Admissions of priority since then, while default waits."""
         self._wake: tuple[float, Timer] | None = None
         """When to look again though nothing will have happened by then."""
 
@@ -211,6 +216,7 @@ class Scheduler:
             self.capacity.begun()
             self._count(level, ticket.admitted)
             self._since_flex += 1
+            self._since_default = self._since_default + 1 if level == PRIORITY and self._queues[DEFAULT] else 0
             if level == FLEX:
                 self._last_flex, self._since_flex = ticket.admitted, 0
             self._stop(ticket)
@@ -243,12 +249,17 @@ class Scheduler:
             return None
         if low and self._trickles(limit):
             return FLEX
-        has_enough = bool(middle) and self.running[PRIORITY] >= PRIORITY_SHARE * limit
+        has_enough = bool(middle) and self._priority_has_enough(limit)
         if high and not has_enough:
             return PRIORITY
         if middle:
             return DEFAULT if has_enough or running < DEFAULT_SHARE * limit else None
         return FLEX if low and self._flex_is_free(limit) else None
+
+    def _priority_has_enough(self, limit: float) -> bool:
+        if (1 - PRIORITY_SHARE) * limit < 1:
+            return self._since_default >= PRIORITY_RUN
+        return self.running[PRIORITY] >= PRIORITY_SHARE * limit
 
     def _trickles(self, limit: float) -> bool:
         """Whether flex that waits is due its guaranteed share: never more than 1 % of the slots and one more."""

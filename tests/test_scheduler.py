@@ -57,6 +57,25 @@ def test_priority_keeps_to_four_fifths_while_default_waits() -> None:
     assert waiting.state is State.ADMITTED  # 9 of priority would be more than 8
 
 
+@pytest.mark.parametrize("capacity", [1, 2, 3, 4, 5, 10, 40])
+def test_default_gets_its_fifth_of_pools_of_every_size(capacity: int) -> None:
+    desk = Desk(capacity)
+    running = desk.fill(PRIORITY, capacity)
+    default = desk.fill(DEFAULT, 200, wait=900)
+    desk.fill(PRIORITY, 5, wait=900)
+    served = [0, 0]
+    for _ in range(500):
+        ticket = running.pop(0)
+        served[ticket.level] += 1
+        desk.scheduler.leave(ticket)
+        desk.ask(PRIORITY, wait=900)
+        running += [t for t in desk.told if t.state is State.ADMITTED and t not in running]
+        desk.told.clear()
+        desk.time.run(desk.time.now + 0.001)
+    assert 0.17 <= served[DEFAULT] / 500 <= 0.25, served
+    assert states(default).count(State.WAITING) > 50
+
+
 def test_flex_that_waits_gets_a_slot_every_ten_seconds_whoever_else_waits() -> None:
     desk = Desk(4)
     busy = desk.fill(PRIORITY, 4)
