@@ -24,21 +24,31 @@ class Pressure:
         self._clock = clock
         self._slack = slack
         self._calm = calm
-        self._since = float("-inf")
+        self._since = float("inf")
         """Since when the load has been low enough for one level less; for ever where it is not."""
+        self._noted = clock()
 
     def note(self, load: float) -> int:
-        """Take a load into account (1 is all that can be borne); gives the level."""
-        reached = sum(load >= step for step in self._steps)
-        if reached >= self.level or load >= self._steps[self.level - 1] - self._slack:
+        """Take a load into account (1 is all that can be borne); gives the level.
+
+        Between two notes that are further apart than ``calm`` there was nothing to note: that is calm, too.
+        """
+        reached, now = sum(load >= step for step in self._steps), self._clock()
+        if self._since == float("inf") and now - self._noted >= self._calm:
+            self._since = self._noted
+        self._noted = now
+        if reached >= self.level or not self._is_low(load):
             self.level, self._since = max(reached, self.level), float("inf")
             return self.level
-        now = self._clock()
-        if self._since == float("inf"):
-            self._since = now
-        elif now - self._since >= self._calm:
-            self.level, self._since = self.level - 1, now
+        self._since = min(self._since, now)
+        while self.level > reached and self._is_low(load) and now - self._since >= self._calm:
+            self.level -= 1
+            self._since += self._calm
         return self.level
+
+    def _is_low(self, load: float) -> bool:
+        """Whether the load is low enough for one level less."""
+        return load < self._steps[self.level - 1] - self._slack
 
 
 def cohort(key: str, now: float) -> int:

@@ -27,8 +27,13 @@ def test_a_level_rises_at_once_and_comes_down_step_by_step() -> None:
     pressure = Pressure((0.5, 0.8), clock, slack=0.1, calm=1.0)
     assert [pressure.note(load) for load in (0.4, 0.5, 0.9)] == [0, 1, 2]
     for clock.now, load, level in ((1.0, 0.75, 2), (2.5, 0.75, 2), (3.0, 0.65, 2), (3.9, 0.65, 2), (4.1, 0.0, 1), (4.2, 0.0, 1),
-                                   (4.5, 0.45, 1), (5.6, 0.0, 1), (6.5, 0.0, 1), (6.7, 0.0, 0)):  # fmt: skip
+                                   (4.5, 0.45, 1), (5.4, 0.45, 1), (5.6, 0.0, 1), (6.5, 0.0, 1), (6.7, 0.0, 0)):  # fmt: skip
         assert pressure.note(load) == level, clock.now
+    assert pressure.note(0.9) == 2
+    clock.now = 60
+    assert pressure.note(0.45) == 1  # of what there was nothing to note about, nothing is left
+    clock.now = 120
+    assert pressure.note(0.1) == 0
 
 
 def test_cohorts_are_even_the_same_everywhere_and_others_every_hour() -> None:
