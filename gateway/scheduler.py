@@ -126,7 +126,7 @@ class Scheduler:
         self._last_flex = float("-inf")
         """When flex was let in last."""
         self._since_flex = 0
-        """Admissions of others since then, or since flex began to wait."""
+        """Admissions of others since then."""
         self._since_default = 0
         """Admissions of priority since then, while default waits."""
         self._wake: tuple[float, Timer] | None = None
@@ -157,10 +157,8 @@ class Scheduler:
         hopeless = not self._flex_gives_way(level) and self._expected_wait(level, key, now) > wait
         if not queue:
             self._began[level], self._rates[level] = now, 0.0
-            if level == FLEX:
-                self._since_flex = 0
-                if wait <= 0 and not self._flex_is_free(self.capacity.limit):
-                    return self._refuse(ticket)  # the guaranteed share is for those who wait for it
+            if level == FLEX and wait <= 0 and not self._flex_is_free(self.capacity.limit):
+                return self._refuse(ticket)  # the guaranteed share is for those who wait for it
         queue.push(ticket)
         self.admit()
         if ticket.state is not State.WAITING:
