@@ -81,7 +81,8 @@ class MemoryEngine:
             elif kind == WINDOW:
                 if cell[0] < current[period]:
                     cell[:] = (current[period], 0, 0)
-                if cell[1] + cell[2] + amount <= cap:
+                # Its rate is an overdraft, for requests in flight: none begins once all of the window is spent.
+                if cell[1] + cell[2] + amount <= cap + rate and (not rate or cell[1] < cap):
                     continue
             elif cell[0] + amount <= cap:
                 continue
@@ -103,7 +104,7 @@ class MemoryEngine:
                 continue  # that day is over: what it had reserved stays booked to it
             live.append(counter)
             more = need[unit] - before[unit]
-            if lacks(counter, more, now, current, begins=False) and more > 0:
+            if lacks(counter, more, now, current) and more > 0:
                 return self._refuse(limits, position, need[unit], more)
         put_back(live, before, need, now)
         self._held[rid] = (limits, need, windows)
@@ -278,11 +279,8 @@ def refill(cell: Cell, now: int, cap: int, rate: int) -> None:
     cell[1] = now
 
 
-def lacks(counter: Counter, amount: int, now: int, current: Sequence[int], *, begins: bool = True) -> bool:
-    """Bring a counter up to now and tell whether it has less than ``amount`` left.
-
-    An overdraft is for requests in flight: none ``begins`` once all of a window is spent.
-    """
+def lacks(counter: Counter, amount: int, now: int, current: Sequence[int]) -> bool:
+    """Bring a counter up to now and tell whether it has less than ``amount`` left for a request in flight."""
     kind, cell, _, cap, rate, period = counter
     if kind == BUCKET:
         if now > cell[1]:
@@ -291,7 +289,7 @@ def lacks(counter: Counter, amount: int, now: int, current: Sequence[int], *, be
     if kind == WINDOW:
         if cell[0] < current[period]:
             cell[:] = (current[period], 0, 0)
-        return cell[1] + cell[2] + amount > cap + rate or (begins and rate > 0 and cell[1] >= cap)
+        return cell[1] + cell[2] + amount > cap + rate
     return cell[0] + amount > cap
 
 
