@@ -49,7 +49,7 @@ limits: $(VENV)/.dev  ## limits at full size: kills, freezes, failovers, a resha
 chaos: $(VENV)/.dev  ## failing upstreams, restarts, reloads, disconnects at full size; prints what clients notice (about ten minutes)
 	$(BIN)/python -m tests.acceptance_chaos
 
-overload: $(VENV)/.dev  ## three times too much of every service tier for minutes, over HTTP, alone and two replicas; prints every figure
+overload: $(VENV)/.dev  ## three times too much of every service tier for minutes, over HTTP, alone, two replicas, one of them killed; prints every figure (about ten minutes)
 	$(BIN)/python -m tests.acceptance_overload
 
 clients: $(VENV)/.dev  ## nine real clients in environments of their own, against a gateway (needs Node 20 and the package registries)
