@@ -5,11 +5,14 @@ one long step (a garbage collection, a large body) turns nobody away.
 """
 
 import asyncio
+import logging
 import math
 import random
 import time
 from collections import deque
 from collections.abc import Callable
+
+import orjson
 
 from config.schema import Server
 
@@ -18,6 +21,7 @@ from .errors import CapacityUnavailable, Overloaded
 from .pressure import COHORTS, Pressure, cohort
 from .scheduler import DEFAULT, FLEX, LEVELS, PRIORITY
 
+LOGGER = logging.getLogger("sluice.protection")
 LOOK_SECONDS = 0.1
 """Between two looks at the event loop."""
 LASTING = 5
@@ -44,6 +48,7 @@ class Protection:
         self._late = 0.0
         """The load that the lag amounts to."""
         self._pressure = Pressure(STEPS, clock, slack=0.05)
+        self._logged = 0
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -66,7 +71,12 @@ class Protection:
         self._lags.append(seconds)
         lag, most = min(self._lags), self._most_lag
         self._late = STEPS[0] + math.log2(lag / most) / 10 if most is not None and lag >= most else 0.0
-        self._pressure.note(self._load())
+        level = self._pressure.note(self._load())
+        if level != self._logged:
+            self._logged = level
+            LOGGER.warning(
+                "%s", orjson.dumps({"event": "worker pressed", "level": level, "lag": round(lag, 3), "in_flight": self._in_flight()}).decode()
+            )  # fmt: skip
 
     def _load(self) -> float:
         """1 is all that can be borne: every request there is room for, or four times the lag that may be."""

@@ -29,6 +29,8 @@ BACK_SECONDS = 0.25
 """So long tokens that were reserved and not used wait for others before Redis is told."""
 SILENT_SECONDS = 1.0
 """So long Redis is not asked again that did not answer."""
+KEEP_SECONDS = 7_500
+"""Two hours are looked back on at most."""
 MOST_COUNTERS = 10_000
 """In memory; those that have nothing to say go first."""
 
@@ -181,7 +183,9 @@ class Ramps:
                 await asyncio.sleep(BACK_SECONDS)
                 told, self._back = self._back, {}
                 for (shard, scope, minute), tokens in told.items():
-                    await self._store.command("HINCRBY", f"g:{{{shard}}}{scope}", minute, tokens)
+                    key = f"g:{{{shard}}}{scope}"
+                    await self._store.command("HINCRBY", key, minute, tokens)
+                    await self._store.command("EXPIRE", key, KEEP_SECONDS)  # it may have expired, and be there anew
         except StoreDown:
             pass  # those minutes look fuller than they were
         finally:

@@ -111,6 +111,10 @@ async def test_workers_count_together_to_the_token(redis_server: RedisServer) ->
     assert not await passes(workers[1], 600, whose(name="other"), to)
     await asyncio.sleep(0.6)
     assert await passes(workers[1], 600, whose(name="other"), to)
+    growth.settle(500)
+    await asyncio.sleep(0.6)
+    assert workers[0]._store is not None
+    assert 0 < int(await workers[0]._store.command("TTL", "g:{o}k:other|m:m")) <= 7_500
     for worker in workers:
         await worker.close()
 
