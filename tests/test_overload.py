@@ -14,6 +14,6 @@ async def test_C_479_three_times_too_much_at_two_replicas() -> None:
         service=0.3,
         wait_default=3,
         flex_wait=3,
-        promised=Promised(share=0.6, progress=0.005),
+        promised=Promised(share=0.6, good=0.6, progress=0.005),
     )
     assert not figures.failed
