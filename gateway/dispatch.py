@@ -10,6 +10,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
 from adapters import ratelimits
 from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
+from adapters.ratelimits import RateLimits
 from config.schema import Retries
 
 from . import tiers
@@ -19,6 +20,7 @@ from .credentials import Credentials
 from .errors import GatewayError, InvalidRequest, NoHealthyUpstream
 from .failures import to_gateway_error
 from .fleet import SAMPLES, Fleet, Load, Member
+from .pools import FlexFull, QueueFull
 from .routing import Router
 from .tiers import AttemptTier
 from .upstream import Upstream
@@ -39,7 +41,7 @@ class NobodyAvailable(Exception):
         self.wait = wait
 
 
-FAILURES = (ProviderError, UnsupportedParameter, NobodyAvailable)
+FAILURES = (ProviderError, UnsupportedParameter, NobodyAvailable, QueueFull, FlexFull)
 
 
 class Prepared(Protocol):
@@ -60,6 +62,10 @@ class Prepared(Protocol):
 
     def outgoing(self, deployment: Deployment) -> tuple[Mapping[str, Any], AttemptTier]:
         """The request to translate, and the tier it runs at."""
+        ...
+
+    def told(self, deployment: Deployment, word: RateLimits | ProviderError) -> None:
+        """A provider said what it still takes, or refused."""
         ...
 
     def over(self, attempt: Attempt, deployment: Deployment, *, maybe_billed: bool) -> None:
@@ -100,10 +106,12 @@ class Dispatcher:
             try:
                 return await self._model(call, record)
             except FAILURES as exc:
-                kind = exc.kind if isinstance(exc, ProviderError) else ErrorKind.OVERLOADED
+                kind = exc.kind if isinstance(exc, ProviderError | FlexFull) else ErrorKind.OVERLOADED
                 if not isinstance(exc, UnsupportedParameter):
                     waiting[:0] = self._router.fallbacks(call.route, kind, call.principal)
                 if not await self._fall_back(call, waiting, seen, record):
+                    if isinstance(exc, GatewayError):
+                        raise
                     raise _told(exc, record) from exc
 
     async def _fall_back(self, call: Prepared, waiting: list[Route], seen: set[str], record: CallRecord) -> bool:
@@ -204,13 +212,15 @@ class Dispatcher:
         try:
             request, tier = call.outgoing(deployment)
             row.sent_tier = tier.sent
-            answer = await self._exchange(call.call, request, tier, deployment, hints=len(call.plan) > 1)
+            answer = await self._exchange(call.call, request, tier, deployment, call.told, hints=len(call.plan) > 1)
         except UnsupportedParameter:
             member.health.release()
             call.over(row, deployment, maybe_billed=False)
             raise  # nothing was sent: no row
         except ProviderError as exc:
-            member.health.failed(exc, last=not self._others(call.plan, deployment))
+            queued = deployment.pool is not None and not self._ready(call.plan, deployment)
+            member.health.failed(exc, last=not self._others(call.plan, deployment), queued=queued)
+            call.told(deployment, exc)
             row.status, row.error, row.seconds = exc.kind.value, exc.kind, self._clock() - started
             call.over(row, deployment, maybe_billed=exc.maybe_billed)
             record.attempts.append(row)
@@ -257,11 +267,22 @@ class Dispatcher:
         """A stream broke off after its first content."""
         self._fleet[answer.deployment.id].health.failed(error)
 
+    def _ready(self, plan: Plan, deployment: Deployment) -> bool:
+        """Whether another deployment could serve at once."""
+        return any(d.id != deployment.id and (h := self._fleet[d.id].health).closed and not h.cooling for d in plan)
+
     def _others(self, plan: Plan, deployment: Deployment) -> bool:
         return any(d.id != deployment.id and self._fleet[d.id].health.closed for d in plan)
 
     async def _exchange(
-        self, call: Call, request: Mapping[str, Any], tier: AttemptTier, deployment: Deployment, *, hints: bool
+        self,
+        call: Call,
+        request: Mapping[str, Any],
+        tier: AttemptTier,
+        deployment: Deployment,
+        told: Callable[[Deployment, RateLimits], None],
+        *,
+        hints: bool,
     ) -> Answer:
         target = deployment.target
         if deployment.credential is not None:
@@ -276,8 +297,9 @@ class Dispatcher:
                 body = await response.read(MAX_BODY)
                 error = deployment.adapter.error(response.status, response.headers, body)
                 raise tiers.refused(deployment, tier, error)
-            if hints and (limits := ratelimits.read(response.headers)) is not None:
+            if (hints or deployment.pool is not None) and (limits := ratelimits.read(response.headers)) is not None:
                 self._fleet[deployment.id].health.hinted(limits)
+                told(deployment, limits)
             answer: Answer = await call.operation.read(call, deployment, sent, tier, response)
             answer.waited = response.taken
             return answer

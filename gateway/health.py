@@ -104,10 +104,13 @@ class Health:
         self._open_seconds = 0.0
         self._probing = False
 
-    def failed(self, error: ProviderError, *, last: bool = False) -> None:
-        """``last`` tells that no other deployment could serve: then more is needed to take it out."""
+    def failed(self, error: ProviderError, *, last: bool = False, queued: bool = False) -> None:
+        """``last`` tells that no other deployment could serve: then more is needed to take it out.
+
+        ``queued`` tells that a queue in front of it waits instead while it limits our rate.
+        """
         now = self._clock()
-        if error.kind in COOLS:
+        if error.kind in COOLS and not (queued and error.kind is ErrorKind.RATE_LIMITED):
             wait = error.retry_after if error.retry_after is not None else COOLS[error.kind]
             self._cool_until = max(self._cool_until, now + min(wait, MAX_COOL_DOWN))
         if error.kind not in BREAKS:

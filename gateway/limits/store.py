@@ -45,6 +45,7 @@ class Script:
 RESERVE = Script("reserve.lua")
 JOIN = Script("join.lua")
 SHARE = Script("share.lua")
+RAMP = Script("ramp.lua")
 
 
 class Store:
@@ -109,6 +110,11 @@ class Store:
     async def share(self, pool: str, arguments: Sequence[Any]) -> Sequence[int]:
         """Run ``share.lua``; gives its reply. Raises like ``reserve``."""
         reply: Sequence[int] = await self._run(SHARE, 1, (f"q:{{{pool}}}", *arguments))
+        return reply
+
+    async def ramp(self, keys: Sequence[str], arguments: Sequence[int]) -> Sequence[int]:
+        """Run ``ramp.lua``; gives its reply. Raises like ``reserve``."""
+        reply: Sequence[int] = await self._run(RAMP, len(keys), (*keys, *arguments))
         return reply
 
     async def leave(self, pool: str, worker: str) -> None:
