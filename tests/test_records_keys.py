@@ -3,14 +3,14 @@
 import asyncio
 import time
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import event, insert, text, update
+from sqlalchemy import insert, text, update
 
 from config.loader import parse
 from config.schema import Config, Limits, Owner
@@ -18,6 +18,7 @@ from gateway.errors import InvalidRequest, StoreUnavailable
 from gateway.records import keys as k
 from gateway.records.cache import KeyCache
 from gateway.records.database import Database
+from gateway.records.direct import Rows
 from gateway.records.keys import KeySettings, KeyStore, Peppers
 from gateway.records.tables import changes, key_digests, keys, organizations, teams
 
@@ -51,11 +52,15 @@ class Queries:
 
     def __init__(self, database: Database) -> None:
         self.texts: list[str] = []
-        event.listen(database._engine.sync_engine, "before_cursor_execute", self._heard)
+        self._database = database.direct
+        database.direct = self
 
-    def _heard(self, connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
-        if "key_digests" in statement:
-            self.texts.append(statement)
+    async def rows(self, sql: str, values: Sequence[Any]) -> Rows:
+        self.texts.append(sql)
+        return await self._database.rows(sql, values)
+
+    async def close(self) -> None:
+        await self._database.close()
 
 
 def test_S_01_keys_have_256_bits_and_a_checksum() -> None:

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from config.schema import Database as Options
 
 from ..errors import StoreUnavailable
+from .direct import direct
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _MIGRATION_LOCK = 0x51_1C_E0
@@ -43,6 +44,8 @@ class Database:
             if self.is_sqlite
             else _postgres_engine(self._url, options.pool_size, timeout)
         )
+        self.direct = direct(self._url, self._engine.dialect, _postgres_arguments(timeout), timeout)
+        """For the few queries that a request waits for."""
         self._writers = self._engine.execution_options(sluice_write=True)
         # SQLite has one writer: queueing here is fair, its own busy handler is a lottery.
         self._turn: contextlib.AbstractAsyncContextManager[Any] = (
@@ -109,6 +112,7 @@ class Database:
             return await connection.run_sync(_is_current)
 
     async def close(self) -> None:
+        await self.direct.close()
         await self._engine.dispose()
 
 
@@ -174,12 +178,17 @@ def _postgres_engine(url: URL, pool_size: int, timeout: float) -> AsyncEngine:
         pool_timeout=timeout,
         pool_pre_ping=True,
         hide_parameters=True,
-        connect_args={
-            "timeout": min(5.0, timeout),
-            "command_timeout": max(_SLOW_SECONDS, timeout),  # the server's own time limit below comes first
-            "server_settings": {"statement_timeout": str(int(timeout * 1000)), "application_name": "sluice"},
-        },
+        connect_args=_postgres_arguments(timeout),
     )
+
+
+def _postgres_arguments(timeout: float) -> dict[str, Any]:
+    """How asyncpg connects, beyond the address."""
+    return {
+        "timeout": min(5.0, timeout),
+        "command_timeout": max(_SLOW_SECONDS, timeout),  # the server's own time limit below comes first
+        "server_settings": {"statement_timeout": str(int(timeout * 1000)), "application_name": "sluice"},
+    }
 
 
 @contextlib.contextmanager

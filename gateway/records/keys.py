@@ -5,14 +5,16 @@ import hmac
 import re
 import secrets
 import zlib
+from collections import namedtuple
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 import orjson
 from pydantic import Field
-from sqlalchemy import Row, Select, select
+from sqlalchemy import Dialect, Select, bindparam, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from config.schema import Config
@@ -203,11 +205,9 @@ class KeyStore:
         """The key kept under one of ``digests``, expired and blocked ones included; one indexed query."""
         if not digests:
             return None
-        async with self._database.read() as connection:
-            rows = (await connection.execute(_lookup(digests))).all()
-        order = {digest: position for position, digest in enumerate(digests)}
-        rows = sorted(rows, key=lambda row: order[row.digest])
-        return self._record(rows[0]) if rows else None
+        sql, found = _prepared(len(digests), self._database.dialect)
+        rows = [found._make(row) for row in await self._database.direct.rows(sql, digests)]
+        return self._record(min(rows, key=lambda row: digests.index(row.digest))) if rows else None
 
     async def find(self, key_id: str) -> KeyRecord | None:
         """The key of that id, expired and blocked ones included."""
@@ -258,18 +258,18 @@ class KeyStore:
         settings = Settings.model_validate_json(row.settings)
         return _Found(settings, getattr(row, "organization", None), getattr(row, "team", None), row.blocked)
 
-    def _record(self, row: Row[Any]) -> KeyRecord:
+    def _record(self, row: Any) -> KeyRecord:
         place = Place(row.organization, row.team, row.user)
         settings = KeySettings.model_validate_json(row.key_settings)
         scopes = [Scope("key", row.id, settings)]
-        blocked = row.key_blocked
+        blocked = bool(row.key_blocked)
         for kind, name in (("user", row.user), ("team", row.team), ("organization", row.organization)):
             if name is None:
                 continue
             found = self._configured[kind].get(name)
             if found is None and (text := getattr(row, f"{kind}_settings")) is not None:
                 found = Settings.model_validate_json(text)
-                blocked = blocked or getattr(row, f"{kind}_blocked")
+                blocked = blocked or bool(getattr(row, f"{kind}_blocked"))
             if found is not None:
                 scopes.append(Scope(kind, name, found))
         ends = [end for end in (row.key_expires, row.digest_expires) if end is not None]
@@ -293,7 +293,14 @@ def _owners(key_id: str, place: Place) -> Iterable[tuple[str, str]]:
         yield "user", place.user
 
 
-def _lookup(digests: Sequence[str]) -> Select[Any]:
+@lru_cache(maxsize=32)
+def _prepared(count: int, dialect: Dialect) -> tuple[str, Any]:
+    """The look-up by so many digests as the driver takes it, and what its rows are made into."""
+    query = _lookup([bindparam(f"digest_{n}", type_=key_digests.c.digest.type) for n in range(count)])
+    return str(query.compile(dialect=dialect)), namedtuple("_Row", [column.name for column in query.selected_columns])
+
+
+def _lookup(digests: Sequence[Any]) -> Select[Any]:
     return _records().where(key_digests.c.digest.in_(digests))
 
 

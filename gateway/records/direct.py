@@ -1,0 +1,132 @@
+"""Single queries that a request waits for: prepared once, past SQLAlchemy, outside of transactions.
+
+An authentication that no cache answers is one of them. Through the pool of the records it took five turns of a thread in
+SQLite and as many round trips in PostgreSQL; here it is one of either.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeAlias
+
+from sqlalchemy.engine import URL, Dialect
+
+from ..errors import StoreUnavailable
+
+Rows: TypeAlias = Sequence[Sequence[Any]]
+
+_CONNECTIONS = 4
+"""Of PostgreSQL, at most; each look-up takes well below a millisecond."""
+_IDLE_SECONDS = 300.0
+_NOT_FOR_THE_DRIVER = ("prepared_statement_cache_size", "prepared_statement_name_func", "async_fallback")
+"""Options in an address that are SQLAlchemy's own."""
+
+
+class Direct(Protocol):
+    """Runs queries of one SELECT; ``values`` in the order and form of the driver. Raises StoreUnavailable."""
+
+    async def rows(self, sql: str, values: Sequence[Any]) -> Rows: ...
+
+    async def close(self) -> None: ...
+
+
+class SQLiteDirect:
+    """A connection that only reads, in a thread of its own: there is nothing that could hold it up."""
+
+    def __init__(self, file: str, timeout: float) -> None:
+        self._file = file
+        self._timeout = timeout
+        self._thread: ThreadPoolExecutor | None = None
+        self._connection: sqlite3.Connection | None = None
+
+    async def rows(self, sql: str, values: Sequence[Any]) -> Rows:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="records-direct")
+        work = asyncio.get_running_loop().run_in_executor(self._thread, self._query, sql, values)
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await work
+        except (sqlite3.Error, TimeoutError) as error:
+            raise _unavailable() from error
+
+    def _query(self, sql: str, values: Sequence[Any]) -> Rows:
+        if self._connection is None:
+            self._connection = sqlite3.connect(self._file, timeout=self._timeout, isolation_level=None)
+            self._connection.execute("PRAGMA query_only = ON")
+        return self._connection.execute(sql, values).fetchall()
+
+    def _let_go(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    async def close(self) -> None:
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            await asyncio.get_running_loop().run_in_executor(thread, self._let_go)
+            thread.shutdown()
+
+
+class PostgresDirect:
+    """A small pool of asyncpg's, which keeps statements prepared and tells closed connections without asking."""
+
+    def __init__(self, arguments: Mapping[str, Any], timeout: float) -> None:
+        self._arguments = arguments
+        self._timeout = timeout
+        self._pool: Any = None
+
+    async def rows(self, sql: str, values: Sequence[Any]) -> Rows:
+        import asyncpg
+
+        broken = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.AdminShutdownError, OSError)
+        try:
+            async with asyncio.timeout(self._timeout):
+                try:
+                    return await self._fetch(sql, values)
+                except broken:  # a server that was started anew: its old connections are not worth a refusal
+                    return await self._fetch(sql, values)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            raise _unavailable() from error
+
+    async def _fetch(self, sql: str, values: Sequence[Any]) -> Rows:
+        if self._pool is None:
+            self._pool = self._made()
+        await self._pool  # opens nothing the second time
+        found: Rows = await self._pool.fetch(sql, *values)
+        return found
+
+    def _made(self) -> Any:
+        import asyncpg
+
+        class Plain(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types
+            """Queries outside of transactions leave nothing to reset."""
+
+            def get_reset_query(self) -> str:
+                return ""
+
+        return asyncpg.create_pool(
+            **self._arguments,
+            connection_class=Plain,
+            min_size=0,
+            max_size=_CONNECTIONS,
+            max_inactive_connection_lifetime=_IDLE_SECONDS,
+        )
+
+    async def close(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.terminate()
+
+
+def direct(url: URL, dialect: Dialect, connect: Mapping[str, Any], timeout: float) -> Direct:
+    """For the database at ``url``; ``connect`` are the driver's arguments beyond the address. Opens nothing yet."""
+    if url.get_backend_name() == "sqlite":
+        return SQLiteDirect(url.database or "", timeout)
+    _, arguments = dialect.create_connect_args(url)
+    address = {name: value for name, value in arguments.items() if name not in _NOT_FOR_THE_DRIVER}
+    return PostgresDirect({**address, **connect}, timeout)
+
+
+def _unavailable() -> StoreUnavailable:
+    return StoreUnavailable("The records database does not answer.", code="records_unavailable")
