@@ -60,7 +60,7 @@ async def fill_keys(database: Database) -> list[str]:
     async with database.write(timeout=60) as connection:
         change = text("UPDATE key_digests SET digest = :digest WHERE key_id = :id")
         await connection.execute(change, [{"digest": PEPPERS.digest(k), "id": f"key_{n}"} for n, k in known.items()])
-    await _settle(database)
+    await analyse(database)
     return list(known.values())
 
 
@@ -103,7 +103,7 @@ async def page_through(database: Database) -> bool:
                 "VALUES (:owner, :id, :created, 'm', :expires, :removed, :body, :messages)"
             )
             await connection.execute(insert, [{**row, **fixed} for row in rows])
-    await _settle(database)
+    await analyse(database)
     store = StoredCompletions(database)
     deleted: set[str] = set()
     dice = random.Random(7)
@@ -139,15 +139,15 @@ async def page_through(database: Database) -> bool:
 async def sum_up(database: Database, rows: int) -> bool:
     """What ``sluice usage`` and the counters ask of a ledger of that size: rolled up but for the last rows."""
     now = int(time.time())
-    await _fill_ledger(database, rows, now)
+    await fill_ledger(database, rows, now)
     usage = UsageStore(database)
     began = time.perf_counter()
     rolled = 0
     while some := await usage.roll_up(limit=500_000):
         rolled += some
     print(f"  roll-up: {rolled:,} rows in {time.perf_counter() - began:.0f} s", flush=True)
-    await _fill_ledger(database, 2_000, now, first=rows)
-    await _settle(database)
+    await fill_ledger(database, 2_000, now, first=rows)
+    await analyse(database)
     month = now - 30 * 86_400
     asked: dict[str, Callable[[], Awaitable[Any]]] = {
         "usage --by team --since 30d": lambda: usage.report(("team",), Filter(month)),
@@ -168,14 +168,14 @@ async def sum_up(database: Database, rows: int) -> bool:
     return good
 
 
-async def _fill_ledger(database: Database, rows: int, now: int, first: int = 0) -> None:
+async def fill_ledger(database: Database, rows: int, now: int, first: int = 0) -> None:
     """Keys, teams and models of every day alike; a thousand keys in fifty teams."""
     columns = "request_id organization team user key tags model deployment provider upstream_model tier_requested tier_effective tier_sent tier_served status error code"
     numbers = (
         "attempt day started duration http_status cost input output reasoning cache_read cache_write cache_write_1h audio_input audio_output"
     )
     false, true = ("0", "1") if database.is_sqlite else ("false", "true")
-    started = f"({now} - (({rows} - n) % {rows}) * ({LEDGER_DAYS} * 86400.0 / {rows}))" if not first else str(now - 5)
+    started = f"({now} - (({rows} - n) % {rows}) * ({LEDGER_DAYS} * 86400.0 / {rows}))" if not first else f"{now - 5}.0"
     texts = (
         f"'r' || (n + {first}), 'acme', 't' || (n % {TEAMS}), 'u' || (n % 500), 'k' || (n % 1000), '[]', 'm' || (n % 5), 'd', 'p', "
         "'um', '', 'default', 'default', 'default', 'ok', '', ''"
@@ -209,7 +209,7 @@ async def _run(database: Database, *statements: str) -> None:
             await connection.execute(text(statement))
 
 
-async def _settle(database: Database) -> None:
+async def analyse(database: Database) -> None:
     """What autovacuum does sooner or later."""
     if not database.is_sqlite:
         async with database.write(timeout=240) as connection:

@@ -4,12 +4,13 @@ import asyncio
 import csv
 import io
 import random
+import re
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from adapters.usage import Usage
 from config.schema import Ledger as LedgerOptions
@@ -170,6 +171,7 @@ async def test_exports_hold_every_row(book: Book) -> None:
     calls[7].model = "=cmd()"
     await book.add(*calls)
     exported = orjson.loads(b"".join([part async for part in book.usage.export("json")]))
+    calls.sort(key=lambda call: int(call.started * 1e6))  # those of one moment stay in the order they came in
     assert [row["request_id"] for row in exported] == [c.id for c in calls]
     assert exported[0]["cost"] == calls[0].attempts[0].cost
     parts = [part async for part in book.usage.export("csv", Filter(team="blue"))]
@@ -182,19 +184,62 @@ async def test_exports_hold_every_row(book: Book) -> None:
     assert orjson.loads(nothing) == []
 
 
-async def test_spent_needs_no_scan(book: Book, database: Database) -> None:
-    """The plan names an index for each part, so that tens of millions of rows do not matter."""
-    from sqlalchemy import func, select
+async def test_no_question_reads_the_whole_ledger(database: Database) -> None:
+    """As the planners really see it, with figures of a ledger that is large beside its roll-up."""
+    from benchmarks.records import analyse, fill_ledger
 
-    from gateway.records.usage import _parts
+    now = int(NOW)
+    usage = UsageStore(database, clock=lambda: NOW)
+    await fill_ledger(database, 150_000, now)
+    while await usage.roll_up():
+        pass
+    await fill_ledger(database, 500, now, first=150_000)
+    await analyse(database)
+    statements: list[tuple[str, Any]] = []
 
-    parts = _parts(Filter(since=19_990 * DAY, key="key_1"), ("cost",), ())
-    query = select(func.sum(parts.c.cost)).compile(dialect=database.dialect, compile_kwargs={"literal_binds": True})
+    def heard(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if "FROM ledger" in statement:
+            statements.append((statement, parameters))
+
+    event.listen(database._engine.sync_engine, "before_cursor_execute", heard)
+    month, midnight = now - 30 * DAY + 5_000, (now // DAY - 30) * DAY
+    owners: list[dict[str, str]] = [{"key": "k7"}, {"team": "t7"}, {"user": "u7"}, {"organization": "acme"}, {}]
+    for owner in owners:
+        await usage.report(("team", "day"), Filter(midnight, **owner))  # type: ignore[arg-type] # names of owners
+        await usage.report((), Filter(month, now - 3_600, **owner))  # type: ignore[arg-type] # as above
+    await usage.report(("model",), Filter(month, model="m1", tag="a", tier="flex"))
+    await usage.spent("key", "k7")
+    await usage.rows(Filter(), request_id="r77")
+    await usage.rows(Filter(now - 3_600, team="t7"))
+    async for _ in usage.export("csv", Filter(now - 2 * DAY, team="t7")):
+        pass
+    event.remove(database._engine.sync_engine, "before_cursor_execute", heard)
+    assert len(statements) > 14
     prefix = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
-    async with database.read() as connection:
-        if not database.is_sqlite:
-            await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
-        plan = "\n".join(str(row) for row in (await connection.exec_driver_sql(prefix + str(query))).all())
-    assert "SCAN ledger\n" not in plan
-    assert "Seq Scan on ledger " not in plan
-    assert "key_day" in plan
+    for statement, parameters in statements:
+        async with database.read() as connection:
+            rows = (await connection.exec_driver_sql(prefix + statement, parameters)).all()
+        plan = "\n".join(str(row[-1]) for row in rows)
+        assert not re.search(r"SCAN ledger\b(?! USING)|Seq Scan on ledger\b", plan), f"{statement}\n{plan}"
+        if "through" in statement:
+            behind = r"SEARCH ledger USING INTEGER PRIMARY KEY|(Bitmap )?Index Scan (using|on) pk_ledger"
+            assert re.search(behind, plan), f"{statement}\n{plan}"
+
+
+async def test_tags_are_found_as_they_are_written(book: Book) -> None:
+    """No wildcards, no other case, no part of another tag; quotes and other alphabets too."""
+    tags = ("night", "Night", "nightly", "50%", "50x", 'a"b', "\u00fc", "a_b", "axb")
+    await book.add(*(call(n, Principal(f"key_{n}", "acme", tags=(tag,)), NOW, 2**n) for n, tag in enumerate(tags)))
+    for _ in range(2):
+        for n, tag in enumerate(tags):
+            (found,) = await book.usage.report((), Filter(tag=tag))
+            assert found["cost"] == 2**n, tag
+        await book.usage.roll_up()
+
+
+async def test_a_report_is_whole_or_refused(book: Book) -> None:
+    await book.add(*some(range(50)))
+    assert len(await book.usage.report(("key",), limit=3)) == 3
+    with pytest.raises(InvalidRequest) as refused:
+        await book.usage.report(("key",), limit=2)
+    assert refused.value.code == "too_many_groups"
