@@ -93,7 +93,11 @@ async def page_through(database: Database) -> bool:
     body = {"object": "chat.completion", "model": "m", "metadata": {}, "choices": [], "usage": {}, "text": "x" * 1500}
     for start in range(0, COMPLETIONS, 10_000):
         rows = [
-            {"id": f"c{n}", "created": now - (COMPLETIONS - n) // 40, "body": b"\0" + orjson.dumps({**body, "id": f"c{n}"})}
+            {
+                "id": f"c{n}",
+                "created": now - (COMPLETIONS - n) // 40,
+                "body": b"\0" + orjson.dumps({**body, "id": f"c{n}"}),
+            }
             for n in range(start, start + 10_000)
         ]
         fixed = {"owner": OWNER, "expires": now + 86_400.0, "messages": b"\0[]", "removed": False}
@@ -109,7 +113,12 @@ async def page_through(database: Database) -> bool:
     dice = random.Random(7)
 
     async def churn() -> None:
-        completion: dict[str, Any] = {"id": f"new{dice.random()}", "model": "m", "created": int(time.time()), "choices": []}
+        completion: dict[str, Any] = {
+            "id": f"new{dice.random()}",
+            "model": "m",
+            "created": int(time.time()),
+            "choices": [],
+        }
         await store.create(OWNER, {"messages": []}, completion)
         victim = f"c{dice.randrange(COMPLETIONS)}"
         if victim not in deleted:
@@ -171,9 +180,7 @@ async def sum_up(database: Database, rows: int) -> bool:
 async def fill_ledger(database: Database, rows: int, now: int, first: int = 0) -> None:
     """Keys, teams and models of every day alike; a thousand keys in fifty teams."""
     columns = "request_id organization team user key tags model deployment provider upstream_model tier_requested tier_effective tier_sent tier_served status error code"
-    numbers = (
-        "attempt day started duration http_status cost input output reasoning cache_read cache_write cache_write_1h audio_input audio_output"
-    )
+    numbers = "attempt day started duration http_status cost input output reasoning cache_read cache_write cache_write_1h audio_input audio_output"
     false, true = ("0", "1") if database.is_sqlite else ("false", "true")
     started = f"({now} - (({rows} - n) % {rows}) * ({LEDGER_DAYS} * 86400.0 / {rows}))" if not first else f"{now - 5}.0"
     texts = (

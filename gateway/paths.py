@@ -91,7 +91,7 @@ def operations(config: Config, records: Records, pipeline: Pipeline, described: 
     reconciling: Iterable[Operation] = ()
     if records.ledger is not None:
         spent = spent_in(records.usage, records.ledger, lambda: config.model_groups)
-        reconciling = Reconciliation(records.admin, pipeline.meter.limiter, config, spent).operations()
+        reconciling = Reconciliation(records.admin, pipeline.meter.limiter, config, spent, records.audit).operations()
     return catalogue(
         (
             *Explainer(pipeline.router, pipeline.meter, pipeline.allow, principal).operations(),

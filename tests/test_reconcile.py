@@ -1,15 +1,20 @@
-"""Counters against the ledger: nothing to say while all is well, and a lost counter is put back."""
+"""Counters against the ledger: nothing to say while all is well, and what differs for good is set right."""
 
 import asyncio
 import json
+import uuid
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import redis
 from click.testing import CliRunner, Result
 from openai import AsyncOpenAI
 
+from config.schema import Budget, Limits
 from gateway.__main__ import main
+from gateway.app import Gateway
+from gateway.call import Owner
+from gateway.limits.rules import LimitSet
 
 from .running import KEY, deployment, running
 from .servers import RedisServer
@@ -23,45 +28,99 @@ def sluice(*arguments: str) -> Result:
     return result
 
 
-@pytest.mark.parametrize("shared", [False, True])
-async def test_counters_and_ledger_agree_and_what_was_lost_is_put_back(shared: bool, redis_server: RedisServer) -> None:
-    name = f"reconciled-{shared}"
+class Reconciled:
+    """A gateway with a budget, and the command that compares its counters."""
+
+    def __init__(self, gateway: Gateway, name: str) -> None:
+        self.gateway, self.name = gateway, name
+        self.limiter = gateway.pipeline.meter.limiter
+
+    async def __call__(self, *options: str) -> list[dict[str, Any]]:
+        found = await asyncio.to_thread(sluice, "reconcile", "--json", "--url", self.gateway.admin_url, *options)
+        answer: list[dict[str, Any]] = json.loads(found.output)
+        return answer
+
+    async def spend(self, calls: int, model: str = "m") -> None:
+        async with AsyncOpenAI(base_url=f"{self.gateway.url}/v1", api_key=KEY, max_retries=0) as sdk:
+            for _ in range(calls):
+                await sdk.chat.completions.create(model=model, messages=[{"role": "user", "content": "one two"}])
+
+    async def push(self, amount: int) -> None:
+        """Counters come to say so much more, or less, as by a Redis that came back with an old file."""
+        limits = self._budget()
+        self.limiter.engine.debit(f"push{amount}", limits, (0, 0, 0, 0, amount, 0))
+        await asyncio.sleep(0.1)
+
+    async def counter(self) -> tuple[int, int]:
+        (state,) = await self.limiter.engine.states(self._budget())
+        return state.used, state.reserved
+
+    def _budget(self) -> LimitSet:
+        limits = self.limiter.limits_of(Owner(f"t:{self.name}", Limits(budget=Budget(day=10))), self.name)
+        assert limits is not None
+        return limits
+
+
+@pytest.fixture(params=["memory", "redis", "leases"])
+async def reconciled(request: pytest.FixtureRequest) -> AsyncIterator[Reconciled]:
+    name = f"reconciled-{request.param}-{uuid.uuid4().hex[:8]}"
     sections: dict[str, Any] = {
         "admin": {"keys": {"ops": ADMIN}},
         "auth": {"pepper": "p" * 32},
         "organizations": {name: {"limits": {"budget": {"month": 100}}}},
-        "teams": {name: {"organization": name, "limits": {"budget": {"day": 10, "total": 50}, "rpd": 100, "rpm": 50}}},
+        "teams": {
+            name: {"organization": name, "limits": {"budget": {"day": 10, "total": 50}, "rpd": 1000, "rpm": 5000}}
+        },
         "keys": [{"name": name, "key": KEY, "team": name}],
     }
-    if shared:
-        redis.Redis.from_url(redis_server.url).flushall()
-        sections["redis"] = {"url": redis_server.url, "timeout": 2}
-    async with running({"m": [deployment("demo-echo")]}, **sections) as (gateway, _):
-        async with AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=KEY, max_retries=0) as sdk:
-            for _ in range(3):
-                await sdk.chat.completions.create(model="m", messages=[{"role": "user", "content": "one two"}])
+    if request.param != "memory":
+        server: RedisServer = request.getfixturevalue("redis_server")
+        sections["redis"] = {"url": server.url, "timeout": 2}
+        sections["counters"] = {"hot_leases": request.param == "leases"}
+    models = {"m": [deployment("demo-echo")], "slow": [deployment("demo-endless")]}
+    async with running(models, **sections) as (gateway, _):
+        yield Reconciled(gateway, name)
 
-        async def reconcile(*options: str) -> Any:
-            found = await asyncio.to_thread(sluice, "reconcile", "--json", "--url", gateway.admin_url, *options)
-            return json.loads(found.output)
 
-        assert await reconcile() == []
-        report = await gateway.records.usage.report()
-        limiter = gateway.pipeline.meter.limiter
-        from config.schema import Budget, Limits
-        from gateway.call import Owner
-        from gateway.limits.rules import LimitSet
-
-        limits = limiter.limits_of(Owner(f"t:{name}", Limits(budget=Budget(day=10))), name)
-        assert limits is not None
-        # Half of what was spent is forgotten, as by a Redis that came back with an old file.
-        lost = report[0]["cost"] // 2
-        limiter.engine.debit("lose", LimitSet(limits.shard, limits.limits), (0, 0, 0, 0, -lost, 0))
-        await asyncio.sleep(0.1)
-        drift = await reconcile()
-        assert [(d["scope"], d["limit"], d["ledger"] - d["counter"]) for d in drift] == [
-            (f"t:{name}", "budget.day", lost)
+async def test_counters_and_ledger_agree_and_are_mended_both_ways(reconciled: Reconciled) -> None:
+    await reconciled.spend(3)
+    assert await reconciled() == []
+    spent, _ = await reconciled.counter()
+    for amount in (-(spent // 2), spent + 7):
+        await reconciled.push(amount)
+        drift = await reconciled()
+        assert [(d["scope"], d["limit"], d["counter"] - d["ledger"], d["mended"]) for d in drift] == [
+            (f"t:{reconciled.name}", "budget.day", amount, False)
         ]
-        assert [d["mended"] for d in await reconcile("--mend")] == [True]
+        assert [d["mended"] for d in await reconciled("--mend")] == [True]
         await asyncio.sleep(0.1)
-        assert await reconcile() == []
+        assert await reconciled() == []
+        assert (await reconciled.counter())[0] == spent
+    rows = await reconciled.gateway.records.audit.list()
+    assert [(r["action"], r["target"]) for r in rows] == [("counter.mend", f"counter:t:{reconciled.name}")] * 2
+    assert [r["after"] for r in rows] == [{"budget.day": spent}] * 2
+
+
+async def test_what_is_under_way_is_no_drift(reconciled: Reconciled) -> None:
+    """Requests all the while, one of them open: nothing is seen, nothing is mended, and all adds up afterwards."""
+    async with AsyncOpenAI(base_url=f"{reconciled.gateway.url}/v1", api_key=KEY, max_retries=0) as sdk:
+        stream = await sdk.chat.completions.create(
+            model="slow", messages=[{"role": "user", "content": "x"}], stream=True, max_completion_tokens=1000
+        )
+        await anext(aiter(stream))
+        spending = asyncio.create_task(reconciled.spend(10_000))
+        assert await reconciled("--mend") == []
+        _, reserved = await reconciled.counter()
+        await reconciled.push(extra := 2_000_000_000)  # far more than what is open
+        assert reserved < extra
+        (mended,) = await reconciled("--mend")
+        assert 0 < mended["counter"] - mended["ledger"] <= extra
+        spending.cancel()
+        await asyncio.gather(spending, return_exceptions=True)
+        await stream.close()
+    await asyncio.sleep(1.5)
+    await reconciled("--mend")  # what could not be told while it was open
+    await asyncio.sleep(0.1)
+    assert await reconciled() == []
+    report = await reconciled.gateway.records.usage.report()
+    assert await reconciled.counter() == (report[0]["cost"], 0)

@@ -25,15 +25,19 @@ STALE, ALIVE, REBORN = -5, -4, -1
 class Settle:
     """An entry that replaces a reservation by what was used."""
 
-    __slots__ = ("actual", "at", "first", "limits", "mode", "rid")
+    __slots__ = ("actual", "at", "first", "limits", "mode", "own", "rid")
 
-    def __init__(self, rid: str, limits: LimitSet, actual: Vector, at: int, mode: int = SETTLE) -> None:
+    def __init__(
+        self, rid: str, limits: LimitSet, actual: Vector, at: int, mode: int = SETTLE, *, own: bool = True
+    ) -> None:
         self.rid = rid
         self.limits = limits
         self.actual = actual
         self.at = at
         """When it was reserved, 0 for now: the window that is debited should there be no reservation (any more)."""
         self.mode = mode
+        self.own = own
+        """Whether this worker used it; a correction is of what others did."""
         self.first = 0
         """The fence of the call that carried it first."""
 

@@ -123,6 +123,9 @@ class Dispatcher:
     def debit(self, rid: str, limits: LimitSet, actual: Vector) -> None:
         self._enqueue(Settle(rid, limits, actual, 0))
 
+    def correct(self, rid: str, limits: LimitSet, difference: Vector, at: int) -> None:
+        self._enqueue(Settle(rid, limits, difference, at, own=False))
+
     def checkpoint(self, rid: str, used: Vector) -> None:
         held = self._held.get(rid)
         if held is not None:
@@ -247,7 +250,7 @@ class Dispatcher:
         if reply.live:
             self.live = reply.live
         for entry, outcome in zip(batch.settles, reply.settled, strict=True):
-            if entry.mode == SETTLE and outcome:
+            if entry.mode == SETTLE and outcome and entry.own:
                 self._seeds.count(entry.limits, entry.actual, entry.at or reply.now)
         for number, waiting in enumerate(batch.reserves):
             self._answer(waiting, reply.outcomes[2 * number], reply.outcomes[2 * number + 1], reply)

@@ -153,6 +153,13 @@ class Engine(Protocol):
         """Book what was used without a reservation (``rid`` must have none). Never waits and never raises."""
         ...
 
+    def correct(self, rid: str, limits: LimitSet, difference: Vector, at: int) -> None:
+        """Add ``difference`` (negative: take it off) to what windows of the time ``at`` (ms) say was used.
+
+        Reservations stay as they are, and a window that is over meanwhile too. Never waits and never raises.
+        """
+        ...
+
     def workers(self, shard: str) -> int:
         """How many workers share the counters of an organization, as far as is known."""
         ...

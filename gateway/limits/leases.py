@@ -276,6 +276,9 @@ class LeasedEngine:
     def debit(self, rid: str, limits: LimitSet, actual: Vector) -> None:
         self.engine.debit(rid, limits, actual)
 
+    def correct(self, rid: str, limits: LimitSet, difference: Vector, at: int) -> None:
+        self.engine.correct(rid, limits, difference, at)
+
     def checkpoint(self, rid: str, used: Vector) -> None:
         if rid not in self._local:
             self.engine.checkpoint(rid, used)

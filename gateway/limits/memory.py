@@ -156,6 +156,11 @@ class MemoryEngine:
         self._held[rid] = (limits, actual, [cell[0] for kind, cell, *_ in bound if kind == WINDOW])
         self.settle(rid, actual)
 
+    def correct(self, rid: str, limits: LimitSet, difference: Vector, at: int) -> None:  # noqa: ARG002 - done once
+        for limit, (kind, cell, unit, *_) in zip(limits.limits, self._cells_of(limits), strict=True):
+            if kind == WINDOW and cell[0] == window(limit.period, at):
+                cell[1] += difference[unit]
+
     def workers(self, shard: str) -> int:  # noqa: ARG002 - it is the only one
         return 1
 

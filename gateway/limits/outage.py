@@ -81,6 +81,9 @@ class LocalShare:
     def debit(self, rid: str, limits: LimitSet, actual: Vector) -> None:
         self._store.debit(rid, limits, actual)
 
+    def correct(self, rid: str, limits: LimitSet, difference: Vector, at: int) -> None:
+        self._store.correct(rid, limits, difference, at)
+
     def checkpoint(self, rid: str, used: Vector) -> None:
         """Nobody could be told."""
 

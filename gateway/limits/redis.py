@@ -78,6 +78,9 @@ class RedisEngine:
     def debit(self, rid: str, limits: LimitSet, actual: Vector) -> None:
         self.shard(limits.shard).debit(rid, limits, actual)
 
+    def correct(self, rid: str, limits: LimitSet, difference: Vector, at: int) -> None:
+        self.shard(limits.shard).correct(rid, limits, difference, at)
+
     def checkpoint(self, rid: str, used: Vector) -> None:
         shard = self._rids.get(rid)
         if shard is not None:

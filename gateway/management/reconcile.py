@@ -1,9 +1,12 @@
-"""Counters against the ledger: what a budget's counter lost, say with a Redis, is shown and put back.
+"""Counters against the ledger: what a budget's counter lost, say with a Redis, or has too much is shown and mended.
 
-A counter that says less than the ledger lets a budget be spent twice: that is mended. One that says more is shown only: rows
-of other workers may still be on their way to the ledger, and what was reserved by a dead worker stays charged.
+A settlement reaches the counter and the ledger by ways of their own, each in a moment. So whatever differs is looked at
+twice: what the ledger held at first must be in the counter later, and what the counter held at first must be in the
+ledger later. What is reserved at the time may explain a difference as well, say a failed attempt of a request that still
+runs, or usage under a worker's lease: that much of a difference is left until it has ended.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -15,10 +18,11 @@ from config.schema import Owner as Settings
 from ..call import Owner
 from ..errors import StoreUnavailable
 from ..limits import Limiter
-from ..limits.engine import Spent, StoreDown
+from ..limits.engine import Spent, State, StoreDown
 from ..limits.rules import NAMES, WINDOW, Limit, LimitSet
 from ..limits.windows import start, window
 from ..records.admin import MAX_PAGE, Admin
+from ..records.audit import AuditLog
 from ..records.grants import Actor
 from ..records.keys import DEFAULT_ORGANIZATION
 from ..records.resources import KindName
@@ -26,6 +30,8 @@ from .operation import JSON, Asked, Operation
 from .owners import BASE
 
 _KINDS: tuple[KindName, ...] = ("organization", "team", "user", "key")
+SETTLED_WITHIN = 3.0
+"""Seconds: rows go to SQL every second, and those of a worker that died are taken over every two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,46 +42,70 @@ class Reconciliation:
     limiter: Limiter
     config: Config
     spent: Spent
+    audit: AuditLog
     clock: Callable[[], float] = time.time
 
     def operations(self) -> Iterator[Operation]:
         path = f"{BASE}/reconcile"
         yield Operation("GET", path, "operator", "Counters that differ from the ledger", self.show)
-        yield Operation("POST", path, "operator", "Put back what counters lost", self.mend)
+        yield Operation("POST", path, "operator", "Set such counters right", self.mend)
 
     async def show(self, _: Asked) -> JSON:
-        return {"object": "list", "data": [_described(d, mended=False) async for d in self._drifts()]}
+        return {"object": "list", "data": [_described(drift, mended=False) for drift in await self._drifts()]}
 
-    async def mend(self, _: Asked) -> JSON:
-        data = []
-        async for drift in self._drifts():
-            lost = drift.ledger - drift.counter
-            if lost > 0:
-                vector = [0] * 6
-                vector[drift.limit.unit] = lost
-                alone = LimitSet(drift.limits.shard, (drift.limit,))
-                self.limiter.engine.debit(f"reconcile-{token_hex(12)}", alone, tuple(vector))  # type: ignore[arg-type] # of six
-            data.append(_described(drift, mended=lost > 0))
-        return {"object": "list", "data": data}
+    async def mend(self, asked: Asked) -> JSON:
+        drifts = await self._drifts()
+        for drift in drifts:
+            vector = [0] * 6
+            vector[drift.limit.unit] = drift.ledger - drift.counter
+            alone = LimitSet(drift.limits.shard, (drift.limit,))
+            self.limiter.engine.correct(f"reconcile-{token_hex(12)}", alone, tuple(vector), drift.at)  # type: ignore[arg-type] # of six
+            await self.audit.record(
+                actor=asked.actor.id,
+                action="counter.mend",
+                target=f"counter:{drift.limit.scope}",
+                before={NAMES[drift.limit.field]: drift.counter},
+                after={NAMES[drift.limit.field]: drift.ledger},
+                request_id=asked.actor.request_id,
+            )
+        return {"object": "list", "data": [_described(drift, mended=True) for drift in drifts]}
 
-    async def _drifts(self) -> AsyncIterator["_Drift"]:
+    async def _drifts(self) -> "list[_Drift]":
+        first = [look async for look in self._looks() if look.differs]
+        if not first:
+            return []
+        await asyncio.sleep(SETTLED_WITHIN)
+        found = []
+        for before in first:
+            after = await self._look(before.limits, before.limit)
+            if after is not None and after.number == before.number and (drift := _lasting(before, after)) is not None:
+                found.append(drift)
+        return found
+
+    async def _looks(self) -> "AsyncIterator[_Look]":
         async for owner, organization in self._owners():
             limits = self.limiter.limits_of(owner, organization)
-            if limits is None or not limits.windows:
-                continue
-            now = int(self.clock() * 1000)
-            try:
-                states = await self.limiter.engine.states(limits)
-            except StoreDown as exc:
-                raise StoreUnavailable("The counters cannot be read at the moment.") from exc
-            for state in states:
-                limit = state.limit
-                if limit.kind != WINDOW:
-                    continue
-                since = start(limit.period, window(limit.period, now))
-                known = (await self.spent(limit.scope, since, now + 1000)).vector()[limit.unit]
-                if known != state.used:
-                    yield _Drift(limits, limit, state.used, known)
+            for position in limits.windows if limits is not None else ():
+                assert limits is not None, "the loop above is over none"
+                look = await self._look(limits, limits.limits[position])
+                if look is not None:
+                    yield look
+
+    async def _look(self, limits: LimitSet, limit: Limit) -> "_Look | None":
+        """One counter beside the ledger; None where its window has just ended."""
+        now = int(self.clock() * 1000)
+        number = window(limit.period, now)
+        known = (await self.spent(limit.scope, start(limit.period, number), now + 1000)).vector()[limit.unit]
+        state = await self._state(limits, limit)
+        later = window(limit.period, int(self.clock() * 1000))
+        return _Look(limits, limit, number, now, state.used, state.reserved, known) if later == number else None
+
+    async def _state(self, limits: LimitSet, limit: Limit) -> State:
+        try:
+            states = await self.limiter.engine.states(limits)
+        except StoreDown as exc:
+            raise StoreUnavailable("The counters cannot be read at the moment.") from exc
+        return next(state for state in states if state.limit == limit)
 
     async def _owners(self) -> AsyncIterator[tuple[Owner, str]]:
         """Whoever has limits, of the config file first; those win over the database's of the same name."""
@@ -95,11 +125,43 @@ class Reconciliation:
 
 
 @dataclass(frozen=True, slots=True)
+class _Look:
+    """What a counter and the ledger say at one time."""
+
+    limits: LimitSet
+    limit: Limit
+    number: int
+    """Of the window."""
+    at: int
+    counter: int
+    reserved: int
+    ledger: int
+
+    @property
+    def differs(self) -> bool:
+        return self.limit.kind == WINDOW and self.counter != self.ledger
+
+
+@dataclass(frozen=True, slots=True)
 class _Drift:
     limits: LimitSet
     limit: Limit
+    at: int
     counter: int
     ledger: int
+    """What the counter should say."""
+
+
+def _lasting(before: _Look, after: _Look) -> _Drift | None:
+    """The part of a difference that nothing under way can explain."""
+    open_ = max(before.reserved, after.reserved)
+    lost = before.ledger - after.counter - open_
+    excess = before.counter - after.ledger - open_
+    if lost > 0:
+        return _Drift(after.limits, after.limit, after.at, after.counter, after.counter + lost)
+    if excess > 0:
+        return _Drift(after.limits, after.limit, after.at, after.counter, after.counter - excess)
+    return None
 
 
 def _described(drift: _Drift, *, mended: bool) -> JSON:
