@@ -250,8 +250,13 @@ async def test_S_07_a_role_reaches_only_what_is_its_own(world: World) -> None:
                 with missing as unknown:
                     await world.admin.get(OPS, kind, "no-such")  # type: ignore[arg-type]
                 assert caught.value.message == unknown.value.message
-        with pytest.raises(ResourceNotFound):
-            await world.admin.create(actor, "key", {"name": "x", "team": "far"})
+        for option, foreign_one in (("team", "far"), ("user", "eve"), ("organization", "other")):
+            for identity in (foreign_one, "no-such"):
+                with pytest.raises(InvalidRequest, match=f"^No {option} '{identity}'"):
+                    await world.admin.create(actor, "key", {"name": "x", option: identity})
+    with pytest.raises(InvalidRequest, match="No user 'bob'"):  # of its organization, of another team
+        await world.admin.create(OPS, "user", {"id": "bob", "team": "red"})
+        await world.admin.create(TEAM, "key", {"name": "x", "team": "blue", "user": "bob"})
     for kind in ("team", "user", "key"):
         assert all(i["organization"] == "acme" for i in (await world.admin.list(ORG, kind))["data"])  # type: ignore[arg-type]
     assert [i["id"] for i in (await world.admin.list(ORG, "organization"))["data"]] == ["acme"]
@@ -273,7 +278,7 @@ async def test_S_07_a_role_does_not_change_what_is_above_it(world: World) -> Non
         await world.admin.create(ORG, "organization", {"id": "acme"})
     await world.admin.create(ORG, "team", {"id": "green", "organization": "acme"})
     await world.key(TEAM, team="blue")
-    with pytest.raises(ResourceNotFound):
+    with pytest.raises(InvalidRequest, match="No team 'red'"):
         await world.key(TEAM, name="x", team="red")
     with pytest.raises(ResourceNotFound):
         await world.key(TEAM, name="x", organization="acme")

@@ -1,21 +1,24 @@
 """The database: migrations, time limits, what a missing server looks like."""
 
 import asyncio
+import sqlite3
 import stat
 import sys
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config as AlembicConfig
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from pydantic import SecretStr
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
 from config.schema import Database as DatabaseOptions
 from gateway.errors import StoreUnavailable
 from gateway.records.database import Database, DatabaseError, head
+from gateway.records.keys import KeyStore, sha256_digest
 from gateway.records.tables import metadata
 
 MIGRATIONS = Path(__file__).parents[1] / "gateway" / "records" / "migrations"
@@ -84,6 +87,36 @@ async def test_an_old_schema_is_noticed(tmp_path: Path) -> None:
     assert not await database.current()
     await database.upgrade()
     assert await database.current()
+    await database.close()
+
+
+async def test_an_older_schema_is_brought_up_with_what_is_in_it(tmp_path: Path) -> None:
+    """From the first one on; and one of a newer version is left alone, in words for the operator."""
+    file = tmp_path / "old.db"
+    with sqlite3.connect(file) as connection:
+        engine = create_engine(f"sqlite:///{file}")
+        with engine.begin() as migrating:
+            config = AlembicConfig()
+            config.set_main_option("script_location", str(MIGRATIONS))
+            config.attributes["connection"] = migrating
+            command.upgrade(config, "0001")
+        engine.dispose()
+        connection.execute(
+            "INSERT INTO keys (id, name, organization, preview, settings, blocked, created, updated) VALUES ('key_1', 'k', 'default', '', '{}', 0, 0, 0)"
+        )
+        connection.execute(
+            "INSERT INTO key_digests (digest, key_id, created) VALUES (?, 'key_1', 0)", (sha256_digest("old"),)
+        )
+    database = Database(options(f"sqlite:///{file}"))
+    assert not await database.current()
+    await database.upgrade()
+    record = await KeyStore(database).lookup(sha256_digest("old"))
+    assert record is not None
+    assert record.id == "key_1"
+    async with database.write() as writing:
+        await writing.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(DatabaseError, match="newer than this version"):
+        await database.upgrade()
     await database.close()
 
 

@@ -8,7 +8,7 @@ COLUMNS = {"scope": "scope", "limit": "limit", "counter": "counter", "ledger": "
 
 
 @click.command("reconcile")
-@click.option("--mend", is_flag=True, help="Put back what counters lost; those that say more are only shown.")
+@click.option("--mend", is_flag=True, help="Set them right, up or down; requests may run.")
 @operating
 async def command(operator: Operator, as_json: bool, mend: bool) -> None:
     """Compare budgets and daily limits with the ledger (needs --url): money in nano-dollars."""

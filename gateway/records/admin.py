@@ -9,10 +9,11 @@ audit log too. Owners in the config file are not touched: the file is their sour
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
 from sqlalchemy import delete, exc, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -21,7 +22,7 @@ from config.schema import Config
 from ..errors import Conflict, GatewayError, InvalidRequest, ResourceNotFound, StoreUnavailable
 from .audit import AuditLog
 from .database import Database
-from .grants import Actor, check_grant, check_reach
+from .grants import Actor, check_extension, check_grant, check_reach, counted_toward
 from .keys import DEFAULT_ORGANIZATION, Peppers, Place, generate, preview
 from .resources import (
     JSON,
@@ -30,6 +31,7 @@ from .resources import (
     KeyBody,
     Kind,
     KindName,
+    counts_toward,
     current,
     expiry,
     parse,
@@ -37,7 +39,7 @@ from .resources import (
     resource,
     settings_json,
 )
-from .tables import changes, key_digests, keys, teams, users
+from .tables import changes, counted_keys, key_digests, keys, teams, users
 
 _ADMIN_LOCK = 0x51_1C_E3
 MAX_PAGE = 1000
@@ -90,12 +92,14 @@ class Admin:
         body = parse(kind, values)
         identity = f"key_{int(self._clock() * 1000):012x}{secrets.token_hex(6)}" if kind.name == "key" else body.id
         async with self._change(actor, f"{kind.name}.create", kind, identity) as change:
-            place = await self._place(change.connection, kind, body)
+            place = await self._place(change.connection, actor, kind, body)
             self._check(actor, kind, body, place)
             if identity in self._configured[kind.name]:
                 raise Conflict(f"The {kind.name} '{identity}' is in the configuration file.", code="already_exists")
             secret = generate() if isinstance(body, KeyBody) and body.digest is None else None
             await self._insert(change.connection, kind, identity, body, place, secret=secret)
+            if kind.name == "key":
+                await self._count(change.connection, identity, counted_toward(actor, _above(kind, place)))
             change.after = await self._resource(change.connection, kind, identity)
         return {**change.after, "key": secret} if secret is not None else change.after
 
@@ -156,6 +160,8 @@ class Admin:
             body = parse(kind, kept)
             if values != {"blocked": True}:  # whoever reaches a key may stop it, also one that has more than they do
                 self._check(actor, kind, body, place_of(kind, row))
+                before = parse(kind, current(kind, row))
+                self._check_extension(actor, kind, body, None if before.blocked and not body.blocked else before, row)
             columns: JSON = {"settings": settings_json(kind, body), "blocked": body.blocked, "updated": self._clock()}
             if isinstance(body, KeyBody):
                 columns |= {"name": body.name, "expires": expiry(body)}
@@ -180,6 +186,10 @@ class Admin:
             for table in kind.members:
                 if await change.connection.scalar(select(func.count()).where(table.c[kind.name] == identity)):
                     raise Conflict(f"The {kind.name} '{identity}' still has {table.name}.", code="in_use")
+            if await self._has_counted(change.connection, f"{kind.name[0]}:{identity}"):
+                raise Conflict(
+                    f"Keys count toward the limits of the {kind.name} '{identity}': block it instead.", code="in_use"
+                )
             await change.connection.execute(delete(kind.table).where(kind.table.c.id == identity))
         return {"object": f"{kind.name}.deleted", "id": identity, "deleted": True}
 
@@ -192,7 +202,9 @@ class Admin:
             row = await self._row(change.connection, actor, kind, identity, change=True)
             change.before = resource(kind, row)
             # The secret is handed to the actor, and with it everything the key may do.
-            self._check(actor, kind, parse(kind, current(kind, row)), place_of(kind, row))
+            body = parse(kind, current(kind, row))
+            self._check(actor, kind, body, place_of(kind, row))
+            self._check_extension(actor, kind, body, None, row)
             mine, until = key_digests.c.key_id == identity, now + overlap
             await change.connection.execute(
                 update(key_digests)
@@ -232,10 +244,23 @@ class Admin:
         if isinstance(body, KeyBody) and body.role == "team_admin" and place.team is None:
             raise InvalidRequest("A team admin's key needs a team.", param="team", code="invalid_value")
         check_reach(actor, kind.name, place, change=True)
-        applying = [f"o:{place.organization}"]
-        applying += [f"t:{place.team}"] if place.team and kind.name != "team" else []
-        applying += [f"u:{place.user}"] if place.user and kind.name == "key" else []
-        check_grant(actor, body, expiry(body) if kind.name == "key" else actor.expires, applying)
+        check_grant(actor, body, expiry(body) if kind.name == "key" else actor.expires, _above(kind, place))
+
+    def _check_extension(self, actor: Actor, kind: Kind, body: Body, before: Body | None, row: Any) -> None:
+        counted = [f"{kind.name[0]}:{row.id}", *counts_toward(kind, row)]
+        check_extension(actor, body, before, _above(kind, place_of(kind, row)), counted)
+
+    async def _count(self, connection: AsyncConnection, identity: str, owners: Sequence[str]) -> None:
+        """Let a key count toward ``owners``, for good."""
+        if owners:
+            listed = {"counts_toward": orjson.dumps(owners).decode()}
+            await connection.execute(update(keys).where(keys.c.id == identity).values(listed))
+            await connection.execute(insert(counted_keys), [{"owner": o, "key_id": identity} for o in owners])
+
+    async def _has_counted(self, connection: AsyncConnection, owner: str) -> bool:
+        """Whether a key that is still there counts toward ``owner``."""
+        counted = select(counted_keys.c.key_id).where(counted_keys.c.owner == owner)
+        return await connection.scalar(select(keys.c.id).where(keys.c.id.in_(counted)).limit(1)) is not None
 
     async def _row(self, connection: AsyncConnection, actor: Actor, kind: Kind, identity: str, *, change: bool) -> Any:
         """The row, if the actor may know of it; one that it may not answers like one that is not there."""
@@ -250,30 +275,43 @@ class Admin:
         row = (await connection.execute(select(kind.table).where(kind.table.c.id == identity))).one()
         return resource(kind, row)
 
-    async def _place(self, connection: AsyncConnection, kind: Kind, body: Any) -> Place:
-        """Where a new owner belongs; raises InvalidRequest for owners that do not exist or do not fit together."""
+    async def _place(self, connection: AsyncConnection, actor: Actor, kind: Kind, body: Any) -> Place:
+        """Where a new owner belongs; raises InvalidRequest for owners that do not exist or do not fit together.
+
+        Owners that the actor must not know of are none.
+        """
         if kind.name == "organization":
             return Place(body.id)
         if kind.name == "team":
-            await self._organization(connection, body.organization)
+            await self._organization(connection, actor, body.organization)
             return Place(body.organization, body.id)
         user = getattr(body, "user", None)
-        of_user = await self._member(connection, "user", user) if user is not None else None
+        of_user = await self._known(connection, actor, "user", user) if user is not None else None
         team = body.team or (of_user.team if of_user else None)
-        of_team = await self._member(connection, "team", team) if team is not None else None
+        of_team = await self._known(connection, actor, "team", team) if team is not None else None
         homes = [home.organization for home in (of_team, of_user) if home is not None]
         organization = body.organization or next(iter(homes), DEFAULT_ORGANIZATION)
         if any(home != organization for home in homes):
             raise InvalidRequest("The team and the user belong to another organization.", param="organization")
-        await self._organization(connection, organization)
+        await self._organization(connection, actor, organization)
         return Place(organization, team, body.id if kind.name == "user" else user)
 
-    async def _organization(self, connection: AsyncConnection, name: str) -> None:
+    async def _organization(self, connection: AsyncConnection, actor: Actor, name: str) -> None:
+        if not actor.is_operator and name != actor.organization:
+            raise _none("organization", name)
         if name == DEFAULT_ORGANIZATION or name in self._configured["organization"]:
             return
         table = KINDS["organization"].table
         if not await connection.scalar(select(func.count()).where(table.c.id == name)):
-            raise InvalidRequest(f"No organization '{name}'.", param="organization", code="not_found")
+            raise _none("organization", name)
+
+    async def _known(self, connection: AsyncConnection, actor: Actor, kind: KindName, name: str) -> Place:
+        place = await self._member(connection, kind, name)
+        try:
+            check_reach(actor, kind, place, change=False)
+        except ResourceNotFound:
+            raise _none(kind, name) from None
+        return place
 
     async def _member(self, connection: AsyncConnection, kind: KindName, name: str) -> Place:
         configured = self._configured[kind].get(name)
@@ -287,7 +325,7 @@ class Admin:
         table = teams if kind == "team" else users
         row = (await connection.execute(select(table).where(table.c.id == name))).first()
         if row is None:
-            raise InvalidRequest(f"No {kind} '{name}'.", param=kind, code="not_found")
+            raise _none(kind, name)
         return place_of(KINDS[kind], row)
 
     async def _insert(
@@ -312,6 +350,18 @@ class Admin:
 
     async def _add_digest(self, connection: AsyncConnection, identity: str, digest: str) -> None:
         await connection.execute(insert(key_digests).values(digest=digest, key_id=identity, created=self._clock()))
+
+
+def _none(kind: KindName, name: str) -> InvalidRequest:
+    return InvalidRequest(f"No {kind} '{name}'.", param=kind, code="not_found")
+
+
+def _above(kind: Kind, place: Place) -> list[str]:
+    """Ids of the owners that bound whoever is there, beside themselves."""
+    above = [f"o:{place.organization}"]
+    above += [f"t:{place.team}"] if place.team and kind.name != "team" else []
+    above += [f"u:{place.user}"] if place.user and kind.name == "key" else []
+    return above
 
 
 @contextlib.contextmanager

@@ -213,6 +213,10 @@ def _config(connection: Connection) -> Any:
 
 def _migrate(connection: Connection) -> None:
     if not _is_current(connection):
+        if (found := _revision(connection)) is not None and found > head():
+            raise DatabaseError(
+                f"database.url: its schema ({found}) is newer than this version's ({head()}): use a newer Sluice"
+            )
         from alembic import command
 
         command.upgrade(_config(connection), "head")
@@ -225,6 +229,11 @@ def head() -> str:
 
 def _is_current(connection: Connection) -> bool:
     """Asked at every start, so without Alembic: importing it costs 10 MB and a tenth of a second."""
+    return _revision(connection) == head()
+
+
+def _revision(connection: Connection) -> str | None:
+    """What the schema is at; None before the first migration."""
     if not inspect(connection).has_table("alembic_version"):
-        return False
-    return connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all() == [head()]
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()

@@ -1,4 +1,10 @@
-"""Nobody gives away what they do not have: models, tiers, limits, budgets, freedoms and time."""
+"""
+Nobody gives away what they do not have: models, tiers, limits, budgets, freedoms and time.
+
+What can be used up must not be had twice by being given away. A key that is made by somebody who has limits of their own
+counts toward these limits, whatever limits it has itself: ten keys for ten dollars each, made with a budget of ten
+dollars, spend ten dollars together. Who has such limits may therefore raise and rotate only what counts toward them.
+"""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -72,6 +78,31 @@ def check_grant(actor: Actor, settings: Settings, expires: float | None, applyin
         raise _beyond("store")
     if isinstance(settings, KeySettings):
         _check_key(actor, settings, principal)
+
+
+def counted_toward(actor: Actor, applying: Collection[str] = ()) -> tuple[str, ...]:
+    """Ids of the owners (``k:...``, ``u:...``) whose limits a key made by ``actor`` takes part in.
+
+    ``applying`` bound the key anyway. Those above the actor's key that are passed on by none are among them too.
+    """
+    owners = actor.principal.owners if actor.principal is not None else ()
+    return tuple(o.id for o in owners if o.limits != Limits() and o.id[0] in "ku" and o.id not in applying)
+
+
+def check_extension(
+    actor: Actor, settings: Settings, before: Settings | None, applying: Collection[str], counted: Collection[str]
+) -> None:
+    """Raise PermissionDenied for more than there was ``before`` of what does not count toward the actor's own limits.
+
+    None: all of it would be the actor's, who is about to get its secret.
+    """
+    if set(counted_toward(actor, applying)) <= set(counted):
+        return
+    for option in _excess_limits(settings.limits, before.limits) if before is not None else ("limits",):
+        raise PermissionDenied(
+            f"'{option}': this does not count toward the limits of the acting role, which may stop it, not extend it.",
+            param=option,
+        )
 
 
 def _check_key(actor: Actor, settings: KeySettings, principal: Principal) -> None:

@@ -207,7 +207,7 @@ class KeyStore:
             return None
         sql, found = _prepared(len(digests), self._database.dialect)
         rows = [found._make(row) for row in await self._database.direct.rows(sql, digests)]
-        return self._record(min(rows, key=lambda row: digests.index(row.digest))) if rows else None
+        return await self._record(min(rows, key=lambda row: digests.index(row.digest))) if rows else None
 
     async def find(self, key_id: str) -> KeyRecord | None:
         """The key of that id, expired and blocked ones included."""
@@ -215,7 +215,7 @@ class KeyStore:
             row = (
                 await connection.execute(_records().where(keys.c.id == key_id.replace("\x00", "\ufffd")).limit(1))
             ).first()
-        return self._record(row) if row is not None else None
+        return await self._record(row) if row is not None else None
 
     async def member(self, user: str, team: str | None) -> KeyRecord | None:
         """A user without a key, in ``team`` or else in their own; None for a team nobody knows or of elsewhere.
@@ -258,7 +258,7 @@ class KeyStore:
         settings = Settings.model_validate_json(row.settings)
         return _Found(settings, getattr(row, "organization", None), getattr(row, "team", None), row.blocked)
 
-    def _record(self, row: Any) -> KeyRecord:
+    async def _record(self, row: Any) -> KeyRecord:
         place = Place(row.organization, row.team, row.user)
         settings = KeySettings.model_validate_json(row.key_settings)
         scopes = [Scope("key", row.id, settings)]
@@ -272,16 +272,31 @@ class KeyStore:
                 blocked = blocked or bool(getattr(row, f"{kind}_blocked"))
             if found is not None:
                 scopes.append(Scope(kind, name, found))
+        shared = await self._shared(orjson.loads(row.counts_toward)) if row.counts_toward else []
         ends = [end for end in (row.key_expires, row.digest_expires) if end is not None]
         return KeyRecord(
             id=row.id,
             name=row.name,
-            principal=principal(row.id, scopes, settings, place),
+            principal=principal(row.id, [*scopes, *shared], settings, place),
             expires=min(ends, default=None),
             blocked=blocked,
-            owners=frozenset(_owners(row.id, place)),
+            owners=frozenset((*_owners(row.id, place), *((scope.kind, scope.id) for scope in shared))),
             role=settings.role,
         )
+
+    async def _shared(self, ids: Sequence[str]) -> "list[Scope]":
+        """Whoever a key counts toward: their limits hold for it, not what else they may do."""
+        found = []
+        async with self._database.read() as connection:
+            for owner in ids:
+                kind, _, name = owner.partition(":")
+                table = {"k": keys, "u": users}[kind]
+                settings = self._configured["user"].get(name) if kind == "u" else None
+                if settings is None:
+                    text = await connection.scalar(select(table.c.settings).where(table.c.id == name))
+                    settings = KeySettings.model_validate_json(text or "{}")
+                found.append(Scope(table.name.removesuffix("s"), name, Settings(limits=settings.limits)))
+        return found
 
 
 def _owners(key_id: str, place: Place) -> Iterable[tuple[str, str]]:
@@ -308,7 +323,7 @@ def _records() -> Select[Any]:
     columns = [
         *(key_digests.c.digest, key_digests.c.expires.label("digest_expires")),
         *(keys.c.id, keys.c.name, keys.c.organization, keys.c.team, keys.c.user),
-        keys.c.expires.label("key_expires"),
+        *(keys.c.expires.label("key_expires"), keys.c.counts_toward),
     ]
     for kind, table in (("key", keys), ("user", users), ("team", teams), ("organization", organizations)):
         columns += [table.c.settings.label(f"{kind}_settings"), table.c.blocked.label(f"{kind}_blocked")]

@@ -1,10 +1,11 @@
 """What the admin interface takes and gives: bodies of organizations, teams, users and keys, and their resources."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
+import orjson
 from pydantic import ConfigDict, Field, ValidationError
 from sqlalchemy import Row, Table
 
@@ -143,7 +144,14 @@ def resource(kind: Kind, row: Row[Any]) -> JSON:
     shown: JSON = {"object": kind.name, "id": row.id, **body.model_dump(mode="json", exclude={"digest"})}
     if kind.name == "key":
         shown["preview"] = row.preview
+        shown["counts_toward"] = list(counts_toward(kind, row))
     return {**shown, "created": _iso(row.created), "updated": _iso(row.updated)}
+
+
+def counts_toward(kind: Kind, row: Row[Any]) -> Sequence[str]:
+    """Ids of the owners whose limits hold for a key as well, because they made it with limits of their own."""
+    listed: Sequence[str] = orjson.loads(row.counts_toward) if kind.name == "key" and row.counts_toward else ()
+    return listed
 
 
 def _iso(seconds: float) -> str:

@@ -22,16 +22,30 @@ def spent_in(
     async def spent(scope: str, start: int, end: int) -> Amounts:
         await ledger.flush()
         found = [await _sum(usage, wanted) for wanted in _filters(scope, start / 1000, end / 1000, groups())]
+        kind, _, quoted = scope.partition("|")[0].partition(":")
+        owner = f"{kind}:{urllib.parse.unquote(quoted)}"
+        if kind in "ku" and await usage.counts(owner):
+            toward = _filters(scope, start / 1000, end / 1000, groups(), counted_toward=owner)
+            found += [await _sum(usage, wanted) for wanted in toward]
         return Amounts(*(sum(column) for column in zip(*found, strict=True)))
 
     return spent
 
 
-def _filters(scope: str, since: float, until: float, groups: Mapping[str, Sequence[str]]) -> Iterator[Filter]:
-    """What a scope selects; a group of models is several."""
+def _filters(
+    scope: str,
+    since: float,
+    until: float,
+    groups: Mapping[str, Sequence[str]],
+    *,
+    counted_toward: str | None = None,
+) -> Iterator[Filter]:
+    """What a scope selects; a group of models is several. Or what keys of others spend that count toward its owner."""
     owner, _, refinement = scope.partition("|")
     kind, _, quoted = owner.partition(":")
     selected = {OWNERS[kind]: urllib.parse.unquote(quoted)}
+    if counted_toward is not None:
+        selected = {"counted_toward": counted_toward}
     by, _, value = refinement.partition(":")
     if by == "m":
         model = urllib.parse.unquote(value)

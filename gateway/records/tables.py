@@ -72,7 +72,15 @@ keys = Table(
     Column("preview", String(32), nullable=False, doc="What may be shown of the key."),
     Column("expires", Double),
     *_settings(),
+    Column("counts_toward", Text, doc="JSON: owners (`k:...`, `u:...`) whose limits hold for this key as well."),
     UniqueConstraint("organization", "name"),
+)
+
+counted_keys = Table(
+    "counted_keys",
+    metadata,
+    Column("owner", String(160), primary_key=True),
+    Column("key_id", String(64), primary_key=True, doc="Stays when the key is deleted: what it spent is spent."),
 )
 
 key_digests = Table(

@@ -24,7 +24,7 @@ from adapters.usage import TOKEN_BUCKETS
 from ..errors import InvalidRequest
 from .database import Database
 from .ledger import LEDGER_LOCK
-from .tables import DIMENSIONS, LEDGER_COLUMNS, SUMS, ledger, ledger_daily, ledger_rollup
+from .tables import DIMENSIONS, LEDGER_COLUMNS, SUMS, counted_keys, ledger, ledger_daily, ledger_rollup
 
 _ROLLUP_LOCK = 0x51_1C_E2
 _DAY = 86_400
@@ -54,6 +54,8 @@ class Filter:
     tier: str | None = None
     """The tier that served."""
     tag: str | None = None
+    counted_toward: str | None = None
+    """An owner (``k:...``, ``u:...``): of keys that count toward its limits though they are not its own."""
 
     def matches(self, table: FromClause) -> ColumnElement[bool]:
         """All but the time."""
@@ -62,6 +64,9 @@ class Filter:
             name = "tier" if dimension == "tier_served" else dimension
             if dimension != "tags" and (value := getattr(self, name)) is not None:
                 wanted.append(table.c[dimension] == value)
+        if self.counted_toward is not None:
+            counted = select(counted_keys.c.key_id).where(counted_keys.c.owner == self.counted_toward)
+            wanted.append(table.c.key.in_(counted))
         if self.tag is not None:
             # LIKE would take wildcards and, in SQLite, capital letters for the same: this holds in both databases.
             quoted = orjson.dumps(self.tag.encode("utf-8", "replace").decode()).decode()
@@ -82,6 +87,12 @@ class UsageStore:
         parts = _parts(Filter(since, **owner), ("cost",), ())  # type: ignore[arg-type] # all names of ScopeKind are texts
         async with self._database.read() as connection:
             return int(await connection.scalar(select(func.sum(parts.c.cost))) or 0)
+
+    async def counts(self, owner: str) -> bool:
+        """Whether there are, or were, keys that count toward the limits of ``owner``."""
+        async with self._database.read() as connection:
+            query = select(counted_keys.c.key_id).where(counted_keys.c.owner == owner).limit(1)
+            return await connection.scalar(query) is not None
 
     async def report(
         self, group_by: Sequence[str] = (), wanted: Filter | None = None, *, limit: int = MAX_GROUPS
@@ -122,33 +133,37 @@ class UsageStore:
         if form == "json":
             yield b"]\n"
 
-    async def _next(self, wanted: Filter, behind: tuple[int, int] | None) -> Sequence[Any]:
-        """A thousand rows in the order of an index that begins with the owner: no page reads the ones before again."""
+    async def _next(
+        self, wanted: Filter, behind: tuple[int, int] | None, limit: int = 1000, request_id: str | None = None
+    ) -> Sequence[Any]:
+        """Rows in the order of an index that begins with the owner: no page reads the ones before again."""
         place = [ledger.c.started, ledger.c.id]
         query = select(ledger.c.id, *(ledger.c[name] for name in LEDGER_COLUMNS)).where(
             wanted.matches(ledger), _between(wanted.since, wanted.until)
         )
         if behind is not None:
             query = query.where(tuple_(*place) > tuple_(*behind))
-        async with self._database.read() as connection:
-            return (await connection.execute(query.order_by(*place).limit(1000))).all()
-
-    async def _page(
-        self, wanted: Filter, after: int, limit: int = 1000, request_id: str | None = None
-    ) -> Sequence[Any]:
-        query = select(ledger.c.id, *(ledger.c[name] for name in LEDGER_COLUMNS)).where(
-            ledger.c.id > after, wanted.matches(ledger), _between(wanted.since, wanted.until)
-        )
         if request_id is not None:
             query = query.where(ledger.c.request_id == request_id)
         async with self._database.read() as connection:
-            return (await connection.execute(query.order_by(ledger.c.id).limit(limit))).all()
+            return (await connection.execute(query.order_by(*place).limit(limit))).all()
 
     async def rows(
         self, wanted: Filter | None = None, *, after: int = 0, limit: int = 100, request_id: str | None = None
     ) -> list[dict[str, Any]]:
-        """A page of rows in order of their ids, from behind row ``after``; all attempts of ``request_id``, if given."""
-        rows = await self._page(wanted or Filter(), after, limit, request_id)
+        """A page of rows, oldest first, from behind the row of id ``after``; all attempts of ``request_id``, if given.
+
+        Raises InvalidRequest for an ``after`` that is no row (any more).
+        """
+        wanted, behind = wanted or Filter(), None
+        if after:
+            async with self._database.read() as connection:
+                own = wanted.matches(ledger)  # a row of somebody else is none
+                started = await connection.scalar(select(ledger.c.started).where(ledger.c.id == after, own))
+            if started is None:
+                raise InvalidRequest("Invalid 'after': no such row.", param="after", code="invalid_value")
+            behind = (started, after)
+        rows = await self._next(wanted, behind, limit, request_id)
         return [{"id": row.id, **_described_row(row)} for row in rows]
 
     async def roll_up(self, *, limit: int = 50_000) -> int:
