@@ -79,7 +79,7 @@ class Compatible:
 
     async def delete(self, asked: Asked) -> JSON:
         body = _body(asked)
-        given = [*_texts(body, "keys"), *[await self._named(alias) for alias in _texts(body, "key_aliases")]]
+        given = [*_texts(body, "keys"), *[await self._named(asked.actor, a) for a in _texts(body, "key_aliases")]]
         found = [await self._key(key) for key in given]
         for identity in found:
             await self.admin.delete(asked.actor, "key", identity)
@@ -161,6 +161,8 @@ class Compatible:
             moment(query[field], field, now) if field in query else None for field in ("start_date", "end_date")
         )
         key = await self._key(query["api_key"]) if "api_key" in query else None
+        if key is not None and key != query["api_key"]:
+            await self.admin.get(actor, "key", key)  # a key of somebody else is as unknown as one that nobody has
         wanted = Filter(since, until, actor.organization, actor.team, query.get("user_id"), key)
         request = query.get("request_id")
         rows = await self.usage.rows(wanted, limit=_MAX_ROWS, request_id=request and request.replace("\x00", "\ufffd"))
@@ -200,8 +202,10 @@ class Compatible:
             return record.id
         return await self._id(select(key_digests.c.key_id).where(key_digests.c.digest == f"sha256:{_plain(given)}"))
 
-    async def _named(self, alias: str) -> str:
-        return await self._id(select(keys.c.id).where(keys.c.name == _plain(alias)))
+    async def _named(self, actor: Actor, alias: str) -> str:
+        """Names are an organization's own: somebody else's key of the same name does not matter."""
+        own = [] if actor.organization is None else [keys.c.organization == actor.organization]
+        return await self._id(select(keys.c.id).where(keys.c.name == _plain(alias), *own))
 
     async def _id(self, query: Any) -> str:
         async with self.database.read() as connection:
