@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import io
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from openai import AsyncOpenAI
 from gateway.app import Gateway
 
 from .running import deployment, running
+from .servers import RedisServer
 
 ADMIN = "admin-0123456789abcdef0123456789abcdef"
 CONFIG: dict[str, Any] = {"admin": {"keys": {"ops": ADMIN}}, "auth": {"pepper": "p" * 32}}
@@ -308,15 +310,51 @@ async def test_the_openapi_document_describes_every_route_and_all_its_references
     assert references(document) <= known
 
 
-async def test_a_revocation_reaches_another_replica_within_a_second(tmp_path: Any, database_url: str) -> None:
-    shared = {"database": {"url": database_url}}
+@pytest.mark.parametrize("shared_redis", [False, True])
+async def test_a_revocation_reaches_all_replicas_within_a_second(
+    shared_redis: bool, tmp_path: Any, database_url: str, redis_server: RedisServer
+) -> None:
+    """However it is revoked: every way in turn, on replicas that have the key in their caches."""
+    shared: dict[str, Any] = {"database": {"url": database_url}}
+    if shared_redis:
+        shared["redis"] = {"url": redis_server.url, "timeout": 2}
+    name = f"revoked-{tmp_path.name}-{'r' if database_url.startswith('postgres') else 's'}"
     async with administered(**shared) as (first, _, operator):
-        async with running(MODELS, **{**CONFIG, **shared}) as (second, _):
-            key = await operator.ok("POST", "/keys", {"name": tmp_path.name})
-            async with sdk(second, key["key"]) as client:
-                await client.models.list()
-                await operator.ok("POST", f"/keys/{key['id']}/block")
-                await asyncio.sleep(1)
-                with pytest.raises(openai.AuthenticationError):
-                    await client.models.list()
-        assert first.state.ready
+        async with (
+            running(MODELS, **{**CONFIG, **shared}) as (second, _),
+            running(MODELS, **{**CONFIG, **shared}) as (third, _),
+        ):
+            await operator.ok("POST", "/organizations", {"id": name})
+            await operator.ok("POST", "/teams", {"id": name, "organization": name})
+            await operator.ok("POST", "/users", {"id": name, "team": name})
+            for way, (method, path, body) in {
+                "block": ("POST", "/keys/{key}/block", None),
+                "delete": ("DELETE", "/keys/{key}", None),
+                "rotate": ("POST", "/keys/{key}/rotate", None),
+                "expire": ("PATCH", "/keys/{key}", {"expires": "2020-01-01T00:00:00Z"}),
+                "user": ("POST", f"/users/{name}/block", None),
+                "team": ("POST", f"/teams/{name}/block", None),
+                "organization": ("POST", f"/organizations/{name}/block", None),
+            }.items():
+                key = await operator.ok("POST", "/keys", {"name": f"{name}-{way}", "user": name})
+                for gateway in (first, second, third):
+                    async with sdk(gateway, key["key"]) as client:
+                        await client.models.list()
+                began = time.monotonic()
+                await operator.ok(method, path.format(key=key["id"]), body)
+                for gateway in (first, second, third):
+                    async with sdk(gateway, key["key"]) as client:
+                        while await answers(client):
+                            await asyncio.sleep(0.02)
+                assert time.monotonic() - began < 1.0, way
+                if way in ("user", "team", "organization"):
+                    await operator.ok("POST", f"/{way}s/{name}/unblock")
+                    await asyncio.sleep(0.8)
+
+
+async def answers(client: AsyncOpenAI) -> bool:
+    try:
+        await client.models.list()
+    except openai.AuthenticationError:
+        return False
+    return True
