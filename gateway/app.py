@@ -329,9 +329,9 @@ def _once(config: Config, closers: list[Closer]) -> Callable[[Authenticator], On
     if config.redis is not None:
         from .records.idempotency_redis import RedisIdempotency, connect
 
-        client = connect(config.redis)
-        closers.append(client.aclose)
-        store = RedisIdempotency(client, ttl=options.ttl, lease=lease, max_replay=options.max_replay)
+        shared = RedisIdempotency(connect(config.redis), ttl=options.ttl, max_replay=options.max_replay)
+        closers.append(shared.close)
+        store = shared
     pepper = config.auth.pepper or (config.redis and config.redis.url)
     secret = secret_of(pepper.get_secret_value() if pepper else None)
     return lambda auth: Once(auth, store, secret, options.max_replay)

@@ -68,6 +68,29 @@ async def test_while_it_runs_a_repetition_is_409_and_may_be_retried() -> None:
         assert len(demo.journal) == 1
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_many_at_once_on_two_gateways_are_one_upstream_call(stream: bool, redis_server: RedisServer) -> None:
+    """The first answers, the others wait their turn; all get the same bytes in the end."""
+    sections: dict[str, Any] = {
+        "redis": {"url": redis_server.url, "timeout": 2}, "auth": {"pepper": "p" * 32},
+    }  # fmt: skip
+    body = {**ASK, "model": "slow", "stream": stream}
+    async with running(MODELS, **sections) as (one, demo), running(MODELS, upstream=demo, **sections) as (two, _):
+        async with aiohttp.ClientSession() as http:
+
+            async def patient(gateway: Gateway) -> bytes:
+                while True:
+                    status, _, answer = await post(http, gateway, f"many-{stream}", body)
+                    if status == 200:
+                        return answer
+                    assert status == 409
+                    await asyncio.sleep(0.1)
+
+            answers = await asyncio.gather(*(patient(gateway) for gateway in (one, two) * 10))
+            assert len(set(answers)) == 1
+            assert len(demo.journal) == 1
+
+
 async def test_failures_may_be_tried_again_and_refusals_are_repeated() -> None:
     async with running(MODELS, retries={"attempts": 1}) as (gateway, demo), aiohttp.ClientSession() as http:
         for _ in range(2):

@@ -1,6 +1,7 @@
 """Idempotency keys: one answer per key, in memory and in Redis alike."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -32,8 +33,9 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[IdempotencyStor
         return
     redis = client(request.getfixturevalue("redis_server"))
     await redis.flushall()
-    yield RedisIdempotency(redis, ttl=0.2, lease=0.2, max_replay=1000)
-    await redis.aclose()
+    shared = RedisIdempotency(redis, ttl=0.2, lease=0.2, max_replay=1000)
+    yield shared
+    await shared.close()
 
 
 async def fresh(store: IdempotencyStore, slot: str = SLOT) -> Fresh:
@@ -79,13 +81,40 @@ async def test_a_large_answer_is_not_kept(store: IdempotencyStore) -> None:
     await fresh(store)
 
 
-async def test_answers_and_dead_requests_expire(store: IdempotencyStore) -> None:
+async def test_answers_expire(store: IdempotencyStore) -> None:
     await store.finish(await fresh(store), ANSWER)
-    dead = await fresh(store, "dead")
     await asyncio.sleep(0.25)
     await fresh(store)
+
+
+async def test_a_request_that_never_ends_loses_its_place_in_memory() -> None:
+    store = MemoryIdempotency(lease=0.2)
+    dead = await fresh(store, "dead")
+    await asyncio.sleep(0.25)
     await fresh(store, "dead")
     assert not await store.finish(dead, ANSWER)
+
+
+async def test_a_claim_in_redis_lasts_as_long_as_its_request_and_ends_with_its_worker(
+    redis_server: RedisServer,
+) -> None:
+    one, other = (RedisIdempotency(client(redis_server), lease=0.3) for _ in range(2))
+    await one._client.flushall()
+    running = await fresh(one)
+    began = time.monotonic()
+    while time.monotonic() - began < 1:  # three leases
+        with pytest.raises(IdempotencyInFlight):
+            await other.begin(SLOT, BODY)
+        await asyncio.sleep(0.05)
+    await one.close()  # as when it dies: nobody renews
+    await asyncio.sleep(0.35)
+    taken = await fresh(other)
+    again = RedisIdempotency(client(redis_server), lease=0.3)
+    assert not await again.finish(running, ANSWER)
+    assert await other.finish(taken, ANSWER)
+    assert await again.begin(SLOT, BODY) == ANSWER
+    for store in (other, again):
+        await store.close()
 
 
 async def test_one_of_many_at_once_is_first(store: IdempotencyStore) -> None:

@@ -1,5 +1,12 @@
-"""Answers kept for a repeated Idempotency-Key by many workers together, in Redis."""
+"""
+Answers kept for a repeated Idempotency-Key by many workers together, in Redis.
 
+A claim lasts for seconds and is renewed while its request runs: when a worker dies, the client that tries again, which is
+what the key is for, is told to wait no longer than that.
+"""
+
+import asyncio
+import contextlib
 import hmac
 import secrets
 from collections.abc import Awaitable
@@ -30,6 +37,10 @@ def connect(options: RedisOptions) -> "Redis | RedisCluster":
     return client
 
 
+LEASE_SECONDS = 15.0
+_RENEWALS = 3
+"""In a lease: two may fail."""
+
 _FINISH = """
 local held = redis.call('GET', KEYS[1])
 if held ~= ARGV[1] then return 0 end
@@ -37,6 +48,10 @@ if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1],
 return 1
 """
 """Compare and set: an answer only replaces the claim it was made under."""
+
+_RENEW = """
+if redis.call('GET', KEYS[1]) == ARGV[2] then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
+"""
 
 
 class RedisIdempotency:
@@ -50,7 +65,7 @@ class RedisIdempotency:
         client: Any,
         *,
         ttl: float = 86_400,
-        lease: float = 1_900,
+        lease: float = LEASE_SECONDS,
         max_replay: int = 1024 * 1024,
         prefix: str = "sluice:idem:",
     ) -> None:
@@ -58,12 +73,23 @@ class RedisIdempotency:
         self._ttl, self._lease, self._max_replay = int(ttl * 1000), int(lease * 1000), max_replay
         self._prefix = prefix
         self._finish = client.register_script(_FINISH)
+        self._renew = client.register_script(_RENEW)
+        self._claims: dict[str, bytes] = {}
+        self._renewing: asyncio.Task[None] | None = None
+
+    async def close(self) -> None:
+        """Renew no more, and close the client."""
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.gather(self._renewing, return_exceptions=True)
+        await self._client.aclose()
 
     async def begin(self, slot: str, fingerprint: bytes) -> Outcome:
         fresh = Fresh(slot, secrets.token_hex(8), fingerprint)
         # The holder's entry may expire between the two commands: then the claim is tried once more.
         for _ in range(2):
             if await _reached(self._client.set(self._prefix + slot, _claim(fresh), nx=True, px=self._lease)):
+                self._hold(fresh)
                 return fresh
             if (held := await _reached(self._client.get(self._prefix + slot))) is not None:
                 return _read(held, fingerprint)
@@ -77,7 +103,22 @@ class RedisIdempotency:
     async def abandon(self, fresh: Fresh) -> None:
         await self._replace(fresh, b"")
 
+    def _hold(self, fresh: Fresh) -> None:
+        self._claims[fresh.slot] = _claim(fresh)
+        if self._renewing is None or self._renewing.done():
+            self._renewing = asyncio.get_running_loop().create_task(self._renew_claims())
+
+    async def _renew_claims(self) -> None:
+        """For as long as there are any. What is lost while Redis is away is found out at the end of its request."""
+        while self._claims:
+            await asyncio.sleep(self._lease / 1000 / _RENEWALS)
+            for slot, claim in list(self._claims.items()):  # one by one: in a cluster they are on different nodes
+                with contextlib.suppress(StoreUnavailable):
+                    await _reached(self._renew(keys=[self._prefix + slot], args=[self._lease, claim]))
+
     async def _replace(self, fresh: Fresh, value: bytes) -> bool:
+        if self._claims.get(fresh.slot) == _claim(fresh):  # else its place was lost, and is another's by now
+            del self._claims[fresh.slot]
         call = self._finish(keys=[self._prefix + fresh.slot], args=[_claim(fresh), value, self._ttl])
         return bool(await _reached(call))
 
