@@ -79,6 +79,7 @@ class RedisIdempotency:
 
     async def close(self) -> None:
         """Renew no more, and close the client."""
+        self._claims.clear()  # redis-py can swallow a cancellation that meets a reply
         if self._renewing is not None:
             self._renewing.cancel()
             await asyncio.gather(self._renewing, return_exceptions=True)
