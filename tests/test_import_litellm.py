@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from gateway.records.database import Database
 from .running import deployment, running
 
 SOURCE = Path(__file__).with_name("litellm_config.yaml")
+REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "litellm.md"
 OLD = "sk-old-litellm-key-1234567890"
 BROKE = "sk-broke-litellm-key-1234567890"
 GONE = "sk-gone-litellm-key-1234567890"
@@ -33,7 +35,9 @@ DDL = {
     "LiteLLM_UserTable": "user_id TEXT, teams {list}, models {list}, max_budget DOUBLE PRECISION, spend DOUBLE PRECISION, metadata {json}",
     "LiteLLM_VerificationToken": "token TEXT, key_alias TEXT, models {list}, spend DOUBLE PRECISION, max_budget DOUBLE PRECISION, "
     "budget_duration TEXT, budget_id TEXT, tpm_limit BIGINT, rpm_limit BIGINT, max_parallel_requests BIGINT, metadata {json}, "
-    "team_id TEXT, user_id TEXT, expires TIMESTAMP, blocked BOOLEAN, aliases {json}",
+    "team_id TEXT, user_id TEXT, expires TIMESTAMP, blocked BOOLEAN, aliases {json}, "
+    "allowed_routes {list}, permissions {json}",
+    "LiteLLM_EndUserTable": "user_id TEXT, spend DOUBLE PRECISION",
 }
 
 
@@ -55,12 +59,14 @@ async def litellm_database(url: str) -> None:
         "LiteLLM_VerificationToken": [
             {"token": digest(OLD), "key_alias": "prod", "models": array("all-team-models"), "spend": 10.0, "rpm_limit": 100,
              "max_budget": 20.0, "budget_duration": "30d", "metadata": '{"tags": ["a"], "model_rpm_limit": {"m": 5}}',
-             "team_id": "t1", "user_id": "u 1", "aliases": '{"fast": "m"}'},
+             "team_id": "t1", "user_id": "u 1", "aliases": '{"fast": "m"}', "allowed_routes": array("/chat/completions"),
+             "permissions": "{}"},
             {"token": digest(BROKE), "key_alias": None, "models": array(), "spend": 2.0, "budget_id": "b", "metadata": "{}",
              "team_id": "nowhere", "aliases": "{}"},
             {"token": digest(GONE), "key_alias": "gone", "models": array(), "spend": 0.0, "metadata": "{}", "aliases": "{}",
              "blocked": True},
         ],
+        "LiteLLM_EndUserTable": [{"user_id": "customer", "spend": 1.0}],
     }  # fmt: skip
     async with database.write() as connection:
         for table, columns in DDL.items():
@@ -103,6 +109,9 @@ async def test_old_keys_work_against_the_new_gateway_and_budgets_go_on(
     assert report["spent"] == 14_500_000_000  # 10 + 2 of keys, and 2.5 that only the team knows of
     assert report["problems"] == []
     assert any("its team nowhere does not exist" in note for note in report["notes"])
+    assert "key prod: allowed_routes is left out: it may call everything here" in report["notes"]
+    assert not any("permissions" in note for note in report["notes"])
+    assert any("LiteLLM_EndUserTable: 1 rows not taken" in note for note in report["notes"])
     again = json.loads(await asyncio.to_thread(sluice, *arguments))
     assert again["made"] == {}
 
@@ -136,17 +145,22 @@ def test_every_key_of_a_realistic_configuration_is_taken_over_or_named(tmp_path:
     assert report["problems"] == []
     written = yaml.safe_load(output.read_text())
     assert "sk-ant-literal" not in output.read_text()
+    assert "literal-header-secret" not in output.read_text()
     first, second = written["models"]["gpt-4o"]["deployments"]
     assert (first["model"], first["weight"], first["order"], first["limits"]) == (
         "my-deployment",
         2,
         1,
-        {"rpm": 600, "tpm": 100_000},
+        {"rpm": 600, "tpm": 100_000, "concurrency": 40},
     )
     assert first["timeouts"] == {"response": 60, "first_byte": 10}
     assert second["price"] == {"input": "2.5", "output": "10"}
-    assert written["models"]["gpt-4o"]["params"] == {"default": {"temperature": 0.5, "top_k": 3}, "unsupported": "drop"}
+    assert written["models"]["gpt-4o"]["params"] == {
+        "default": {"temperature": 0.5, "max_tokens": 500, "top_k": 3}, "unsupported": "drop",
+    }  # fmt: skip
     assert written["models"]["gpt-4o"]["fallbacks"] == {"any": ["claude"], "context_length": ["gemini"]}
+    assert written["models"]["gemini"]["fallbacks"] == {"any": ["local"], "content_policy": ["claude"]}
+    assert (written["retries"], written["timeouts"]["response"]) == ({"attempts": 3}, 300)  # the router's settings win
     assert written["models"]["claude"]["fallbacks"] == {"any": ["local"]}  # its own leads back to gpt-4o
     assert written["aliases"] == {"gpt-4": "gpt-4o", "hidden": "claude"}
     assert written["redis"]["url"] == "redis://:${REDIS_PASSWORD}@${REDIS_HOST}:6379/0"
@@ -155,6 +169,41 @@ def test_every_key_of_a_realistic_configuration_is_taken_over_or_named(tmp_path:
     for named in ("guardrails", "mcp_servers", "custom_auth", "alerting", "callbacks", "cache", "openai/*", "nowhere"):
         assert named in notes
     assert "exists; overwrite it" in sluice("import-litellm", str(SOURCE), "-o", str(output), code=1)
+
+
+TAKEN = {
+    *("model_list", "credential_list", "router_settings", "litellm_settings", "general_settings"),
+    *("routing_strategy", "num_retries", "timeout", "request_timeout", "allowed_fails", "cooldown_time", "fallbacks"),
+    *("context_window_fallbacks", "content_policy_fallbacks", "default_fallbacks", "model_group_alias", "redis_host"),
+    *("redis_port", "redis_password", "redis_url", "drop_params", "max_budget", "budget_duration"),
+    *("master_key", "database_url", "set_verbose", "json_logs"),
+}
+"""Sections and settings with a meaning here; the last two say how LiteLLM logs."""
+
+
+def test_nothing_of_a_configuration_is_dropped_in_silence() -> None:
+    """Whatever is not taken over is named, where it stands."""
+    source = yaml.safe_load(SOURCE.read_text())
+    named = {note.partition(":")[0] for note in convert(source).notes}
+    for section, value in source.items():
+        assert section in TAKEN or section in named, section
+        if section.endswith("_settings") and section in TAKEN:
+            for key in value:
+                assert key in TAKEN or f"{section}.{key}" in named, key
+    assert {"model_list[0].model_info.id", "model_list[1].model_info.access_groups"} <= named
+    assert "model_list[1].litellm_params.service_tier" in named
+    assert {"model_list[0].litellm_params.max_retries", "model_list[0].litellm_params.tags"} <= named
+
+
+@pytest.mark.skipif(not REFERENCE.exists(), reason="the reference page is not here")
+def test_every_key_of_the_reference_page_is_in_the_configuration() -> None:
+    page = REFERENCE.read_text().partition("```yaml")[2].partition("```")[0]
+    words = set(re.findall(r"(?:^|[{,/(])\s*-?\s*([a-z][a-z0-9_]{3,})(?=\s*[:/])", page, re.MULTILINE))
+    assert len(words) > 90
+    known = SOURCE.read_text()
+    # The file includes none (the next test does), gives Redis by its parts, and has one of two names for its agents.
+    elsewhere = {"include", "redis_url", "agents", "nested", "path", "prometheus", "proxy", "https", "common_utils"}
+    assert {word for word in words - elsewhere if not re.search(rf"\b{word}\b", known)} == set()
 
 
 def test_included_files_are_joined(tmp_path: Path) -> None:
@@ -175,6 +224,7 @@ def test_included_files_are_joined(tmp_path: Path) -> None:
         {"model_list": [{"model_name": "a b|{c}", "litellm_params": {"model": "x", "rpm": "many", "weight": -1}}]},
         {"router_settings": [], "litellm_settings": 5, "general_settings": None},
         {"router_settings": {"fallbacks": "x", "num_retries": "three", "model_group_alias": []}},
+        {"model_list": [{"model_name": "a", "litellm_params": {"model": "b", "temperature": "hot", "stream": True}}]},
         {"litellm_settings": {"max_budget": "much", "default_fallbacks": 5, "drop_params": 1}},
     ],
 )

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from config.schema import Params
+
+from ..deployments import wrong_parameters
 from .providers import CONNECTION, Providers, reference
 from .settings import JSON, money, name, window
 
@@ -25,8 +28,13 @@ _PRICES = {
     "output_cost_per_audio_token": "audio_output",
     "output_cost_per_reasoning_token": "reasoning",
 }
-_OURS = frozenset({"rpm", "tpm", "weight", "order", "timeout", "stream_timeout", *_PRICES}) | CONNECTION
-_ELSEWHERE = frozenset({"max_retries", "num_retries", "tags", "max_parallel_requests"})
+_OURS = (
+    frozenset({"rpm", "tpm", "max_parallel_requests", "weight", "order", "timeout", "stream_timeout", *_PRICES})
+    | CONNECTION
+)
+_ELSEWHERE = frozenset({"max_retries", "num_retries", "tags"})
+_INFO = frozenset({"mode", "base_model", "max_input_tokens", "max_output_tokens", "db_model", *_PRICES})
+"""What is taken of ``model_info``; ``db_model`` says where LiteLLM had it from."""
 _FALLBACKS = {
     "fallbacks": "any",
     "context_window_fallbacks": "context_length",
@@ -104,6 +112,8 @@ class _Conversion:
         taken = {d.get("name") or f"{d['provider']}/{d['model']}" for d in model["deployments"]}
         if f"{provider}/{upstream}" in taken:
             deployment["name"] = f"{name(public)}-{len(taken) + 1}"
+        for key in sorted(info.keys() - _INFO):
+            self.notes.append(f"{where}.model_info.{key}: not supported, ignored")
         model["deployments"].append(deployment)
         self._parameters(model, parameters, where)
 
@@ -114,6 +124,13 @@ class _Conversion:
         rest.update(extra if isinstance(extra, dict) else {})
         for key in _ELSEWHERE & parameters.keys():
             self.notes.append(f"{where}.litellm_params.{key}: ignored")
+        for key in list(rest):
+            if key == "service_tier":
+                self.notes.append(f"{where}.litellm_params.{key}: say it as `tiers.default` of keys, teams or users")
+                del rest[key]
+            elif wrong := next(wrong_parameters(Params(default={key: reference(rest[key])})), None):
+                self.notes.append(f"{where}.litellm_params.{key}: left out: {wrong.partition(': ')[2]}")
+                del rest[key]
         if not rest:
             return
         defaults = model.setdefault("params", {}).setdefault("default", {})
@@ -262,6 +279,7 @@ def _weigh(told: JSON, value: float) -> None:
 _NUMBERS: Mapping[str, Callable[[JSON, float], None]] = {
     "rpm": _put("limits", "rpm"),
     "tpm": _put("limits", "tpm"),
+    "max_parallel_requests": _put("limits", "concurrency"),
     "weight": _weigh,
     "order": _put("order"),
     "timeout": _put("timeouts", "response"),

@@ -65,6 +65,8 @@ CONNECTION = frozenset(
 ).union(*_OPTIONS.values())
 """Parameters of a deployment that say how to reach it."""
 _SECRETS = frozenset({"api_key", "client_secret", "aws_secret_access_key", "aws_session_token", "aws_access_key_id"})
+_CREDENTIALS = frozenset({"authorization", "proxy-authorization", "api-key", "x-api-key", "cookie"})
+"""Headers that are secrets."""
 _ENVIRONMENT = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")
 
 
@@ -117,13 +119,16 @@ class Providers:
         if options:
             told["options"] = options
         if isinstance(headers := parameters.get("extra_headers"), dict):
-            told["headers"] = {str(k): reference(str(v)) for k, v in headers.items()}
+            told["headers"] = {
+                str(k): self._secret(f"extra_headers.{k}", str(v), where, secret=str(k).lower() in _CREDENTIALS)
+                for k, v in headers.items()
+            }
         return told
 
-    def _secret(self, parameter: str, value: Any, where: str) -> Any:
+    def _secret(self, parameter: str, value: Any, where: str, *, secret: bool = False) -> Any:
         """A reference stays one; a secret that stands in the file itself is not copied."""
         told = reference(value)
-        if parameter not in _SECRETS or (isinstance(told, str) and told.startswith("${")):
+        if not (secret or parameter in _SECRETS) or (isinstance(told, str) and told.startswith("${")):
             return told
         variable = re.sub(r"[^A-Z0-9]+", "_", f"{where}_{parameter}".upper()).strip("_")
         self._notes.append(f"{where}: its {parameter} stands in the file; set the environment variable {variable}")

@@ -13,6 +13,7 @@ from adapters.usage import NO_USAGE
 from ..call import Attempt, CallRecord, Principal
 from ..errors import Conflict, GatewayError
 from ..records.admin import Admin
+from ..records.audit import AuditLog
 from ..records.database import Database
 from ..records.grants import Actor
 from ..records.keys import DEFAULT_ORGANIZATION
@@ -29,6 +30,33 @@ _TABLES = {
     "users": "LiteLLM_UserTable",
     "keys": "LiteLLM_VerificationToken",
 }
+_LEFT = {
+    "LiteLLM_EndUserTable": "end users (customers) and their budgets",
+    "LiteLLM_ProxyModelTable": "models kept in the database; name them in the configuration",
+    "LiteLLM_TagTable": "budgets of tags",
+    "LiteLLM_TeamMembership": "budgets of a user within a team",
+    "LiteLLM_OrganizationMembership": "budgets of a user within an organization",
+    "LiteLLM_MCPServerTable": "MCP servers",
+    "LiteLLM_CredentialsTable": "credentials kept in the database",
+}
+"""Tables that nothing is taken from: told where they hold rows."""
+_UNKNOWN = {
+    "allowed_routes": "it may call everything here",
+    "permissions": "not known here",
+    "budget_limits": "only max_budget is taken",
+    "soft_budget": "warns nobody here; counters.thresholds does",
+    "budget_fallbacks": "not known here",
+    "router_settings": "not known here",
+    "object_permission_id": "not known here",
+    "policies": "not known here",
+    "access_group_ids": "name the models in `models`",
+    "auto_rotate": "rotate it by `sluice keys rotate`",
+    "model_aliases": "aliases belong to keys here",
+    "team_member_budget": "not known here",
+    "members_with_roles": "team admins get a key with that role",
+    "user_role": "roles belong to keys here",
+}
+"""Columns that limit or free somebody in a way that is not known here: never dropped in silence."""
 _BUDGET = (
     "max_budget",
     "budget_duration",
@@ -53,12 +81,15 @@ class Imported:
 
 async def read(source: Database) -> dict[str, Table]:
     """The tables that are there, as rows."""
+    found: dict[str, Table] = {}
     async with source.read() as connection:
         there = set(await connection.run_sync(lambda sync: inspect(sync).get_table_names()))
-        found: dict[str, Table] = {}
         for kind, table in _TABLES.items():
             rows = await connection.execute(text(f'SELECT * FROM "{table}"')) if table in there else ()  # noqa: S608 - a name of ours
             found[kind] = [{str(k): v for k, v in row._mapping.items()} for row in rows]
+        for table in _LEFT.keys() & there:
+            count = await connection.scalar(text(f'SELECT count(*) FROM "{table}"'))  # noqa: S608 - a name of ours
+            found.setdefault("left", []).extend([{"table": table, "rows": count}] if count else ())
     return found
 
 
@@ -84,12 +115,21 @@ class Importer:
         await self._import_users(tables["users"], budgets)
         await self._import_keys(tables["keys"], budgets)
         await self._bring_spend(tables)
+        for left in sorted(tables.get("left", ()), key=lambda row: str(row["table"])):
+            self._done.notes.append(f"{left['table']}: {left['rows']} rows not taken: {_LEFT[left['table']]}")
         return self._done
+
+    def _note_unknown(self, what: str, row: Mapping[str, Any]) -> None:
+        for column, why in _UNKNOWN.items():
+            value = row.get(column)
+            if value not in (None, "", False, [], {}, "[]", "{}"):
+                self._done.notes.append(f"{what}: {column} is left out: {why}")
 
     async def _import_teams(self, rows: Table, budgets: Mapping[Any, Any]) -> None:
         for row in rows:
             identity, organization = name(row.get("team_id")), row.get("organization_id")
             home = name(organization) if organization else DEFAULT_ORGANIZATION
+            self._note_unknown(f"team {identity}", row)
             metadata = {"litellm_alias": str(row["team_alias"])} if row.get("team_alias") else {}
             body = {"id": identity, "organization": home, **_owner(row, budgets)}
             body["metadata"] = {**body.get("metadata", {}), **metadata}
@@ -99,6 +139,7 @@ class Importer:
     async def _import_users(self, rows: Table, budgets: Mapping[Any, Any]) -> None:
         for row in rows:
             identity = name(row.get("user_id"))
+            self._note_unknown(f"user {identity}", row)
             teams = [t for t in (name(t) for t in _listed(row.get("teams"))) if t in self._teams]
             body: JSON = {"id": identity, **_owner(row, budgets)}
             if len(teams) == 1:
@@ -112,6 +153,7 @@ class Importer:
         for row in rows:
             digest = str(row.get("token") or "")
             label = name(row.get("key_alias") or f"litellm-{digest[:12]}")
+            self._note_unknown(f"key {label}", row)
             team = name(row["team_id"]) if row.get("team_id") else None
             user = name(row["user_id"]) if row.get("user_id") else None
             body: JSON = {"name": label, "digest": f"sha256:{digest}", **_owner(row, budgets)}
@@ -169,6 +211,8 @@ class Importer:
             async with self._database.write(timeout=60) as connection:
                 insert = self._database.insert(ledger).on_conflict_do_nothing(index_elements=["request_id", "attempt"])
                 await connection.execute(insert, rows)
+            what = {"actor": ACTOR.id, "action": "spend.import", "target": "ledger"}
+            await AuditLog(self._database).record(**what, after={"nano_dollars": self._done.spent})
 
     def _rows(self) -> Iterator[JSON]:
         now = time.time()
