@@ -396,6 +396,11 @@ class StoredCompletions(Model):
     enabled: bool = True
     ttl_days: Count = 30
     encryption_key: SecretStr | None = Field(None, description="32 bytes, base64: encrypts stored completions at rest.")
+    fetch_images: bool = Field(
+        False,
+        description="Fetch images that a prompt names and keep them in the copy, as OpenAI does: https from public "
+        "addresses, which clients choose. The answer's last byte waits for them, 3 s at most.",
+    )
 
 
 class Auth(Model):

@@ -45,6 +45,7 @@ from .records.spent import spent_in
 from .records.stored import StoredCompletions
 from .records.usage import UsageStore
 from .reload import Reloader
+from .remote_images import RemoteImages
 from .server import Serving, Site, State
 from .throttle import Failures
 from .upstream import SystemResolver, Upstream
@@ -275,6 +276,7 @@ async def _lasting(
     limiter = _limiter(config, records, groups, budgets)
     closers.append(limiter.close)
     await _start(limiter)
+    resolve = SystemResolver()
     pools = Pools(config)
     closers.append(pools.close)
     await _start(pools)
@@ -293,10 +295,19 @@ async def _lasting(
         ramps=ramps,
         protection=protection,
         observers=_observers(config, registry, pools, closers),
-        keeper=Keeper(records.stored) if records.stored is not None else None,
-        resolve=SystemResolver(),
+        keeper=_keeper(config, records, resolve, closers),
+        resolve=resolve,
         groups=groups,
     )
+
+
+def _keeper(config: Config, records: Records, resolve: SystemResolver, closers: list[Closer]) -> Keeper | None:
+    if records.stored is None:
+        return None
+    images = RemoteImages(resolve) if config.stored_completions.fetch_images else None
+    if images is not None:
+        closers.append(images.close)
+    return Keeper(records.stored, images)
 
 
 def _observers(
