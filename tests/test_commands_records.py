@@ -108,7 +108,11 @@ async def test_through_a_running_gateway_and_its_usage_adds_up() -> None:
             return await asyncio.to_thread(sluice, *arguments, "--url", gateway.admin_url, code=code)
 
         await remote("teams", "create", "red")
-        made = json.loads((await remote("keys", "create", "k", "--team", "red", "--rpm", "5", "--json")).output)
+        made = json.loads(
+            (
+                await remote("keys", "create", "k", "--team", "red", "--rpm", "5", "--tag", "a", "--tag", "b", "--json")
+            ).output
+        )
         async with AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=made["key"], max_retries=0) as sdk:
             for _ in range(2):
                 await sdk.chat.completions.create(model="m", messages=[{"role": "user", "content": "one two"}])
@@ -121,6 +125,8 @@ async def test_through_a_running_gateway_and_its_usage_adds_up() -> None:
             ["red", "2", "0", str(sums[0]["tokens"]), dollars],
             ["total", "2", "0", str(sums[0]["tokens"]), dollars],
         ]
+        tagged = (await remote("usage", "--by", "tag", "--since", "1d")).output
+        assert [line.split()[:2] for line in tagged.splitlines()[1:]] == [["a", "2"], ["b", "2"], ["total", "2"]]
         lines = list(csv.DictReader(io.StringIO((await remote("usage", "--export", "csv")).output)))
         assert sum(int(line["cost"]) for line in lines) == sums[0]["cost"]
         assert (await remote("keys", "usage", made["id"])).output.count("total") == 1

@@ -90,7 +90,12 @@ class Remote:
         return answer
 
     async def download(self, path: str, query: Mapping[str, str]) -> AsyncIterator[bytes]:
-        async with self._session.get(self._url + path, params=query) as response:
+        import aiohttp
+
+        slowest = aiohttp.ClientTimeout(
+            total=None, sock_connect=TIMEOUT, sock_read=TIMEOUT
+        )  # millions of rows take long
+        async with self._session.get(self._url + path, params=query, timeout=slowest) as response:
             if response.status >= 400:
                 raise click.ClickException((await response.json())["error"]["message"])
             async for piece in response.content.iter_any():

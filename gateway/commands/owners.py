@@ -224,7 +224,7 @@ def _made(made: dict[str, Any]) -> str:
     if "key" in made:
         lines += [made["key"], "Keep it now: it is not shown again."]
     budget = (made.get("limits") or {}).get("budget") or {}
-    lines += [f"budget ${Decimal(amount)} per {window}" for window, amount in budget.items() if amount is not None]
+    lines += [f"budget ${Decimal(amount):f} per {window}" for window, amount in budget.items() if amount is not None]
     return "\n".join(lines)
 
 

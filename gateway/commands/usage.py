@@ -19,10 +19,8 @@ async def report(operator: Operator, as_json: bool, by: Sequence[str], query: Ma
     if as_json:
         show(answer, as_json)
         return
-    rows = answer["data"]
-    total: dict[str, Any] = {name: sum(row[name] for row in rows) for name in SHOWN}
-    # A row with several tags counts under each of them: their sum is not what was spent.
-    footer = None if "tag" in by else {**dict.fromkeys(by[:1], "total"), **total, "cost": dollars(total["cost"])}
+    rows, total = answer["data"], answer["total"]
+    footer = {**dict.fromkeys(by[:1], "total"), **{name: total[name] for name in SHOWN}, "cost": dollars(total["cost"])}
     shown = [{**row, "cost": dollars(row["cost"])} for row in rows]
     table({**{name: name for name in by}, **SHOWN}, shown, footer)
 

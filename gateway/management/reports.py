@@ -35,6 +35,8 @@ _FILTER = {
     },
 }
 _MAX_ROWS = 1000
+_NOTHING = Filter(organization="", since=0.0, until=0.0)
+"""No row is of no time: what it selects has the form of what it would be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +61,14 @@ class Reports:
         yield Operation("GET", f"{BASE}/audit/verify", "operator", "Recompute the audit log's chain", self.verify)
 
     async def report(self, asked: Asked) -> JSON:
-        """Money is in nano-dollars, ``duration`` in microseconds."""
+        """Money is in nano-dollars, ``duration`` in microseconds. ``total`` counts every row once, however it is grouped."""
         groups = [name for name in asked.query.get("group_by", "").split(",") if name]
         wanted = self._wanted(asked)
         await self._flush()
-        rows = await self.usage.report(groups, wanted) if wanted is not None else []
-        return {"object": "list", "group_by": groups, "data": rows}
+        wanted = wanted or _NOTHING
+        rows = await self.usage.report(groups, wanted)
+        (total,) = await self.usage.report((), wanted) if groups else rows
+        return {"object": "list", "group_by": groups, "data": rows, "total": total}
 
     async def export(self, asked: Asked) -> Download:
         form = asked.query.get("format", "json")
@@ -73,8 +77,7 @@ class Reports:
         wanted = self._wanted(asked)
         await self._flush()
         kind: Literal["csv", "json"] = "csv" if form == "csv" else "json"
-        # No row is of no organization and of one at once: such a filter gives the empty file in its form.
-        pieces = self.usage.export(kind, wanted or Filter(organization="", since=0.0, until=0.0))
+        pieces = self.usage.export(kind, wanted or _NOTHING)
         return Download("text/csv; charset=utf-8" if kind == "csv" else "application/json", pieces)
 
     async def rows(self, asked: Asked) -> JSON:
