@@ -142,7 +142,17 @@ async def page_through(database: Database) -> bool:
         f"{twice} twice, {len(skipped)} skipped, {len(deleted)} deleted meanwhile",
         flush=True,
     )
-    return p99(times) < PAGE_MS and not twice and not skipped
+    found: list[float] = []
+    for n in range(0, COMPLETIONS, COMPLETIONS // 50):
+        if f"c{n}" not in deleted:
+            await store.update(OWNER, f"c{n}", {"run": f"r{n}"})
+            began = time.perf_counter()
+            assert len((await store.list(OWNER, Page(metadata={"run": f"r{n}"})))["data"]) == 1
+            found.append(time.perf_counter() - began)
+    print(
+        f"  the one completion with some metadata: median {median(found):.1f} ms, p99 {p99(found):.1f} ms", flush=True
+    )
+    return max(p99(times), p99(found)) < PAGE_MS and not twice and not skipped
 
 
 async def sum_up(database: Database, rows: int) -> bool:

@@ -198,6 +198,11 @@ async def test_bad_bodies_are_named_without_their_values(world: World, values: A
     assert "my-own" not in caught.value.message
 
 
+async def test_options_are_bounded(world: World) -> None:
+    with pytest.raises(InvalidRequest, match="65536"):
+        await world.key(metadata={"a": "x" * 70_000})
+
+
 async def test_names_are_taken_once(world: World) -> None:
     await world.key()
     with pytest.raises(Conflict):

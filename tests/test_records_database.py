@@ -107,9 +107,15 @@ async def test_an_older_schema_is_brought_up_with_what_is_in_it(tmp_path: Path) 
         connection.execute(
             "INSERT INTO key_digests (digest, key_id, created) VALUES (?, 'key_1', 0)", (sha256_digest("old"),)
         )
+        connection.execute(
+            "INSERT INTO stored_completions (seq, owner, id, created, model, expires, removed) VALUES (5, 'k', 'c', 77, 'm', 0, 0)"
+        )
+        connection.execute("INSERT INTO stored_metadata (seq, digest) VALUES (5, 'd')")
     database = Database(options(f"sqlite:///{file}"))
     assert not await database.current()
     await database.upgrade()
+    async with database.read() as reading:
+        assert await reading.scalar(text("SELECT created FROM stored_metadata")) == 77
     record = await KeyStore(database).lookup(sha256_digest("old"))
     assert record is not None
     assert record.id == "key_1"

@@ -221,6 +221,30 @@ async def test_requests_for_one_key_share_one_look_up(database: Database, cache:
     assert len(queries.texts) == 1
 
 
+async def test_many_keys_at_once_are_looked_up_at_once(database: Database, cache: KeyCache) -> None:
+    """Also the very first ones, which find no connection yet."""
+    made = [k.generate() for _ in range(100)]
+    for number, key in enumerate(made):
+        await add_key(database, PEPPERS.digest(key), f"key_{number}")
+    found = await asyncio.gather(*(cache.principal(key) for key in made))
+    assert [principal and principal.key_id for principal in found] == [f"key_{n}" for n in range(100)]
+
+
+async def test_connections_that_the_server_closed_cost_no_look_up(database: Database, cache: KeyCache) -> None:
+    keys_made = [k.generate() for _ in range(4)]
+    for number, key in enumerate(keys_made):
+        await add_key(database, PEPPERS.digest(key), f"key_{number}")
+    assert await cache.principal(keys_made[0]) is not None
+    if database.is_sqlite:
+        await database.direct.close()
+    else:
+        async with database.read() as connection:
+            gone = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'sluice'"
+            await connection.execute(text(f"{gone} AND pid <> pg_backend_pid()"))
+    for key in keys_made[1:]:
+        assert await cache.principal(key) is not None
+
+
 async def test_S_05_expiry_is_checked_at_every_use(database: Database) -> None:
     now = [1000.0]
     cache = KeyCache(database, KeyStore(database), PEPPERS, clock=lambda: now[0])

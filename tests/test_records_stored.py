@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from config.schema import StoredCompletions as Options
 from gateway.call import Principal
@@ -443,3 +443,32 @@ async def test_a_page_of_a_large_store_is_quick(database: Database) -> None:
     for _ in range(10):
         await stored.list(US, Page(after="chatcmpl-150", limit=20))
     assert time.monotonic() - began < 1
+
+
+async def test_C_057_a_filter_reads_only_what_it_finds(database: Database) -> None:
+    """The plans name an index that holds the filter and the order, however many others there are."""
+    stored = StoredCompletions(database)
+    for n in range(400):
+        await stored.create(US, request(metadata={"n": str(n), "all": "x"}), completion(n, model=f"m{n}"))
+    statements: list[tuple[str, Any]] = []
+
+    def heard(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if "ORDER BY" in statement:
+            statements.append((statement, parameters))
+
+    event.listen(database._engine.sync_engine, "before_cursor_execute", heard)
+    for page in (Page(metadata={"n": "7"}), Page(metadata={"n": "7", "all": "x"}, order="desc"), Page(model="m7")):
+        assert [item["id"] for item in (await stored.list(US, page))["data"]] == ["chatcmpl-7"]
+    assert (await stored.list(US, Page(metadata={"all": "x"}, limit=2, after="chatcmpl-9")))["has_more"]
+    event.remove(database._engine.sync_engine, "before_cursor_execute", heard)
+    for (statement, parameters), index in zip(
+        statements, ["metadata_digest"] * 2 + ["model", "metadata_digest"], strict=True
+    ):
+        async with database.write() as connection:
+            if not database.is_sqlite:
+                await connection.exec_driver_sql("ANALYZE stored_completions, stored_metadata")
+                await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+            prefix = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
+            rows = (await connection.exec_driver_sql(prefix + statement, parameters)).all()
+        plan = "\n".join(str(row[-1]) for row in rows)
+        assert f"ix_stored_{'' if index == 'metadata_digest' else 'completions_'}{index}" in plan, plan

@@ -125,6 +125,8 @@ def direct(url: URL, dialect: Dialect, connect: Mapping[str, Any], timeout: floa
         return SQLiteDirect(url.database or "", timeout)
     _, arguments = dialect.create_connect_args(url)
     address = {name: value for name, value in arguments.items() if name not in _NOT_FOR_THE_DRIVER}
+    if arguments.get("prepared_statement_cache_size") == 0:  # said for a pooler that hands each query to another server
+        address["statement_cache_size"] = 0
     return PostgresDirect({**address, **connect}, timeout)
 
 

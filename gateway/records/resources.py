@@ -18,6 +18,8 @@ from .tables import keys, organizations, teams, users
 
 JSON: TypeAlias = dict[str, Any]
 KindName = Literal["organization", "team", "user", "key"]
+MAX_SETTINGS = 65_536
+"""Every worker keeps the options of the keys in use in memory."""
 _LATE = ConfigDict(defer_build=True)
 """Built when first used: a gateway must start quickly."""
 
@@ -113,7 +115,10 @@ def expiry(body: Body) -> float | None:
 
 def settings_json(kind: Kind, body: Body) -> str:
     """The part of a body that is kept as JSON; options at their defaults are left out."""
-    return body.model_dump_json(include=set(kind.settings.model_fields), exclude_defaults=True)
+    text = body.model_dump_json(include=set(kind.settings.model_fields), exclude_defaults=True)
+    if len(text) > MAX_SETTINGS:
+        raise InvalidRequest(f"The options of a {kind.name} may have {MAX_SETTINGS} characters of JSON at most.")
+    return text
 
 
 def place_of(kind: Kind, row: Row[Any]) -> Place:

@@ -10,11 +10,12 @@ without content for a day, by which a cursor that names it still finds its place
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 from sqlalchemy import ColumnElement, Row, and_, delete, exists, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql import FromClause
 
 from config.schema import StoredCompletions as Options
 
@@ -35,6 +36,7 @@ from .stored_shapes import (
 from .tables import stored_completions as table
 from .tables import stored_metadata
 
+Conditions: TypeAlias = list[ColumnElement[bool]]
 _ID = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
 _TOMBSTONE_SECONDS = 86_400.0
 _DAY = 86_400.0
@@ -86,7 +88,7 @@ class StoredCompletions:
         async with self._database.write() as connection:
             seq = await connection.scalar(new.returning(table.c.seq))
             if seq is not None:
-                await self._index(connection, owner, seq, body["metadata"])
+                await self._index(connection, owner, (body["created"], seq), body["metadata"])
 
     async def get(self, owner: str, completion_id: str) -> JSON:
         """One completion; raises ResourceNotFound (C-071), as do ``update``, ``delete`` and ``messages``."""
@@ -103,7 +105,7 @@ class StoredCompletions:
             sealed = self._sealer.seal(orjson.dumps(body), f"{owner} {completion_id}")
             await connection.execute(update(table).where(table.c.seq == row.seq).values(body=sealed))
             await connection.execute(delete(stored_metadata).where(stored_metadata.c.seq == row.seq))
-            await self._index(connection, owner, row.seq, values)
+            await self._index(connection, owner, (row.created, row.seq), values)
         return body
 
     async def delete(self, owner: str, completion_id: str) -> JSON:
@@ -116,11 +118,12 @@ class StoredCompletions:
     async def list(self, owner: str, page: Page) -> JSON:
         """A page of completions; ``has_more`` is exact. Raises InvalidRequest for an ``after`` that never was there."""
         async with self._database.read() as connection:
-            wanted = [self._visible(owner), *self._matching(owner, page)]
+            source, place, wanted = self._matching(owner, page)
             if page.after is not None:
-                wanted.append(await self._behind(connection, owner, page))
-            order = [c.asc() if page.order == "asc" else c.desc() for c in (table.c.created, table.c.seq)]
-            query = select(table.c.id, table.c.body).where(*wanted).order_by(*order).limit(page.limit + 1)
+                wanted.append(await self._behind(connection, owner, page, place))
+            order = [column.asc() if page.order == "asc" else column.desc() for column in place]
+            query = select(table.c.id, table.c.body).select_from(source).where(*wanted).order_by(*order)
+            query = query.limit(page.limit + 1)
             rows = (await connection.execute(query)).all()
         return listing([self._opened(owner, row) for row in rows[: page.limit]], len(rows) > page.limit)
 
@@ -175,31 +178,47 @@ class StoredCompletions:
     def _visible(self, owner: str) -> ColumnElement[bool]:
         return and_(table.c.owner == owner, table.c.removed.is_(False), table.c.expires > self._clock())
 
-    def _matching(self, owner: str, page: Page) -> Sequence[ColumnElement[bool]]:
-        model = [] if page.model is None else [table.c.model == _sql_text(page.model)]
-        pairs = [
-            exists().where(
-                stored_metadata.c.seq == table.c.seq,
-                stored_metadata.c.digest.in_(self._sealer.digests(_pair(owner, name, value))),
-            )
-            for name, value in page.metadata.items()
-        ]
-        return [*model, *pairs]
+    def _matching(self, owner: str, page: Page) -> tuple[FromClause, Sequence[ColumnElement[Any]], Conditions]:
+        """Where a page is read from, its order, and its conditions.
 
-    async def _behind(self, connection: AsyncConnection, owner: str, page: Page) -> ColumnElement[bool]:
+        The first pair of metadata leads, in the order of its own index: however few completions have it, a page reads
+        no others.
+        """
+        wanted = [self._visible(owner)]
+        if page.model is not None:
+            wanted.append(table.c.model == _sql_text(page.model))
+        digests = [self._sealer.digests(_pair(owner, name, value)) for name, value in page.metadata.items()]
+        if not digests:
+            return table, (table.c.created, table.c.seq), wanted
+        lead = stored_metadata.alias("lead")
+        wanted.append(lead.c.digest.in_(digests[0]))
+        wanted += (
+            exists().where(stored_metadata.c.seq == table.c.seq, stored_metadata.c.digest.in_(more))
+            for more in digests[1:]
+        )
+        return lead.join(table, lead.c.seq == table.c.seq), (lead.c.created, lead.c.seq), wanted
+
+    async def _behind(
+        self, connection: AsyncConnection, owner: str, page: Page, place: Sequence[ColumnElement[Any]]
+    ) -> ColumnElement[bool]:
         if page.after is None or not _ID.fullmatch(page.after):
             raise unknown_after()
         query = select(table.c.created, table.c.seq).where(table.c.owner == owner, table.c.id == page.after)
         seen = (await connection.execute(query)).first()
         if seen is None:
             raise unknown_after()
-        here, there = tuple_(table.c.created, table.c.seq), tuple_(*seen)
+        here, there = tuple_(*place), tuple_(*seen)
         return here > there if page.order == "asc" else here < there
 
-    async def _index(self, connection: AsyncConnection, owner: str, seq: int, metadata: Mapping[str, str]) -> None:
+    async def _index(
+        self, connection: AsyncConnection, owner: str, place: tuple[int, int], metadata: Mapping[str, str]
+    ) -> None:
+        created, seq = place
         if metadata:
             digests = [self._sealer.digests(_pair(owner, name, value))[0] for name, value in metadata.items()]
-            await connection.execute(insert(stored_metadata), [{"seq": seq, "digest": digest} for digest in digests])
+            await connection.execute(
+                insert(stored_metadata), [{"seq": seq, "created": created, "digest": digest} for digest in digests]
+            )
 
     async def _erase(self, connection: AsyncConnection, which: ColumnElement[bool], *, expires: bool = True) -> int:
         rows = (await connection.scalars(select(table.c.seq).where(which))).all()

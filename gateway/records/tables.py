@@ -193,6 +193,7 @@ stored_completions = Table(
     Column("messages", LargeBinary),
     UniqueConstraint("owner", "id"),
     Index("ix_stored_completions_page", "owner", "created", "seq"),
+    Index("ix_stored_completions_model", "owner", "model", "created", "seq"),
     sqlite_autoincrement=True,
 )
 
@@ -201,5 +202,6 @@ stored_metadata = Table(
     metadata,
     Column("seq", Serial, ForeignKey("stored_completions.seq", ondelete="CASCADE"), primary_key=True),
     Column("digest", LargeBinary(32), primary_key=True, doc="HMAC of owner, name and value: exact match only."),
-    Index("ix_stored_metadata_digest", "digest", "seq"),
+    Column("created", BigInteger, nullable=False, server_default="0", doc="Of the completion: pages are in its order."),
+    Index("ix_stored_metadata_digest", "digest", "created", "seq"),
 )
