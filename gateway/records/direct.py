@@ -5,6 +5,7 @@ SQLite and as many round trips in PostgreSQL; here it is one of either.
 """
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -79,21 +80,30 @@ class PostgresDirect:
     async def rows(self, sql: str, values: Sequence[Any]) -> Rows:
         import asyncpg
 
-        broken = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.AdminShutdownError, OSError)
+        broken: tuple[type[Exception], ...] = (
+            *(asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError),
+            *(asyncpg.InterfaceError, asyncpg.InternalClientError, OSError),
+        )
         try:
             async with asyncio.timeout(self._timeout):
-                try:
-                    return await self._fetch(sql, values)
-                except broken:  # a server that was started anew: its old connections are not worth a refusal
-                    return await self._fetch(sql, values)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+                # After a restart of the server all connections may be dead: that is not worth a refusal.
+                for _ in range(_CONNECTIONS):
+                    with contextlib.suppress(*broken):
+                        return await self._fetch(sql, values)
+                return await self._fetch(sql, values)
+        except (*broken, asyncpg.PostgresError, TimeoutError) as error:
             raise _unavailable() from error
 
     async def _fetch(self, sql: str, values: Sequence[Any]) -> Rows:
         if self._pool is None:
             self._pool = self._made()
         await self._pool  # opens nothing the second time
-        found: Rows = await self._pool.fetch(sql, *values)
+        async with self._pool.acquire() as connection:
+            try:
+                found: Rows = await connection.fetch(sql, *values)
+            except BaseException:
+                connection.terminate()  # nothing that failed or was cut off is used again
+                raise
         return found
 
     def _made(self) -> Any:
