@@ -16,6 +16,7 @@ from .credentials import Credentials, HTTPFetch
 from .credentials.issue import Fetch
 from .endpoints.once import Once
 from .endpoints.routes import Routes
+from .errors import StoreUnavailable
 from .fleet import Fleet
 from .generation import Generation, Lasting, generation, needs_restart
 from .keeping import Keeper
@@ -171,6 +172,8 @@ async def build(config: Config, read: Callable[[], Config] | None = None) -> Gat
         await close_all(closers)
         if isinstance(exc, DatabaseError):
             raise ConfigError([str(exc)]) from exc
+        if isinstance(exc, StoreUnavailable):
+            raise ConfigError([f"database.url: {exc.message}"]) from exc
         raise
     failures = Failures(config.auth.failures_per_minute)
 
@@ -226,6 +229,8 @@ async def _records(config: Config, closers: list[Closer]) -> Records:
     closers.append(database.close)
     if config.database.migrate:
         await database.upgrade()
+    elif not await database.current():
+        raise DatabaseError("database.migrate: the schema is not this version's; run `sluice db upgrade` first")
     peppers = Peppers.of(config)
     store = KeyStore(database, config)
     keys = KeyCache(database, store, peppers, ttl=config.auth.cache_ttl, size=config.auth.cache_size)

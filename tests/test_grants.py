@@ -194,6 +194,10 @@ async def test_limits_of_ones_own_are_not_had_twice_by_way_of_others_keys(world:
     await world.admin.block(actor, "key", others["id"])
     with pytest.raises(PermissionDenied, match="count toward"):
         await world.admin.unblock(actor, "key", others["id"])
+    ended = await world.key(name="ended", team="blue", limits={"budget": {"day": 3}}, expires="2020-01-01T00:00:00Z")
+    for expires in ("2030-01-01T00:00:00Z", None):
+        with pytest.raises(PermissionDenied, match="count toward"):
+            await world.admin.update(actor, "key", ended["id"], {"expires": expires})
     user = await world.admin.create(OPS, "user", {"id": "bob", "team": "blue", **more})
     with pytest.raises(PermissionDenied, match="count toward"):
         await world.admin.update(actor, "user", user["id"], {"limits": {"budget": {"day": 10}}})

@@ -209,3 +209,23 @@ async def test_cancelled_transactions_leave_nothing_behind(database: Database) -
         head = await connection.scalar(text("SELECT seq FROM audit_head"))
         assert head == await connection.scalar(text("SELECT through FROM ledger_rollup"))
         assert head >= 10
+
+
+async def test_a_gateway_that_may_not_migrate_says_that_it_is_needed(tmp_path: Path) -> None:
+    from config import ConfigError
+
+    from .running import running
+
+    with pytest.raises(ConfigError, match="sluice db upgrade"):
+        async with running({"m": "demo-echo"}, database={"migrate": False}):
+            pass
+
+
+async def test_a_gateway_without_its_database_says_so_in_a_sentence() -> None:
+    from config import ConfigError
+
+    from .running import running
+
+    with pytest.raises(ConfigError, match=r"database\.url: The records database does not answer"):
+        async with running({"m": "demo-echo"}, database={"url": "postgresql://x@127.0.0.1:1/x"}):
+            pass

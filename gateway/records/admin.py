@@ -161,7 +161,7 @@ class Admin:
             if values != {"blocked": True}:  # whoever reaches a key may stop it, also one that has more than they do
                 self._check(actor, kind, body, place_of(kind, row))
                 before = parse(kind, current(kind, row))
-                self._check_extension(actor, kind, body, None if before.blocked and not body.blocked else before, row)
+                self._check_extension(actor, kind, body, None if _revives(body, before) else before, row)
             columns: JSON = {"settings": settings_json(kind, body), "blocked": body.blocked, "updated": self._clock()}
             if isinstance(body, KeyBody):
                 columns |= {"name": body.name, "expires": expiry(body)}
@@ -354,6 +354,12 @@ class Admin:
 
 def _none(kind: KindName, name: str) -> InvalidRequest:
     return InvalidRequest(f"No {kind} '{name}'.", param=kind, code="not_found")
+
+
+def _revives(body: Body, before: Body) -> bool:
+    """Whether a change lets something work again, or for longer."""
+    end, was = expiry(body), expiry(before)
+    return (before.blocked and not body.blocked) or (was is not None and (end is None or end > was))
 
 
 def _above(kind: Kind, place: Place) -> list[str]:
