@@ -363,6 +363,20 @@ async def test_encryption_may_be_turned_on_later_but_not_off(database: Database)
             await cannot.get(US, "chatcmpl-2")
 
 
+async def test_pages_of_a_filter_run_through_both_sides_of_encryption(database: Database) -> None:
+    """As they were created, though some of them are found by another digest; an update changes its side."""
+    plain = StoredCompletions(database)
+    sealed = StoredCompletions(database, Options(encryption_key=SecretStr(KEY)))
+    for n in range(12):
+        store = (plain, sealed)[n % 3 == 0]
+        await store.create(US, request(metadata={"a": "b"}), completion(n, created=1_738_960_610 + n // 2))
+    await sealed.update(US, "chatcmpl-4", {"a": "b"})
+    wanted = [f"chatcmpl-{n}" for n in range(12)]
+    for limit in (1, 2, 5, 12):
+        assert await every(sealed, US, Page(metadata={"a": "b"}, limit=limit)) == wanted
+        assert await every(sealed, US, Page(metadata={"a": "b"}, limit=limit, order="desc")) == wanted[::-1]
+
+
 async def test_sealed_bytes_moved_to_another_owner_do_not_open(database: Database) -> None:
     stored = StoredCompletions(database, Options(encryption_key=SecretStr(KEY)))
     await stored.create(US, request(), completion(1))

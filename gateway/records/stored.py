@@ -9,7 +9,7 @@ without content for a day, by which a cursor that names it still finds its place
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import orjson
@@ -117,14 +117,16 @@ class StoredCompletions:
 
     async def list(self, owner: str, page: Page) -> JSON:
         """A page of completions; ``has_more`` is exact. Raises InvalidRequest for an ``after`` that never was there."""
+        found: dict[int, Row[Any]] = {}
         async with self._database.read() as connection:
-            source, place, wanted = self._matching(owner, page)
-            if page.after is not None:
-                wanted.append(await self._behind(connection, owner, page, place))
-            order = [column.asc() if page.order == "asc" else column.desc() for column in place]
-            query = select(table.c.id, table.c.body).select_from(source).where(*wanted).order_by(*order)
-            query = query.limit(page.limit + 1)
-            rows = (await connection.execute(query)).all()
+            for source, place, wanted in self._sources(owner, page):
+                if page.after is not None:
+                    wanted.append(await self._behind(connection, owner, page, place))
+                order = [column.asc() if page.order == "asc" else column.desc() for column in place]
+                query = select(table.c.seq, table.c.created, table.c.id, table.c.body).select_from(source)
+                query = query.where(*wanted).order_by(*order).limit(page.limit + 1)
+                found.update({row.seq: row for row in (await connection.execute(query)).all()})
+        rows = sorted(found.values(), key=lambda row: (row.created, row.seq), reverse=page.order == "desc")
         return listing([self._opened(owner, row) for row in rows[: page.limit]], len(rows) > page.limit)
 
     async def messages(self, owner: str, completion_id: str, page: Page) -> JSON:
@@ -178,25 +180,28 @@ class StoredCompletions:
     def _visible(self, owner: str) -> ColumnElement[bool]:
         return and_(table.c.owner == owner, table.c.removed.is_(False), table.c.expires > self._clock())
 
-    def _matching(self, owner: str, page: Page) -> tuple[FromClause, Sequence[ColumnElement[Any]], Conditions]:
-        """Where a page is read from, its order, and its conditions.
+    def _sources(self, owner: str, page: Page) -> Iterator[tuple[FromClause, Sequence[ColumnElement[Any]], Conditions]]:
+        """Where a page is read from, its order, and its conditions; several are merged.
 
         The first pair of metadata leads, in the order of its own index: however few completions have it, a page reads
-        no others.
+        no others. With encryption those from before it are one source and those since are the next: an update moves a
+        completion from the one to the other, and never back.
         """
         wanted = [self._visible(owner)]
         if page.model is not None:
             wanted.append(table.c.model == _sql_text(page.model))
         digests = [self._sealer.digests(_pair(owner, name, value)) for name, value in page.metadata.items()]
         if not digests:
-            return table, (table.c.created, table.c.seq), wanted
-        lead = stored_metadata.alias("lead")
-        wanted.append(lead.c.digest.in_(digests[0]))
+            yield table, (table.c.created, table.c.seq), wanted
+            return
         wanted += (
             exists().where(stored_metadata.c.seq == table.c.seq, stored_metadata.c.digest.in_(more))
             for more in digests[1:]
         )
-        return lead.join(table, lead.c.seq == table.c.seq), (lead.c.created, lead.c.seq), wanted
+        lead = stored_metadata.alias("lead")
+        for digest in reversed(digests[0]):
+            source = lead.join(table, lead.c.seq == table.c.seq)
+            yield source, (lead.c.created, lead.c.seq), [*wanted, lead.c.digest == digest]
 
     async def _behind(
         self, connection: AsyncConnection, owner: str, page: Page, place: Sequence[ColumnElement[Any]]
