@@ -23,6 +23,8 @@ from ..records.keys import Peppers
 from .operator import dollars
 
 _VARIABLE = re.compile(r"(?<!\$)\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+SOURCE_SECONDS = 600.0
+"""For reading whole tables of LiteLLM's, which may hold a million keys."""
 _PLACEHOLDER = "x" * 40
 """Stands for secrets of the environment while the result is checked."""
 
@@ -96,7 +98,7 @@ async def bring(source_url: str, target_url: str) -> Imported:
     """Copy LiteLLM's owners, keys and spend into our database."""
     source = target = None
     try:
-        source = Database(DatabaseOptions(url=SecretStr(source_url)))
+        source = Database(DatabaseOptions(url=SecretStr(source_url)), timeout=SOURCE_SECONDS)
         target = Database(DatabaseOptions(url=SecretStr(target_url)))
         await target.upgrade()
         tables = await read(source)
