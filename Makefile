@@ -65,7 +65,7 @@ fuzz: $(VENV)/.dev  ## 100,000 nonsensical requests and more against a live gate
 conformance: $(VENV)/.dev  ## run the tests that carry a checklist number and write docs/conformance.md
 	$(BIN)/python -m tests.conformance
 
-records: $(VENV)/.dev  ## the records at full size: a million keys looked up, 100,000 stored completions paged through under writes
+records: $(VENV)/.dev  ## the records at full size on SQLite and PostgreSQL: a million keys, 100,000 stored completions, ten million ledger rows
 	$(BIN)/python -m benchmarks.records
 
 simulate-tiers: $(VENV)/.dev  ## a day of one pool on a virtual clock: waits and goodput by service tier, drawn into build/

@@ -127,6 +127,11 @@ async def test_a_file_with_mistakes_changes_nothing_and_is_counted() -> None:
             assert response.status == 200
             assert (await response.json())["version"] == gateway.generation.version != before.version
         assert value("sluice_config_last_reload_successful") == 1
+        noted = await gateway.records.audit.list()
+        assert [(row["action"], row["result"]) for row in noted] == [
+            *[("config.reload", "invalid_config")] * 3, ("config.reload", "ok"),
+        ]  # fmt: skip
+        assert noted[-1]["after"] == {"version": gateway.generation.version}
 
 
 async def test_the_effective_configuration_has_no_secret() -> None:

@@ -1,14 +1,19 @@
 """Operations on the configuration that runs: what it is, and to read the file again."""
 
 import json
-from collections.abc import Awaitable, Callable, Iterator
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from config import Config, ConfigError
 
-from ..errors import InvalidRequest
+from ..errors import InvalidRequest, StoreUnavailable
+from ..records.audit import AuditLog
 from .operation import JSON, Asked, Operation
 from .owners import BASE
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +22,7 @@ class Configuration:
 
     running: Callable[[], tuple[Config, str]]
     reload: Callable[[], Awaitable[str]]
+    audit: AuditLog
 
     def operations(self) -> Iterator[Operation]:
         shown = "The configuration that runs, with every default filled in and every secret masked"
@@ -29,9 +35,20 @@ class Configuration:
         masked = json.loads(config.model_dump_json())  # SecretStr dumps as asterisks
         return {"object": "config", "version": version, "config": masked}
 
-    async def read_again(self, _: Asked) -> JSON:
+    async def read_again(self, asked: Asked) -> JSON:
+        actor = asked.actor
+        entry = {"actor": actor.id, "action": "config.reload", "target": "config", "request_id": actor.request_id}
         try:
             version = await self.reload()
         except ConfigError as exc:
+            await self._note(entry, result="invalid_config")
             raise InvalidRequest("; ".join(exc.problems), code="invalid_config") from exc
+        await self._note(entry, after={"version": version})
         return {"object": "config.reload", "version": version}
+
+    async def _note(self, entry: Mapping[str, str | None], **more: Any) -> None:
+        """A database that is away does not keep an operator from reloading."""
+        try:
+            await self.audit.record(**entry, **more)
+        except StoreUnavailable:
+            log.warning("a reload of the configuration could not be written to the audit log")
