@@ -229,3 +229,19 @@ async def test_a_gateway_without_its_database_says_so_in_a_sentence() -> None:
     with pytest.raises(ConfigError, match=r"database\.url: The records database does not answer"):
         async with running({"m": "demo-echo"}, database={"url": "postgresql://x@127.0.0.1:1/x"}):
             pass
+
+
+async def test_behind_a_pooler_nothing_is_kept_prepared(postgres_url: str) -> None:
+    """As the documents say for pgbouncer; look-ups go on without."""
+    joint = "&" if "?" in postgres_url else "?"
+    database = Database(options(f"{postgres_url}{joint}prepared_statement_cache_size=0"))
+    await database.upgrade()
+    assert await KeyStore(database).lookup(sha256_digest("nobody")) is None
+    prepared = "SELECT count(*) FROM pg_prepared_statements"
+    assert [tuple(row) for row in await database.direct.rows(prepared, [])] == [(0,)]
+    await database.close()
+    usual = Database(options(postgres_url))
+    await KeyStore(usual).lookup(sha256_digest("nobody"))
+    ((kept,),) = [tuple(row) for row in await usual.direct.rows(prepared, [])]
+    assert kept > 0
+    await usual.close()
