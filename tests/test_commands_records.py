@@ -64,7 +64,13 @@ def test_keys_are_made_changed_and_deleted_in_the_database(config: str) -> None:
     assert "still has keys" in sluice("teams", "delete", "red", *at, code=1).output
     sluice("keys", "delete", identity, *at)
     sluice("teams", "delete", "red", *at)
-    assert "intact: 8 rows" in sluice("audit", "verify", *at).output
+    whole = sluice("audit", "verify", *at).output
+    assert "intact: 8 rows" in whole
+    noted = whole.split()[-1]
+    assert "intact" in sluice("audit", "verify", "--anchor", noted, *at).output
+    rewritten = noted.partition(":")[0] + ":" + "0" * 64
+    assert "is not the one that was noted" in sluice("audit", "verify", "--anchor", rewritten, *at, code=1).output
+    assert "SEQ:HASH" in sluice("audit", "verify", "--anchor", "x", *at, code=1).output
     actions = [row["action"] for row in json.loads(sluice("audit", "list", "--json", *at).output)]
     assert actions[:2] == ["team.create", "key.create"]
     assert "team.delete" in sluice("audit", "list", *at).output

@@ -15,15 +15,16 @@ def command() -> None:
 
 
 @command.command("verify")
+@click.option("--anchor", help="A head noted elsewhere earlier, SEQ:HASH: the log must still hold it.")
 @operating
-async def _verify(operator: Operator, as_json: bool) -> None:
+async def _verify(operator: Operator, as_json: bool, anchor: str | None) -> None:
     """Recompute the whole chain; exit with 1 when a row was changed, removed or reordered."""
-    verdict = await operator("GET", f"{BASE}/audit/verify")
+    verdict = await operator("GET", f"{BASE}/audit/verify", query={"anchor": anchor} if anchor else {})
     head = verdict["head"]
     if as_json:
         show(verdict, as_json)
     elif verdict["intact"]:
-        click.echo(f"intact: {head['seq']} rows, head {head['hash']}")
+        click.echo(f"intact: {head['seq']} rows, head {head['seq']}:{head['hash']}")
     else:
         click.echo(f"broken at row {verdict['broken_at']}: {verdict['reason']}", err=True)
     if not verdict["intact"]:

@@ -15,7 +15,7 @@ from ..errors import InvalidRequest, ResourceNotFound
 from ..limits import Limiter
 from ..limits.rules import NAMES
 from ..records.admin import Admin
-from ..records.audit import AuditLog
+from ..records.audit import AuditLog, Head
 from ..records.grants import Actor
 from ..records.keys import DEFAULT_ORGANIZATION, instant
 from ..records.resources import KindName
@@ -24,6 +24,7 @@ from .operation import JSON, Asked, Download, Operation
 from .owners import BASE
 
 Flush: TypeAlias = Callable[[], Awaitable[None]]
+_HEAD = re.compile(r"([0-9]{1,18}):([0-9a-f]{64})")
 _AGO = re.compile(r"([0-9]{1,6})([smhdw])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _FILTER = {
@@ -58,7 +59,10 @@ class Reports:
         yield Operation("GET", f"{BASE}/ledger/{{id}}", "viewer", "The attempts of one request", self.request)
         seen = {"after": "The number of the last row seen.", "limit": "1 to 1000.", "target": "Say `key:key_...`."}
         yield Operation("GET", f"{BASE}/audit", "operator", "What operators did", self.actions, seen)
-        yield Operation("GET", f"{BASE}/audit/verify", "operator", "Recompute the audit log's chain", self.verify)
+        anchor = {"anchor": "A head that was noted earlier, `SEQ:HASH`: finds out who rewrote the whole log."}
+        yield Operation(
+            "GET", f"{BASE}/audit/verify", "operator", "Recompute the audit log's chain", self.verify, anchor
+        )
 
     async def report(self, asked: Asked) -> JSON:
         """Money is in nano-dollars, ``duration`` in microseconds. ``total`` counts every row once, however it is grouped."""
@@ -102,8 +106,8 @@ class Reports:
         found = await self.audit.list(after=after, limit=limit + 1, target=asked.query.get("target"))
         return _page(found, limit, "seq")
 
-    async def verify(self, _: Asked) -> JSON:
-        verdict = await self.audit.verify()
+    async def verify(self, asked: Asked) -> JSON:
+        verdict = await self.audit.verify(_anchor(asked.query.get("anchor")))
         return {
             "object": "audit.verdict",
             "intact": verdict.is_intact,
@@ -185,6 +189,14 @@ class Standing:
         if team is None and kind == "key" and (user := self.config.users.get(found.user or "")) is not None:
             team = self.config.teams.get(user.team or "")
         return team.organization if team is not None else DEFAULT_ORGANIZATION
+
+
+def _anchor(text: str | None) -> Head | None:
+    if text is None:
+        return None
+    if (found := _HEAD.fullmatch(text)) is None:
+        raise InvalidRequest("Invalid 'anchor': SEQ:HASH of a head.", param="anchor", code="invalid_value")
+    return Head(int(found[1]), found[2])
 
 
 def moment(text: str, name: str, now: float) -> float:
