@@ -543,8 +543,8 @@ class Cluster:
     """Three primaries on loopback."""
 
     def __init__(self) -> None:
-        # A node's bus is at its port + 10,000, so the ports come from a low range.
-        base = random.SystemRandom().randrange(20_000, 40_000, 10)  # a seeded one meets the servers of another run
+        # A node's bus is at its port + 10,000; both are below the ports that the system gives to connections.
+        base = random.SystemRandom().randrange(11_000, 22_700, 10)  # a seeded one meets the servers of another run
         common = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
         self.nodes: list[RedisServer] = []
         try:
