@@ -20,6 +20,7 @@ class Owner:
     limits: Limits = Limits()
     tiers: TierPolicy = TierPolicy()
     models: tuple[str, ...] | None = None
+    store: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,12 +78,11 @@ def acting(role: Role) -> Actor:
     principal = Principal(
         "key_9", "acme", "blue",
         owners=(
-            Owner("k:key_9", Limits.model_validate(HAS), TierPolicy.model_validate(TIERS), ("fast",)),
+            Owner("k:key_9", Limits.model_validate(HAS), TierPolicy.model_validate(TIERS), ("fast",), store=False),
             Owner("t:blue"),
             Owner("o:acme"),
         ),
         restricted_params=frozenset({"logprobs"}),
-        may_store=False,
     )  # fmt: skip
     team = "blue" if role == "team_admin" else None
     return Actor("key_9", "acme", team, principal, expires=1_800_000_000.0, role=role)
@@ -209,9 +208,10 @@ async def test_limits_of_ones_own_are_not_had_twice_by_way_of_others_keys(world:
     await world.admin.rotate(actor, maker["id"])  # its own
 
 
-async def test_limits_of_the_team_need_no_repetition(world: World) -> None:
-    """Who has no limits of their own hands out what the team has: the team's limits hold for all its keys."""
-    await world.admin.update(OPS, "team", "blue", {"limits": {"budget": {"day": 10}}})
+async def test_what_the_team_says_needs_no_repetition(world: World) -> None:
+    """Who has no limits of their own hands out what the team has: what the team may not holds for all its keys."""
+    team = {"limits": {"budget": {"day": 10}}, "store": False, "models": ["fast"], "tiers": {"max": "default"}}
+    await world.admin.update(OPS, "team", "blue", team)
     maker = await world.key(team="blue", role="team_admin")
     record = await world.cache.record(maker["key"])
     assert record is not None

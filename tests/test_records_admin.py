@@ -297,11 +297,11 @@ BOUND = Principal(
             Limits.model_validate({"rpm": 10, "budget": {"day": 5}, "per_model": {"fast": {"tpm": 100}}}),
             TierPolicy(allowed=("default", "flex"), max="default"),
             ("fast", "gpt-*"),
+            store=False,
         ),
         Owner("t:blue", Limits(rpm=50)),
     ),
     restricted_params=frozenset({"logprobs"}),
-    may_store=False,
 )  # fmt: skip
 ALLOWED: dict[str, Any] = {
     "team": "blue",

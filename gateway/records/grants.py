@@ -74,8 +74,6 @@ def check_grant(actor: Actor, settings: Settings, expires: float | None, applyin
         if owner.id not in applying:
             for option in _excess(settings, owner):
                 raise _beyond(option)
-    if not principal.may_store and settings.store:
-        raise _beyond("store")
     if isinstance(settings, KeySettings):
         _check_key(actor, settings, principal)
 
@@ -125,6 +123,8 @@ def _excess(settings: Settings, owner: Owner) -> Iterator[str]:
         settings.models is None or not all(_is_covered(model, owner.models) for model in settings.models)
     ):
         yield "models"
+    if settings.store and not owner.store:
+        yield "store"
     yield from _excess_tiers(settings.tiers, owner.tiers)
     yield from _excess_limits(settings.limits, owner.limits)
 

@@ -145,7 +145,10 @@ class Scope:
 
 def principal(key_id: str, scopes: Sequence[Scope], settings: KeySettings, place: "Place") -> Principal:
     """Put together what a key may do from its owners, narrowest first; equal contents give an equal ``version``."""
-    owners = tuple(Owner(f"{s.kind[0]}:{s.id}", s.settings.limits, s.settings.tiers, s.settings.models) for s in scopes)
+    owners = tuple(
+        Owner(f"{s.kind[0]}:{s.id}", s.settings.limits, s.settings.tiers, s.settings.models, s.settings.store)
+        for s in scopes
+    )
     content = orjson.dumps(
         [key_id, place.organization, place.team, place.user]
         + [[s.kind, s.id, s.settings.model_dump(mode="json")] for s in scopes]
