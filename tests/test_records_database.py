@@ -13,14 +13,15 @@ from alembic.config import Config as AlembicConfig
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from pydantic import SecretStr
-from sqlalchemy import create_engine, text
+from sqlalchemy import Column, Connection, MetaData, String, Table, create_engine, select, text
 
 from config.schema import Database as DatabaseOptions
 from gateway.errors import StoreUnavailable
-from gateway.records.database import Database, DatabaseError, head
+from gateway.records.database import Database, DatabaseError, _config, _migrate, head
 from gateway.records.keys import KeyStore, sha256_digest
-from gateway.records.tables import metadata
+from gateway.records.tables import FIRST_ROWS, metadata
 
+VERSION = Table("alembic_version", MetaData(), Column("version_num", String))
 MIGRATIONS = Path(__file__).parents[1] / "gateway" / "records" / "migrations"
 UPGRADE = """
 import asyncio, sys
@@ -45,14 +46,41 @@ def ours(name: str | None, kind: str, _: object) -> bool:
     return kind != "table" or not (name or "").startswith("LiteLLM_")
 
 
-async def test_migrations_and_tables_agree(database: Database) -> None:
-    async with database.read() as connection:
-        differences = await connection.run_sync(
-            lambda c: compare_metadata(
-                MigrationContext.configure(c, opts={"compare_type": True, "include_name": ours}), metadata
-            )
-        )
-    assert differences == []
+def differences(connection: Connection) -> list[object]:
+    context = MigrationContext.configure(connection, opts={"compare_type": True, "include_name": ours})
+    return list(compare_metadata(context, metadata))
+
+
+def first_rows(connection: Connection) -> list[object]:
+    return [connection.execute(select(table)).all() for table in (*(t for t, _ in FIRST_ROWS), VERSION)]
+
+
+async def test_migrations_and_tables_agree(database_url: str) -> None:
+    """A new database is made without them: it must be what they make."""
+    database = Database(options(database_url))
+
+    def migrated(connection: Connection) -> list[object]:
+        _empty(connection)
+        command.upgrade(_config(connection), "head")
+        assert differences(connection) == []
+        return first_rows(connection)
+
+    def made(connection: Connection) -> list[object]:
+        _empty(connection)
+        _migrate(connection)
+        assert differences(connection) == []
+        return first_rows(connection)
+
+    async with database.write(timeout=60) as connection:
+        by_migrations = await connection.run_sync(migrated)
+        assert await connection.run_sync(made) == by_migrations
+    await database.close()
+
+
+def _empty(connection: Connection) -> None:
+    found = MetaData()
+    found.reflect(connection, only=lambda name, _: ours(name, "table", None))
+    found.drop_all(connection)
 
 
 async def test_several_workers_may_migrate_at_once(database_url: str) -> None:

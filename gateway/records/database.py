@@ -217,9 +217,23 @@ def _migrate(connection: Connection) -> None:
             raise DatabaseError(
                 f"database.url: its schema ({found}) is newer than this version's ({head()}): use a newer Sluice"
             )
+        if found is None and not inspect(connection).get_table_names():
+            _create(connection)
+            return
         from alembic import command
 
         command.upgrade(_config(connection), "head")
+
+
+def _create(connection: Connection) -> None:
+    """The newest schema in an empty database, as its migrations would make it: without importing Alembic for it."""
+    from .tables import FIRST_ROWS, metadata
+
+    metadata.create_all(connection)
+    for table, row in FIRST_ROWS:
+        connection.execute(table.insert().values(row))
+    connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
+    connection.execute(text("INSERT INTO alembic_version (version_num) VALUES (:head)"), {"head": head()})
 
 
 def head() -> str:

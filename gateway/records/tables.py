@@ -1,5 +1,8 @@
 """Every table. Times are seconds since the epoch, money is nano-dollars, absent owners are empty strings in the ledger."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -205,3 +208,9 @@ stored_metadata = Table(
     Column("created", BigInteger, nullable=False, server_default="0", doc="Of the completion: pages are in its order."),
     Index("ix_stored_metadata_digest", "digest", "created", "seq"),
 )
+
+FIRST_ROWS: Sequence[tuple[Table, Mapping[str, Any]]] = (
+    (audit_head, {"id": 1, "seq": 0, "hash": "0" * 64}),
+    (ledger_rollup, {"id": 1, "through": 0}),
+)
+"""What is in a database before anything else."""
