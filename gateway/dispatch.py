@@ -96,9 +96,10 @@ class Dispatcher:
         """The first answer any deployment gives, of a fallback model too; raises the error of the last failure."""
         waiting: list[Route] = []
         seen = {call.route.name}
+        most = len(record.attempts) + self._retries.attempts  # one allowance, however many models serve
         while True:
             try:
-                return await self._model(call, record)
+                return await self._model(call, record, max(most - len(record.attempts), 1))
             except FAILURES as exc:
                 kind = exc.kind if isinstance(exc, ProviderError) else ErrorKind.OVERLOADED
                 if not isinstance(exc, UnsupportedParameter):
@@ -123,10 +124,10 @@ class Dispatcher:
             return True
         return False
 
-    async def _model(self, call: Prepared, record: CallRecord) -> Answer:
+    async def _model(self, call: Prepared, record: CallRecord, left: int) -> Answer:
         """The deployments of one model. Where it has fallbacks, they come before a second turn of its own."""
         plan, repeat = call.plan, call.route.config.fallbacks.is_empty
-        walk = Walk(call.route.name, plan, self._fleet, self._retries, repeat=repeat)
+        walk = Walk(call.route.name, plan, self._fleet, self._retries, repeat=repeat, left=left)
         first = walk.first()
         if first is None:
             raise NobodyAvailable(min((self._fleet[d.id].health.retry_in for d in plan), default=1.0))
@@ -311,7 +312,13 @@ def _leave(load: Load) -> None:
 
 
 def _told(failure: Exception, record: CallRecord) -> GatewayError:
-    """What the client is told of the last failure."""
+    """What the client is told of the last failure, and after how many attempts."""
+    error = _error(failure, record)
+    error.extra_headers["x-sluice-attempts"] = str(len(record.attempts))
+    return error
+
+
+def _error(failure: Exception, record: CallRecord) -> GatewayError:
     if isinstance(failure, ProviderError):
         error = to_gateway_error(failure, tried=len(record.attempts))
         if record.retry_denied:

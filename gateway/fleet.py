@@ -1,13 +1,13 @@
 """What is known at run time of every deployment: its health, its load, its retry budget. Outlives a configuration."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from config.schema import Health as HealthConfig
 from config.schema import Retries
 
 from .health import Health
-from .recent import SECONDS, Recent
+from .recent import Recent
 
 WEIGHT = 0.2
 """Of one observation in the moving average of latencies."""
@@ -18,7 +18,11 @@ SAMPLES = 5
 
 
 class RetryBudget:
-    """Retries that the failures of one deployment may cause: a share of its requests, or a floor where they are few."""
+    """Retries that the failures of one deployment may cause: a share of its requests, or a floor where they are few.
+
+    Both are counted over the same seconds, and the floor is no gift on top of the share: where a share of the requests
+    is more than the floor, retries stay within that share.
+    """
 
     def __init__(self, config: Retries, clock: Callable[[], float] = time.monotonic) -> None:
         self.config = config
@@ -29,13 +33,23 @@ class RetryBudget:
         """A first attempt goes there."""
         self._counts.add(self._clock(), 1, 0)
 
-    def spend(self) -> bool:
-        """Take one retry; False when there is none left."""
+    def note(self) -> None:
+        """A further attempt is made because this deployment failed."""
+        self._counts.add(self._clock(), 0, 1)
+
+    def counts(self) -> tuple[int, int, float]:
+        """Requests, retries, and the retries that the floor allows, over the same seconds."""
         now = self._clock()
-        requests, retries = self._counts.totals(now)
-        if retries >= max(self.config.budget_percent * requests / 100, self.config.budget_floor * SECONDS):
-            return False
-        self._counts.add(now, 0, 1)
+        return *self._counts.totals(now), self.config.budget_floor * self._counts.span(now)
+
+    def spend(self, others: Iterable["RetryBudget"] = ()) -> bool:
+        """Take one retry; False when there is none left, here or at this and ``others`` together."""
+        mine = self.counts()
+        together = [sum(count) for count in zip(mine, *(o.counts() for o in others if o is not self), strict=True)]
+        for requests, retries, floor in (mine, together):
+            if retries + 1 > max(self.config.budget_percent * requests / 100, floor):
+                return False
+        self.note()
         return True
 
 

@@ -25,10 +25,12 @@ MAX_HINT = 10.0
 """Seconds that rate-limit headers may make us reluctant: a bucket gives its first token long before it is full."""
 ENOUGH = 20
 """Answers in the window below which a success rate says nothing."""
+PROVEN = 50
+"""Answers in the window after which one that was out is believed to be well again."""
 LEAST_SHARE = 0.1
 """Of its turns that a deployment gets when it has just come back."""
-WELL = 0.9
-"""The success rate from which a deployment bears other ones' traffic."""
+MOST_BAD = 10
+"""Percent of failures up to which a deployment bears other ones' traffic."""
 
 
 class Health:
@@ -42,7 +44,7 @@ class Health:
         self._open_until = 0.0
         self._open_seconds = 0.0
         self._probing = False
-        self._back_since = float("-inf")
+        self._back_since: float | None = None
         self._cool_until = 0.0
         self._hint_until = 0.0
         self._slow_until = 0.0
@@ -82,13 +84,20 @@ class Health:
         if now < self._hint_until or now < self._slow_until:
             return True
         ramp = self.config.slow_start
+        if self._back_since is None:
+            return False
         back = now - self._back_since
         return back < ramp and random.random() > max(back / ramp, LEAST_SHARE)  # noqa: S311
 
     def well(self) -> bool:
-        """Whether it answers well enough to bear the traffic of another one that fails."""
+        """Whether it answers well enough to bear the traffic of another one that fails.
+
+        One of which little is known is believed to; one that was out has to show it first.
+        """
         good, bad = self._answers.totals(self._clock())
-        return self.closed and good >= ENOUGH and good >= WELL * (good + bad)
+        if not self.closed or (self._back_since is not None and good + bad < PROVEN):
+            return False
+        return 100 * bad <= MOST_BAD * max(good + bad, ENOUGH)
 
     def release(self) -> None:
         """A probe ended without telling anything about the deployment (the client left, say)."""

@@ -282,8 +282,7 @@ class Metered:
     def headers(self, answer: StreamedAnswer | WholeAnswer, record: CallRecord) -> dict[str, str]:
         """What the answer's head says of limits, routing and dropped parameters."""
         headers = {**self._reservation.headers, "x-sluice-deployment": answer.deployment.id}
-        if len(record.attempts) > 1:
-            headers["x-sluice-attempts"] = str(len(record.attempts))
+        headers["x-sluice-attempts"] = str(len(record.attempts))
         if record.fallback is not None:
             headers["x-sluice-fallback"] = record.fallback
         if record.dropped:

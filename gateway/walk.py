@@ -25,10 +25,13 @@ class Walk:
     """One call's way through the deployments of one model.
 
     Every deployment once, those that are slow or nearly out of their limits last; then, where nothing else would
-    serve, once more with a pause. ``denied`` tells that the retry budget ended it.
+    serve, once more with a pause. ``left`` attempts at most, where earlier models of the call have used up some.
+    ``denied`` tells that the retry budget ended it.
     """
 
-    def __init__(self, model: str, plan: Plan, fleet: Fleet, retries: Retries, *, repeat: bool) -> None:
+    def __init__(
+        self, model: str, plan: Plan, fleet: Fleet, retries: Retries, *, repeat: bool, left: int | None = None
+    ) -> None:
         self.following: Deployment | None = None
         self.delay = 0.0
         """Seconds to wait before ``following``."""
@@ -37,7 +40,7 @@ class Walk:
         self._plan = plan
         self._fleet = fleet
         self._retries = retries
-        self._left = retries.attempts
+        self._left = retries.attempts if left is None else left
         self._begun: Deployment | None = None
         """Where the call was sent first: its retries are on that one's budget, so that they cannot add up."""
         self._last: Deployment | None = None
@@ -88,7 +91,7 @@ class Walk:
         if slow is None or not self._left:
             return None
         found = next((d for d in self._turns if d.id != slow.id and self._fleet[d.id].health.available()), None)
-        if found is not None and not self._fleet[slow.id].retries.spend():
+        if found is not None and not self._spend(slow):
             self._fleet[found.id].health.release()
             return None
         return self._take(found, 0.0)
@@ -104,9 +107,16 @@ class Walk:
         """A deployment that is well may take over as much as it must; else failures may cause so many retries only."""
         if isinstance(failure, UnsupportedParameter | DeploymentFull):
             return True  # nothing was sent
-        if following.id != failed.id and self._fleet[following.id].health.well():
+        if self._spend(begun):
             return True
-        return self._fleet[begun.id].retries.spend()
+        if following.id == failed.id or not self._fleet[following.id].health.well():
+            return False
+        self._fleet[begun.id].retries.note()  # counted all the same: others have that much less
+        return True
+
+    def _spend(self, begun: Deployment) -> bool:
+        """A retry within the budgets of where the call began and of all deployments of the plan together."""
+        return self._fleet[begun.id].retries.spend(self._fleet[d.id].retries for d in self._plan)
 
     def _pause(self, deployment: Deployment, failure: BaseException) -> float | None:
         """Before a deployment has its second turn: full jitter, or what it asked for; None when that is too long."""

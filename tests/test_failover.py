@@ -127,7 +127,7 @@ async def test_a_lone_deployment_is_retried_after_the_time_it_asked_for() -> Non
 
 
 async def test_a_full_outage_fails_fast_with_a_probe_a_second_and_ends_with_it() -> None:
-    models = {"m": [deployment("demo-500+first=12"), deployment("demo-503+first=12", "anthropic")]}
+    models = {"m": [deployment("demo-500+first=12"), deployment("demo-500+first=12+delay=0", "anthropic")]}
     async with running(models, retries={"budget_floor": 0, "budget_percent": 0}) as (gateway, upstream):
         async with client(gateway) as sdk:
             statuses: list[int] = []
