@@ -46,8 +46,8 @@ limits: $(VENV)/.dev  ## limits at full size: kills, freezes, failovers, a resha
 	$(BIN)/python -m tests.acceptance_limits
 	SLUICE_ACCOUNTING_REQUESTS=3000 $(BIN)/python -m pytest -q -s tests/test_accounting.py
 
-chaos: $(VENV)/.dev  ## failing upstreams, restarts, reloads, disconnects at full size; prints what clients notice (about ten minutes)
-	$(BIN)/python -m tests.acceptance_chaos
+chaos: $(VENV)/.dev  ## failing upstreams, restarts, reloads, disconnects at full size; prints what clients notice (about ten minutes; PART=failover: one)
+	$(BIN)/python -m tests.chaos $(PART)
 
 clients: $(VENV)/.dev  ## nine real clients in environments of their own, against a gateway (needs Node 20 and the package registries)
 	$(BIN)/python -m tests.clients

@@ -92,6 +92,9 @@ class Site:
         if self._cors and "Origin" in request.headers:
             self._allow_origin(exchange)
         self._state.enter()
+        if last := self._state.draining:
+            # Announced, so that no client sends another request into the closing; what began before goes on unannounced.
+            exchange.headers["connection"] = "close"
         serving = self._serving
         serving.in_flight += 1
         try:
@@ -109,7 +112,7 @@ class Site:
         finally:
             serving.in_flight -= 1
             self._state.leave()
-        if self._state.draining:
+        if last:
             return closing(response)
         return response
 
