@@ -44,6 +44,7 @@ from .records.stored import StoredCompletions
 from .records.usage import UsageStore
 from .reload import Reloader
 from .server import Serving, Site, State
+from .sharing import Sharing
 from .throttle import Failures
 from .upstream import SystemResolver, Upstream
 
@@ -272,10 +273,15 @@ async def _lasting(config: Config, records: Records, registry: CollectorRegistry
     pools = Pools(config)
     closers.append(pools.close)
     await _start(pools)
+    fleet = Fleet(config.health, config.retries)
+    if config.redis is not None:
+        sharing = Sharing(fleet, config.redis)
+        closers.append(sharing.close)
+        await sharing.start()
     return Lasting(
         credentials=credentials,
         limiter=limiter,
-        fleet=Fleet(config.health, config.retries),
+        fleet=fleet,
         keys=_key_source(config, records, HTTPFetch(session)),
         ledger=records.ledger,
         pools=pools,

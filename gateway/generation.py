@@ -87,6 +87,7 @@ def generation(config: Config, lasting: Lasting, before: Generation | None = Non
         name: _pool(p, lasting, before.pools.get(name) if before else None) for name, p in config.providers.items()
     }
     fleet = lasting.fleet
+    fleet.expect(d.id for route in table.values() for d in route.deployments)
     router = Router(table, config.aliases, fleet, _costs(table, prices))
     upstreams = {name: upstream for name, (_, upstream) in pools.items()}
     pipeline = Pipeline(

@@ -7,6 +7,7 @@ slow, nearly out of its rate limit or just back is tried after the others, not l
 import random
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from adapters.errors import ErrorKind, ProviderError
 from adapters.ratelimits import RateLimits
@@ -33,12 +34,41 @@ MOST_BAD = 10
 """Percent of failures up to which a deployment bears other ones' traffic."""
 
 
-class Health:
-    """The state of one deployment, as this worker sees it. Times are seconds of ``clock``."""
+class Known(NamedTuple):
+    """What of a deployment's health other workers shall know, in seconds."""
 
-    def __init__(self, config: HealthConfig, clock: Callable[[], float] = time.monotonic) -> None:
+    open_seconds: float
+    """How long the breaker is open this time; 0: it is closed."""
+    open_left: float
+    back_ago: float
+    """Since it was closed again; negative: it never was."""
+    cool_left: float
+    hint_left: float
+    slow_left: float
+    slow_seconds: float
+    """How long it is left alone this time for being slow."""
+
+
+class Health:
+    """The state of one deployment, as this worker sees it. Times are seconds of ``clock``.
+
+    ``changed`` is told of every change that other workers should know, and whether it is of the breaker. ``elected``
+    is asked whether this worker may make a probe that could be made since then.
+    """
+
+    def __init__(
+        self,
+        config: HealthConfig,
+        clock: Callable[[], float] = time.monotonic,
+        changed: Callable[[bool], None] = lambda _: None,
+        elected: Callable[[float], bool] = lambda _: True,
+    ) -> None:
         self.config = config
         self._clock = clock
+        self._changed = changed
+        self._elected = elected
+        self.opened_at = float("-inf")
+        """When the breaker opened, or a probe failed."""
         self._failures = 0
         self._answers = Recent()
         self._open_until = 0.0
@@ -67,7 +97,9 @@ class Health:
             return False
         if not self._open_seconds:
             return True
-        return now >= self._open_until and self._claim()
+        if now < self._open_until or self._probing:
+            return False
+        return self._elected(self._open_until) and self._claim()
 
     def probe(self) -> bool:
         """Whether to try although the breaker is open, because there is no other: one caller at a time."""
@@ -105,13 +137,20 @@ class Health:
 
     def succeeded(self) -> None:
         now = self._clock()
-        if self._open_seconds:
-            self._back_since = now
-            self._answers.clear()
+        was_open = self._open_seconds
+        if was_open:
+            self._close(now)
         self._answers.add(now, 1, 0)
         self._failures = 0
-        self._open_seconds = 0.0
         self._probing = False
+        if was_open:
+            self._changed(True)
+
+    def _close(self, since: float) -> None:
+        self._back_since = since
+        self._open_seconds = 0.0
+        self._failures = 0
+        self._answers.clear()
 
     def failed(self, error: ProviderError, *, last: bool = False) -> None:
         """``last`` tells that no other deployment could serve: then more is needed to take it out."""
@@ -119,6 +158,7 @@ class Health:
         if error.kind in COOLS:
             wait = error.retry_after if error.retry_after is not None else COOLS[error.kind]
             self._cool_until = max(self._cool_until, now + min(wait, MAX_COOL_DOWN))
+            self._changed(False)
         if error.kind not in BREAKS:
             self._probing = False
             return
@@ -132,6 +172,7 @@ class Health:
         """Rate-limit headers of an answer: with nothing left, others come first for a while."""
         if 0 in (limits.requests, limits.tokens):
             self._hint_until = self._clock() + min(limits.reset or 1.0, MAX_HINT)
+            self._changed(False)
 
     def slow(self) -> None:
         """It answers much more slowly than another: others come first, each time for longer."""
@@ -140,6 +181,37 @@ class Health:
             fresh = now - self._slow_until > 2 * self._slow_seconds
             self._slow_seconds = self._longer(0.0 if fresh else self._slow_seconds)
             self._slow_until = now + self._slow_seconds
+            self._changed(False)
+
+    @property
+    def known(self) -> Known:
+        """For other workers."""
+        now = self._clock()
+        return Known(
+            self._open_seconds,
+            max(self._open_until - now, 0.0) if self._open_seconds else 0.0,
+            now - self._back_since if self._back_since is not None else -1.0,
+            max(self._cool_until - now, 0.0),
+            max(self._hint_until - now, 0.0),
+            max(self._slow_until - now, 0.0),
+            self._slow_seconds,
+        )
+
+    def learn(self, known: Known, *, breaker: bool) -> None:
+        """What another worker knows: the longest wait counts, and of a breaker what is news."""
+        now = self._clock()
+        self._cool_until = max(self._cool_until, now + min(known.cool_left, MAX_COOL_DOWN))
+        self._hint_until = max(self._hint_until, now + min(known.hint_left, MAX_HINT))
+        if now + known.slow_left > self._slow_until:
+            self._slow_until, self._slow_seconds = now + known.slow_left, known.slow_seconds
+        if not breaker:
+            return
+        if known.open_seconds:
+            self._open_seconds, self._open_until = known.open_seconds, now + known.open_left
+            self.opened_at = now
+        elif self._open_seconds:
+            self._close(now - max(known.back_ago, 0.0))
+            self._probing = False
 
     def _poor(self, now: float) -> bool:
         good, bad = self._answers.totals(now)
@@ -154,6 +226,8 @@ class Health:
         self._open_seconds = self._longer(self._open_seconds)
         self._open_until = now + self._open_seconds * random.uniform(0.5, 1.5)  # noqa: S311
         self._probing = False
+        self.opened_at = now
+        self._changed(True)
 
     @property
     def retry_in(self) -> float:

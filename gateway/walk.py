@@ -60,8 +60,8 @@ class Walk:
         found = None
         if any(self._fleet[d.id].health.closed for d in self._plan):
             found = self._available()
-        elif self._fleet.may_probe(self._model):
-            found = self._available() or self._probe()
+        elif self._fleet.may_probe(self._model, (d.id for d in self._plan)):
+            found = self._probe()
         if found is not None:
             self._begun = found
             self._fleet[found.id].retries.request()

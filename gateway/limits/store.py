@@ -45,6 +45,7 @@ class Script:
 RESERVE = Script("reserve.lua")
 JOIN = Script("join.lua")
 SHARE = Script("share.lua")
+HEALTH = Script("health.lua")
 
 
 class Store:
@@ -110,6 +111,11 @@ class Store:
         """Run ``share.lua``; gives its reply. Raises like ``reserve``."""
         reply: Sequence[int] = await self._run(SHARE, 1, (f"q:{{{pool}}}", *arguments))
         return reply
+
+    async def health(self, key: str, content: Sequence[Any]) -> Any:
+        """Run ``health.lua``; gives its reply. Raises like ``reserve``."""
+        reply = await self._run(HEALTH, 1, (key, msgpack.packb(content, use_bin_type=False)))
+        return msgpack.unpackb(reply, strict_map_key=False)
 
     async def leave(self, pool: str, worker: str) -> None:
         """Give back a worker's share. Raises StoreDown."""

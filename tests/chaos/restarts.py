@@ -92,8 +92,8 @@ async def rolling_restart(figures: Figures, number: int, rate: float) -> None:
 
                 async def begin(home: Path) -> asyncio.subprocess.Process:
                     script = "demo-ok+chunks=3+gap=0.01"
-                    serving = process(home, script, drain=20, drain_delay=1, redis=redis.url)
-                    started, url, _ = await stack.enter_async_context(serving)
+                    entered = process(home, script, drain=20, drain_delay=1, redis=redis.url)
+                    started, url, _ = await stack.enter_async_context(entered)
                     ready.append(url)
                     return started
 
@@ -101,17 +101,19 @@ async def rolling_restart(figures: Figures, number: int, rate: float) -> None:
                     url, (path, body) = ready[next(turns) % len(ready)], next(mix)
                     await asked.send(http, f"{url}/v1/{path}", body)
 
-                old = [await begin(home) for home in homes[:2]]
+                serving = [await begin(home) for home in homes[:2]]
                 traffic = asyncio.create_task(at_rate(rate, number, once))
-                for started, home in zip(old, homes[2:], strict=True):
+                for started, home in zip(serving[:], homes[2:], strict=True):
                     await asyncio.sleep(number / rate / 8)
-                    await begin(home)
+                    serving.append(await begin(home))
                     started.send_signal(signal.SIGTERM)
                     await asyncio.sleep(0.2)  # a balancer asks /readyz that often, within the drain delay
                     ready.pop(0)
                     assert await asyncio.wait_for(started.wait(), 40) == 0
                 await traffic
-                await asyncio.sleep(0.5)
+                for started in serving[2:]:
+                    started.send_signal(signal.SIGTERM)
+                    assert await asyncio.wait_for(started.wait(), 40) == 0
                 rows = [_rows(home) for home in homes]
     finally:
         redis.stop()
