@@ -188,6 +188,10 @@ class Deployment(Model):
     capacity: Literal["provisioned", "priority", "default", "flex"] = Field(
         "default", description="The rung of the capacity ladder: provisioned is filled first."
     )
+    continuation: bool = Field(
+        False,
+        description="Whether it goes on with a plain text stream that broke off, from where it broke off.",
+    )
     limits: LimitValues = Field(
         LimitValues(), description="The capacity bought from the provider, shared by everybody."
     )

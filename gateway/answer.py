@@ -26,6 +26,7 @@ from adapters.interface import (
 from adapters.usage import Usage
 
 from .call import Call, Deployment
+from .plaintext import plain
 from .tiers import AttemptTier
 from .upstream import UpstreamResponse
 
@@ -354,7 +355,7 @@ async def _first_content(
     call: Call, deployment: Deployment, sent: UpstreamRequest, tier: AttemptTier, response: UpstreamResponse
 ) -> StreamedAnswer:
     """Read until the model has said something: up to here nothing was sent, and another may still answer."""
-    kept = emit.Accumulator() if call.store else None
+    kept = emit.Accumulator() if call.store or (deployment.resumable and plain(call)) else None
     relay = relay_for(call, deployment, sent, kept, tier)
     held: list[bytes] = []
     since = None

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
@@ -14,11 +15,13 @@ from config.schema import Retries
 
 from . import tiers
 from .answer import MAX_BODY, StreamedAnswer, WholeAnswer
-from .call import Attempt, Call, CallRecord, Deployment, Plan, Principal, Route
+from .call import Attempt, Call, CallRecord, Deployment, Plan, Route
+from .continuation import CONTINUED, Rest, Resumable, Sendable
 from .credentials import Credentials
 from .errors import GatewayError, InvalidRequest, NoHealthyUpstream
 from .failures import to_gateway_error
 from .fleet import SAMPLES, Fleet, Load, Member
+from .plaintext import plain
 from .routing import Router
 from .tiers import AttemptTier
 from .upstream import Upstream
@@ -42,28 +45,19 @@ class NobodyAvailable(Exception):
 FAILURES = (ProviderError, UnsupportedParameter, NobodyAvailable)
 
 
-class Prepared(Protocol):
-    """A call that has been reserved for: what is sent to each deployment is bounded by the reservation."""
+class Prepared(Sendable, Protocol):
+    """A call as it can go on: to another model, or to the rest of its answer."""
 
-    call: Call
-    principal: Principal
-    route: Route
-    plan: Plan
-
-    async def admit(self, deployment: Deployment, number: int) -> None:
-        """Hold what attempt ``number`` may cost at worst, and the deployment's own capacity.
-
-        Raises ProviderError where the deployment is full, UnsupportedParameter where a budget cannot bound it, and
-        GatewayError where a budget has not enough left.
-        """
+    def broke_off(self, answer: StreamedAnswer, record: CallRecord, kind: ErrorKind) -> Attempt:
+        """Bill the beginning of an answer, and reserve for its rest from now on; gives its row."""
         ...
 
-    def outgoing(self, deployment: Deployment) -> tuple[Mapping[str, Any], AttemptTier]:
-        """The request to translate, and the tier it runs at."""
+    def gave_up(self, row: Attempt, record: CallRecord) -> None:
+        """Nobody went on with the answer of ``row``."""
         ...
 
-    def over(self, attempt: Attempt, deployment: Deployment, *, maybe_billed: bool) -> None:
-        """Let go of what a failed attempt held; notes in its row what the provider may bill for it."""
+    def streaming(self, answer: StreamedAnswer, record: CallRecord) -> None:
+        """The answer's rest has begun."""
         ...
 
     async def fall_back(self, route: Route, plan: Plan) -> None:
@@ -99,7 +93,10 @@ class Dispatcher:
         most = len(record.attempts) + self._retries.attempts  # one allowance, however many models serve
         while True:
             try:
-                return await self._model(call, record, max(most - len(record.attempts), 1))
+                answer = await self._model(call, record, max(most - len(record.attempts), 1))
+                if answer.deployment.resumable and isinstance(answer, StreamedAnswer) and plain(call.call):
+                    return Resumable(answer, partial(self._resume, call, record))
+                return answer
             except FAILURES as exc:
                 kind = exc.kind if isinstance(exc, ProviderError) else ErrorKind.OVERLOADED
                 if not isinstance(exc, UnsupportedParameter):
@@ -190,7 +187,7 @@ class Dispatcher:
                     call.over(row, answer.deployment, maybe_billed=True)
         record.attempts.sort(key=lambda row: row.status == "ok")
 
-    async def _attempt(self, call: Prepared, deployment: Deployment, record: CallRecord) -> Answer:
+    async def _attempt(self, call: Sendable, deployment: Deployment, record: CallRecord) -> Answer:
         """One attempt, with its row in the record and its mark on what is known of the deployment."""
         member, started = self._fleet[deployment.id], self._clock()
         record.begun += 1
@@ -237,7 +234,7 @@ class Dispatcher:
         record.attempts.append(row)
         return answer
 
-    def _answered(self, call: Prepared, deployment: Deployment, member: Member, seconds: float) -> None:
+    def _answered(self, call: Sendable, deployment: Deployment, member: Member, seconds: float) -> None:
         """Note a success, and whether it took much longer than the best of the others does."""
         stream, size = call.call.stream, call.call.size
         member.health.succeeded()
@@ -257,6 +254,49 @@ class Dispatcher:
     def died(self, answer: StreamedAnswer, error: ProviderError) -> None:
         """A stream broke off after its first content."""
         self._fleet[answer.deployment.id].health.failed(error)
+
+    async def _resume(self, call: Prepared, record: CallRecord, answer: Resumable, error: ProviderError) -> bool:
+        """Have another deployment go on with an answer that broke off; False when none does."""
+        relay, broken = answer.relay, answer.deployment
+        if relay is None or not answer.said.strip():
+            return False
+        answer.abort()
+        row = call.broke_off(answer, record, error.kind)
+        rest = None
+        try:
+            rest = await self._rest(Rest(call, answer, relay, row.usage), record, broken)
+        except GatewayError:
+            pass  # a limit forbids the second attempt: the stream ends as it would have
+        finally:
+            if rest is None:
+                call.gave_up(row, record)
+        if rest is None:
+            return False
+        row.status = CONTINUED
+        self._fleet[broken.id].health.failed(error)
+        answer.adopt(rest)
+        call.streaming(answer, record)
+        return True
+
+    async def _rest(self, call: Rest, record: CallRecord, broken: Deployment) -> StreamedAnswer | None:
+        """From the first that goes on, within the retry budget; the one that broke off is asked last."""
+        left = self._retries.attempts - 1
+        for deployment in sorted(call.plan, key=lambda d: d.id == broken.id):
+            member = self._fleet[deployment.id]
+            if left < 1 or not member.health.available():
+                continue
+            if not self._fleet[broken.id].retries.spend(self._fleet[d.id].retries for d in call.plan):
+                member.health.release()
+                record.retry_denied = True
+                return None
+            left -= 1
+            try:
+                answer = await self._attempt(call, deployment, record)
+            except (ProviderError, UnsupportedParameter):
+                continue
+            assert isinstance(answer, StreamedAnswer), "the rest of a stream is one"
+            return answer
+        return None
 
     def _others(self, plan: Plan, deployment: Deployment) -> bool:
         return any(d.id != deployment.id and self._fleet[d.id].health.closed for d in plan)

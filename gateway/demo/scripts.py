@@ -48,6 +48,10 @@ class Script:
     """Reasoning tokens before the answer."""
     refusal: bool = False
     """The model declines."""
+    anew: bool = False
+    """Begin every answer anew, though its beginning was given..."""
+    repeat: bool = False
+    """...or repeat the beginning before going on with it."""
     usage: bool = True
     """Whether the usage is reported."""
     input: int | None = None

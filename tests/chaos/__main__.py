@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from .clients import disconnects
 from .restarts import reloads, rolling_restart, sigterm
 from .traffic import Figures
-from .upstreams import cuts, failover, one_of_two, outage, random_errors
+from .upstreams import cuts, failover, fleet_outage, one_of_two, outage, random_errors
 
 Part = Callable[[Figures, float], Awaitable[None]]
 
@@ -22,6 +22,7 @@ PARTS: Mapping[str, Part] = {
     "failover": lambda f, scale: failover(f, 100, max(int(2000 * scale), 100)),
     "random-errors": lambda f, scale: random_errors(f, 150, max(int(6000 * scale), 300)),
     "outage": lambda f, scale: outage(f, 100, max(20 * scale, 3)),
+    "fleet-outage": lambda f, scale: fleet_outage(f, 50, max(20 * scale, 4)),
     "reloads": lambda f, scale: reloads(f, max(int(1000 * scale), 20), 300 if scale == 1 else 50),
     "disconnects": lambda f, scale: disconnects(f, max(int(1000 * scale), 20)),
     "sigterm": lambda f, scale: sigterm(f, max(int(200 * scale), 20)),

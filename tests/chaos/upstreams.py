@@ -1,9 +1,13 @@
 """Upstreams that fail: one of two, all of them, at random, in the middle of a stream."""
 
+import asyncio
 import contextlib
 import itertools
+import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -11,14 +15,18 @@ import openai
 
 from gateway import demo
 from gateway.app import Gateway
+from gateway.demo import Script
 
 from ..faults import FaultProxy
+from ..replicas import Replica, replicas
 from ..running import deployment, running
+from ..servers import RedisServer
 from ..test_flow import ASK, client
 from .traffic import Asked, Figures, at_rate
 
 NEVER_OPEN = {"consecutive_failures": 1_000_000, "success_percent": 0}
 QUICK = {"connect": 1, "first_byte": 1, "response": 1}
+FAILING = Script(fault="server")
 STATUSES = ("ok", "server", "overloaded", "connection", "timeout", "rate_limited", "incomplete")
 
 
@@ -139,6 +147,40 @@ async def outage(figures: Figures, rate: float, seconds: float) -> None:
         f"p99 {asked.p(99):.1f} ms, {probes:.0f} probes",
         probes <= seconds + 1 and asked.p(99) <= 20 and 200 not in asked.statuses,
     )
+
+
+async def fleet_outage(figures: Figures, rate: float, seconds: float) -> None:
+    """Both upstreams fail for good, seen by two gateway processes with one Redis; then they are well again."""
+    redis = RedisServer()
+    models = {"m": [deployment("demo-ok", name="x"), deployment("demo-ok", "anthropic", name="y")]}
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            async with replicas(Path(folder), models, redis.url, health={"slow_start": 0}) as (both, upstream):
+                async with aiohttp.ClientSession() as http:
+                    upstream.scripts["demo-ok"] = FAILING
+                    warm, asked, after = Asked(), Asked(), Asked()
+                    await at_rate(2 * rate, 100, partial(_next, _turns(warm, http, both)))
+                    await asyncio.sleep(0.5)
+                    before = len(upstream.journal)
+                    await at_rate(2 * rate, int(2 * rate * seconds), partial(_next, _turns(asked, http, both)))
+                    probes = len(upstream.journal) - before
+                    upstream.scripts.clear()
+                    began, turns = time.perf_counter(), _turns(after, http, both)
+                    while after.statuses[-20:].count(200) < 20 and time.perf_counter() - began < 30:
+                        await _next(turns)
+                        await asyncio.sleep(0.01)
+                    back = time.perf_counter() - began
+    finally:
+        redis.stop()
+    figures.tell(
+        f"full outage seen by two replicas, {len(asked.statuses)} requests in {seconds:.0f} s",
+        f"p99 {asked.p(99):.1f} ms, {probes} probes by both together, all well {back:.1f} s after the upstreams were",
+        probes <= seconds + 1 and asked.p(99) <= 20 and back < 5,
+    )
+
+
+def _turns(asked: Asked, http: aiohttp.ClientSession, both: list[Replica]) -> Iterator[Callable[[], Awaitable[None]]]:
+    return itertools.cycle([partial(asked.ask, http, each.url) for each in both])
 
 
 async def cuts(figures: Figures) -> None:
