@@ -123,7 +123,7 @@ class Gateway:
 
     def operations(self) -> tuple[Operation, ...]:
         """Everything under /admin/v1."""
-        described = Configuration(lambda: (self.config, self.generation.version), self.reloader.reload)
+        described = Configuration(lambda: (self.config, self.generation.version), self.reloader.everywhere)
         return operations(self.config, self.records, self.pipeline, described)
 
     def _admin_routes(self) -> Routes:

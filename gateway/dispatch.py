@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeAlias
@@ -19,7 +19,7 @@ from .call import Attempt, Call, CallRecord, Deployment, Plan, Route
 from .continuation import CONTINUED, Rest, Resumable, Sendable
 from .credentials import Credentials
 from .errors import GatewayError, InvalidRequest, NoHealthyUpstream
-from .failures import to_gateway_error
+from .failures import NONSENSE, to_gateway_error, unforeseen
 from .fleet import SAMPLES, Fleet, Load, Member
 from .plaintext import plain
 from .routing import Router
@@ -35,11 +35,12 @@ Answer: TypeAlias = StreamedAnswer | WholeAnswer
 
 
 class NobodyAvailable(Exception):
-    """Every deployment of a model is open or cooling down; nothing was tried."""
+    """Every deployment of a model is open or cooling down; nothing was tried. ``kinds``: what took them out."""
 
-    def __init__(self, wait: float) -> None:
+    def __init__(self, wait: float, kinds: Sequence[ErrorKind]) -> None:
         super().__init__(wait)
         self.wait = wait
+        self.kinds = kinds
 
 
 FAILURES = (ProviderError, UnsupportedParameter, NobodyAvailable)
@@ -98,9 +99,10 @@ class Dispatcher:
                     return Resumable(answer, partial(self._resume, call, record))
                 return answer
             except FAILURES as exc:
-                kind = exc.kind if isinstance(exc, ProviderError) else ErrorKind.OVERLOADED
-                if not isinstance(exc, UnsupportedParameter):
-                    waiting[:0] = self._router.fallbacks(call.route, kind, call.principal)
+                kinds = (exc.kind,) if isinstance(exc, ProviderError) else getattr(exc, "kinds", ())
+                waiting[:0] = [
+                    route for kind in kinds for route in self._router.fallbacks(call.route, kind, call.principal)
+                ]
                 if not await self._fall_back(call, waiting, seen, record):
                     raise _told(exc, record) from exc
 
@@ -127,7 +129,9 @@ class Dispatcher:
         walk = Walk(call.route.name, plan, self._fleet, self._retries, repeat=repeat, left=left)
         first = walk.first()
         if first is None:
-            raise NobodyAvailable(min((self._fleet[d.id].health.retry_in for d in plan), default=1.0))
+            out = [self._fleet[d.id].health for d in plan]
+            wait = min((health.worth_waiting for health in out), default=1.0)
+            raise NobodyAvailable(wait, (*dict.fromkeys(h.why for h in out if h.why), ErrorKind.OVERLOADED))
         hedging = call.route.config.hedging
         try:
             if hedging is not None and len(plan) > 1:
@@ -319,7 +323,10 @@ class Dispatcher:
                 raise tiers.refused(deployment, tier, error)
             if hints and (limits := ratelimits.read(response.headers)) is not None:
                 self._fleet[deployment.id].health.hinted(limits)
-            answer: Answer = await call.operation.read(call, deployment, sent, tier, response)
+            try:
+                answer: Answer = await call.operation.read(call, deployment, sent, tier, response)
+            except NONSENSE as exc:
+                raise unforeseen(exc) from exc  # another deployment may give a better one
             answer.waited = response.taken
             return answer
         except BaseException as exc:

@@ -21,7 +21,9 @@ BREAKS = frozenset(
 """Failures of the deployment itself. A rate limit counts to the cool-down, a bad request to nothing."""
 COOLS = {ErrorKind.RATE_LIMITED: 1.0, ErrorKind.QUOTA: 60.0, ErrorKind.AUTHENTICATION: 60.0}
 """Seconds to leave a deployment alone when it did not say how long. A refusal of flex says nothing of other tiers."""
+KINDS = tuple(ErrorKind)
 MAX_COOL_DOWN = 300.0
+OUTAGE_RETRY = 5.0
 MAX_HINT = 10.0
 """Seconds that rate-limit headers may make us reluctant: a bucket gives its first token long before it is full."""
 ENOUGH = 20
@@ -47,6 +49,8 @@ class Known(NamedTuple):
     slow_left: float
     slow_seconds: float
     """How long it is left alone this time for being slow."""
+    why: float
+    """The place among the kinds of failure of the one that took it out; negative: none did."""
 
 
 class Health:
@@ -67,6 +71,8 @@ class Health:
         self._clock = clock
         self._changed = changed
         self._elected = elected
+        self.why: ErrorKind | None = None
+        """What took it out last."""
         self.opened_at = float("-inf")
         """When the breaker opened, or a probe failed."""
         self._failures = 0
@@ -158,6 +164,7 @@ class Health:
         if error.kind in COOLS:
             wait = error.retry_after if error.retry_after is not None else COOLS[error.kind]
             self._cool_until = max(self._cool_until, now + min(wait, MAX_COOL_DOWN))
+            self.why = error.kind
             self._changed(False)
         if error.kind not in BREAKS:
             self._probing = False
@@ -166,7 +173,7 @@ class Health:
         self._failures += 1
         allowed = self.config.consecutive_failures * (2 if last else 1)
         if self._probing or self._failures >= allowed or (not last and self._poor(now)):
-            self._open(now)
+            self._open(now, error.kind)
 
     def hinted(self, limits: RateLimits) -> None:
         """Rate-limit headers of an answer: with nothing left, others come first for a while."""
@@ -195,11 +202,14 @@ class Health:
             max(self._hint_until - now, 0.0),
             max(self._slow_until - now, 0.0),
             self._slow_seconds,
+            KINDS.index(self.why) if self.why is not None else -1.0,
         )
 
     def learn(self, known: Known, *, breaker: bool) -> None:
         """What another worker knows: the longest wait counts, and of a breaker what is news."""
         now = self._clock()
+        if 0 <= known.why < len(KINDS) and (known.cool_left > self.cooling or (breaker and known.open_seconds)):
+            self.why = KINDS[int(known.why)]
         self._cool_until = max(self._cool_until, now + min(known.cool_left, MAX_COOL_DOWN))
         self._hint_until = max(self._hint_until, now + min(known.hint_left, MAX_HINT))
         if now + known.slow_left > self._slow_until:
@@ -220,16 +230,22 @@ class Health:
     def _longer(self, seconds: float) -> float:
         return min(seconds * 2 if seconds else self.config.open_seconds, self.config.max_open_seconds)
 
-    def _open(self, now: float) -> None:
+    def _open(self, now: float, why: ErrorKind) -> None:
         if self._open_seconds and now < self._open_until and not self._probing:
             return  # those that were under way when it opened
         self._open_seconds = self._longer(self._open_seconds)
         self._open_until = now + self._open_seconds * random.uniform(0.5, 1.5)  # noqa: S311
         self._probing = False
         self.opened_at = now
+        self.why = why
         self._changed(True)
 
     @property
     def retry_in(self) -> float:
         """Seconds until it may be tried again; not above 0 when it may be tried now."""
         return max(self._cool_until, self._open_until if self._open_seconds else 0.0, 0.0) - self._clock()
+
+    @property
+    def worth_waiting(self) -> float:
+        """Seconds after which a client should come again that found everything out: an outage is probed every second."""
+        return self.cooling or min(self.retry_in, OUTAGE_RETRY)

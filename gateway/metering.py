@@ -199,7 +199,8 @@ class Metered:
             return await self._meter.limiter.reserve_capacity(f"{self.call.id}.{number}", deployment.id, amounts)
         except LimitExceeded as exc:
             full = "The capacity bought for this deployment is used up."
-            raise DeploymentFull(ErrorKind.RATE_LIMITED, full, retry_after=exc.retry_after) from exc
+            kind = ErrorKind.QUOTA if isinstance(exc, BudgetExceeded) else ErrorKind.RATE_LIMITED
+            raise DeploymentFull(kind, full, retry_after=exc.retry_after) from exc
 
     async def _enter(self, deployment: Deployment) -> Slot | None:
         """A place in the deployment's pool, if the gateway has a queue in front of it.

@@ -13,10 +13,11 @@ from aiohttp import web
 
 from config.schema import Server as ServerConfig
 
-from .connection import SERVER_HEADER, Listener, log_crash
+from .connection import SERVER_HEADER, Listener
 from .endpoints.exchange import Exchange, new_exchange
 from .endpoints.routes import Handler, Routes
 from .errors import ClientDisconnected, GatewayError, LimitExceeded, Overloaded, Unauthenticated
+from .logs import log_crash
 from .reply import closing, error_response
 from .throttle import Failures
 

@@ -118,9 +118,13 @@ class Process(Worker):  # type: ignore[misc]  # gunicorn has no types
             runner.run(
                 serve(
                     config, application.read, application.path,
-                    sockets=(data, admin), signals=(signal.SIGTERM,), beat=self._beat,
+                    sockets=(data, admin), signals=(signal.SIGTERM,), beat=self._beat, others=self._reload_all,
                 )
             )  # fmt: skip
+
+    def _reload_all(self) -> None:
+        """The parent has every worker read the configuration again; this one finds nothing new."""
+        os.kill(self.ppid, signal.SIGHUP)
 
     def _beat(self) -> bool:
         """Tell the parent that the loop turns; False when there is no parent any more."""

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 
+import aiohttp
 import pytest
 from pydantic import SecretStr
 
@@ -18,7 +19,7 @@ from config.schema import Redis, Retries
 from gateway.fleet import Fleet
 from gateway.sharing import LOST_SECONDS, Sharing
 
-from .replicas import Replica, replicas
+from .replicas import ADMIN, Replica, replicas
 from .running import deployment
 from .servers import RedisServer
 from .test_drain import at
@@ -89,6 +90,7 @@ async def test_cool_downs_hints_and_slowness_are_known_to_all(own_redis: RedisSe
         a["p/slow"].health.slow()
         await soon(lambda: b["p/limited"].health.cooling > 19)
         assert b["p/limited"].health.closed
+        assert b["p/limited"].health.why is ErrorKind.RATE_LIMITED
         assert not b["p/limited"].health.available()
         await soon(lambda: b["p/hinted"].health.reluctant() and b["p/slow"].health.reluctant())
         assert b["p/slow"].health.available()
@@ -194,6 +196,19 @@ async def test_two_gateway_processes_share_a_breaker_and_a_recovery(tmp_path: Pa
         await asyncio.sleep(1)
         assert await two.metric("sluice_breaker_open", deployment="x") == 0
         assert await served(two) == "x"
+
+
+async def test_a_reload_that_one_worker_is_asked_for_happens_in_all(tmp_path: Path, own_redis: RedisServer) -> None:
+    server = {"server": {"workers": 3}}
+    async with replicas(tmp_path, {"m": [deployment("demo-ok")]}, own_redis.url, 1, **server) as ((one,), _):
+        url = f"{one.admin_url}/admin/v1/config/reload"
+        async with aiohttp.ClientSession(headers={"authorization": f"Bearer {ADMIN}"}) as http:
+            async with http.post(url, json={}) as response:
+                assert response.status == 200
+        deadline = time.monotonic() + 5
+        while await one.metric("sluice_config_reloads_total", result="ok") < 4:  # the one that was asked reads twice
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
 
 
 async def test_a_full_outage_is_probed_once_a_second_by_two_processes_together(

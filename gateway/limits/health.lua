@@ -1,8 +1,8 @@
 -- What is known of deployments by all workers together, and who may probe one that is out.
--- KEYS[1] a hash: "d:" deployment -> packed {seq, worker, open, until, back, cool, hint, slow, slow_ms, at}
+-- KEYS[1] a hash: "d:" deployment -> packed {seq, worker, open, until, back, cool, hint, slow, slow_ms, at, why}
 --                 "p:" probe      -> packed {free, last}
 -- ARGV    packed {worker, states, wishes, probed, grant (ms), interval (ms), forget (ms)}, where
---         states  {deployment, breaker changed?, open, left, back ago, cool left, hint left, slow left, slow_ms} each
+--         states  {deployment, breaker changed?, open, left, back ago, cool left, hint left, slow left, slow_ms, why} each
 --         wishes  names of probes that the worker would make
 --         probed  {name, ms ago} of those that it has made
 -- Gives   packed {states, granted, probes}: states as above with seq and worker in front, names, {name, ms ago}
@@ -29,12 +29,12 @@ local function keep(name, row)
 end
 for _, told in ipairs(given[2]) do
   local name = told[1]
-  local row = states[name] or {0, '', 0, 0, 0, 0, 0, 0, 0, 0}
+  local row = states[name] or {0, '', 0, 0, 0, 0, 0, 0, 0, 0, 0}
   if told[2] == 1 then -- the latest word on a breaker counts
     row[1], row[2], row[3], row[4], row[5] = row[1] + 1, worker, told[3], now + told[4], now - told[5]
   end
   for k = 6, 8 do row[k] = math.max(row[k], now + told[k]) end -- the longest wait counts
-  row[9], row[10] = math.max(told[9], row[8] > now and row[9] or 0), now
+  row[9], row[10], row[11] = math.max(told[9], row[8] > now and row[9] or 0), now, told[10]
   states[name] = row
   keep('d:' .. name, row)
 end
@@ -60,7 +60,7 @@ for name, row in pairs(states) do
   if math.max(row[4], row[6], row[7], row[8], row[10]) + forget < now then
     redis.call('HDEL', KEYS[1], 'd:' .. name)
   else
-    told[#told + 1] = {name, row[1], row[2], row[3], row[4] - now, now - row[5], row[6] - now, row[7] - now, row[8] - now, row[9]}
+    told[#told + 1] = {name, row[1], row[2], row[3], row[4] - now, now - row[5], row[6] - now, row[7] - now, row[8] - now, row[9], row[11]}
   end
 end
 for name, row in pairs(probes) do

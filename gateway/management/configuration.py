@@ -1,11 +1,11 @@
 """Operations on the configuration that runs: what it is, and to read the file again."""
 
-import json
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 from config import Config, ConfigError
 
+from ..effective import effective
 from ..errors import InvalidRequest
 from .operation import JSON, Asked, Operation
 from .owners import BASE
@@ -26,8 +26,7 @@ class Configuration:
 
     async def effective(self, _: Asked) -> JSON:
         config, version = self.running()
-        masked = json.loads(config.model_dump_json())  # SecretStr dumps as asterisks
-        return {"object": "config", "version": version, "config": masked}
+        return {"object": "config", "version": version, "config": effective(config)}
 
     async def read_again(self, _: Asked) -> JSON:
         try:
