@@ -201,6 +201,10 @@ async def test_two_gateway_processes_share_a_breaker_and_a_recovery(tmp_path: Pa
 async def test_a_reload_that_one_worker_is_asked_for_happens_in_all(tmp_path: Path, own_redis: RedisServer) -> None:
     server = {"server": {"workers": 3}}
     async with replicas(tmp_path, {"m": [deployment("demo-ok")]}, own_redis.url, 1, **server) as ((one,), _):
+        deadline = time.monotonic() + 10
+        while await one.metric("sluice_config_info") < 3:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
         url = f"{one.admin_url}/admin/v1/config/reload"
         async with aiohttp.ClientSession(headers={"authorization": f"Bearer {ADMIN}"}) as http:
             async with http.post(url, json={}) as response:
