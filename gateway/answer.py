@@ -33,9 +33,6 @@ from .upstream import UpstreamResponse
 MAX_BODY = 64 * 1024 * 1024
 """Decoded bytes of an answer that is not streamed: an upstream's bomb must not become ours."""
 
-NO_PROGRESS = 300.0
-"""Seconds after which heartbeats alone are no sign of life."""
-
 
 class Translated:
     """A translator and the writer of lawful chunks, behind the interface of a relay."""
@@ -192,7 +189,7 @@ class StreamedAnswer:
         while data := await self._response.chunk():
             if out := self._relay.feed(data):
                 return out
-            since = _progress(since)
+            since = _progress(since, self.deployment, self.tier)
         return None
 
     async def pour(self, reply: Pourable) -> None:
@@ -341,12 +338,12 @@ def packed(embedding: list[float]) -> str:
     return b64encode(numbers.tobytes()).decode()
 
 
-def _progress(since: float | None) -> float:
+def _progress(since: float | None, deployment: Deployment, tier: AttemptTier) -> float:
     """When it was that nothing but heartbeats began to arrive; raises ProviderError when that is too long ago."""
     now = time.monotonic()
     if since is None:
         return now
-    if now - since > NO_PROGRESS:
+    if now - since > deployment.tier_timeouts.get(tier.expected, deployment.timeouts).progress:
         raise ProviderError(ErrorKind.TIMEOUT, "The provider sent nothing but heartbeats for too long.")
     return since
 
@@ -360,7 +357,7 @@ async def _first_content(
     held: list[bytes] = []
     since = None
     while not relay.started:
-        since = _progress(since)
+        since = _progress(since, deployment, tier)
         data = await response.chunk()
         if not data:
             # Over before any content: lawful only for an answer that is complete without any.
