@@ -194,12 +194,14 @@ class Dispatcher:
     async def _attempt(self, call: Sendable, deployment: Deployment, record: CallRecord) -> Answer:
         """One attempt, with its row in the record and its mark on what is known of the deployment."""
         member, started = self._fleet[deployment.id], self._clock()
+        probe = member.health.take()
         record.begun += 1
         row = Attempt(record.begun, deployment.id, deployment.provider, deployment.target.model)
         try:
             await call.admit(deployment, row.number)
         except BaseException:
-            member.health.release()
+            if probe:
+                member.health.release()
             raise  # nothing was sent: no row
         member.load.in_flight += 1
         answer: Answer | None = None
@@ -208,17 +210,19 @@ class Dispatcher:
             row.sent_tier = tier.sent
             answer = await self._exchange(call.call, request, tier, deployment, hints=len(call.plan) > 1)
         except UnsupportedParameter:
-            member.health.release()
+            if probe:
+                member.health.release()
             call.over(row, deployment, maybe_billed=False)
             raise  # nothing was sent: no row
         except ProviderError as exc:
-            member.health.failed(exc, last=not self._others(call.plan, deployment))
+            member.health.failed(exc, last=not self._others(call.plan, deployment), probe=probe)
             row.status, row.error, row.seconds = exc.kind.value, exc.kind, self._clock() - started
             call.over(row, deployment, maybe_billed=exc.maybe_billed)
             record.attempts.append(row)
             raise
         except BaseException as exc:
-            member.health.release()
+            if probe:
+                member.health.release()
             row.status = HEDGE_LOST if exc.args == (HEDGE_LOST,) else "client_closed"
             row.seconds = self._clock() - started
             call.over(row, deployment, maybe_billed=True)
@@ -257,7 +261,7 @@ class Dispatcher:
 
     def died(self, answer: StreamedAnswer, error: ProviderError) -> None:
         """A stream broke off after its first content."""
-        self._fleet[answer.deployment.id].health.failed(error)
+        self._fleet[answer.deployment.id].health.failed(error, probe=False)
 
     async def _resume(self, call: Prepared, record: CallRecord, answer: Resumable, error: ProviderError) -> bool:
         """Have another deployment go on with an answer that broke off; False when none does."""
@@ -277,7 +281,7 @@ class Dispatcher:
         if rest is None:
             return False
         row.status = CONTINUED
-        self._fleet[broken.id].health.failed(error)
+        self._fleet[broken.id].health.failed(error, probe=False)
         answer.adopt(rest)
         call.streaming(answer, record)
         return True

@@ -30,6 +30,7 @@ ENOUGH = 20
 """Answers in the window below which a success rate says nothing."""
 PROVEN = 50
 """Answers in the window after which one that was out is believed to be well again."""
+PROBE_SECONDS = 60.0
 LEAST_SHARE = 0.1
 """Of its turns that a deployment gets when it has just come back."""
 MOST_BAD = 10
@@ -79,7 +80,10 @@ class Health:
         self._answers = Recent()
         self._open_until = 0.0
         self._open_seconds = 0.0
-        self._probing = False
+        self._probing = 0.0
+        """Until when a probe is under way; 0: none is."""
+        self._taken = True
+        """Whether the probe's maker knows that it makes one."""
         self._back_since: float | None = None
         self._cool_until = 0.0
         self._hint_until = 0.0
@@ -103,7 +107,7 @@ class Health:
             return False
         if not self._open_seconds:
             return True
-        if now < self._open_until or self._probing:
+        if now < self._open_until or now < self._probing:
             return False
         return self._elected(self._open_until) and self._claim()
 
@@ -112,9 +116,17 @@ class Health:
         return self._clock() >= self._cool_until and (self.closed or self._claim())
 
     def _claim(self) -> bool:
-        claimed = not self._probing
-        self._probing = True
-        return claimed
+        """One probe at a time. One that never ends, because who should make it was gone, counts for so long only."""
+        now = self._clock()
+        if now < self._probing:
+            return False
+        self._probing, self._taken = now + PROBE_SECONDS, False
+        return True
+
+    def take(self) -> bool:
+        """Whether the attempt that begins now is the probe that was said yes to."""
+        probe, self._taken = not self._taken, True
+        return probe
 
     def reluctant(self) -> bool:
         """Whether the others come first. Just after a recovery the dice say so, less and less often."""
@@ -139,7 +151,7 @@ class Health:
 
     def release(self) -> None:
         """A probe ended without telling anything about the deployment (the client left, say)."""
-        self._probing = False
+        self._probing, self._taken = 0.0, True
 
     def succeeded(self) -> None:
         now = self._clock()
@@ -148,7 +160,7 @@ class Health:
             self._close(now)
         self._answers.add(now, 1, 0)
         self._failures = 0
-        self._probing = False
+        self.release()
         if was_open:
             self._changed(True)
 
@@ -158,21 +170,30 @@ class Health:
         self._failures = 0
         self._answers.clear()
 
-    def failed(self, error: ProviderError, *, last: bool = False) -> None:
-        """``last`` tells that no other deployment could serve: then more is needed to take it out."""
+    def failed(self, error: ProviderError, *, last: bool = False, probe: bool | None = None) -> None:
+        """``last`` tells that no other deployment could serve: then more is needed to take it out.
+
+        ``probe``: whether it was the probe that failed; None: it was, if one is under way.
+        """
         now = self._clock()
+        if probe is None:
+            probe = now < self._probing
         if error.kind in COOLS:
             wait = error.retry_after if error.retry_after is not None else COOLS[error.kind]
             self._cool_until = max(self._cool_until, now + min(wait, MAX_COOL_DOWN))
             self.why = error.kind
             self._changed(False)
         if error.kind not in BREAKS:
-            self._probing = False
+            if probe:
+                self.release()
             return
         self._answers.add(now, 0, 1)
         self._failures += 1
         allowed = self.config.consecutive_failures * (2 if last else 1)
-        if self._probing or self._failures >= allowed or (not last and self._poor(now)):
+        if not self.closed:
+            if probe:
+                self._open(now, error.kind)  # others were under way when it opened: they tell nothing new
+        elif self._failures >= allowed or (not last and self._poor(now)):
             self._open(now, error.kind)
 
     def hinted(self, limits: RateLimits) -> None:
@@ -221,7 +242,7 @@ class Health:
             self.opened_at = now
         elif self._open_seconds:
             self._close(now - max(known.back_ago, 0.0))
-            self._probing = False
+            self.release()
 
     def _poor(self, now: float) -> bool:
         good, bad = self._answers.totals(now)
@@ -231,11 +252,9 @@ class Health:
         return min(seconds * 2 if seconds else self.config.open_seconds, self.config.max_open_seconds)
 
     def _open(self, now: float, why: ErrorKind) -> None:
-        if self._open_seconds and now < self._open_until and not self._probing:
-            return  # those that were under way when it opened
         self._open_seconds = self._longer(self._open_seconds)
         self._open_until = now + self._open_seconds * random.uniform(0.5, 1.5)  # noqa: S311
-        self._probing = False
+        self.release()
         self.opened_at = now
         self.why = why
         self._changed(True)
