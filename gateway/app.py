@@ -177,7 +177,7 @@ async def build(config: Config, read: Callable[[], Config] | None = None) -> Gat
         registry,
         in_flight=lambda: state.in_flight,
         breakers=lasting.fleet.breakers,
-        healthy=lambda: {"ledger": records.ledger.is_healthy} if records.ledger is not None else {},
+        healthy=lambda: _healthy(records, lasting),
         version=lambda: gateway.generation.version,
         also=[o.refresh for o in lasting.observers if isinstance(o, PrometheusObserver | TierMetrics)],
     )
@@ -274,14 +274,15 @@ async def _lasting(config: Config, records: Records, registry: CollectorRegistry
     closers.append(pools.close)
     await _start(pools)
     fleet = Fleet(config.health, config.retries)
-    if config.redis is not None:
-        sharing = Sharing(fleet, config.redis)
+    sharing = Sharing(fleet, config.redis) if config.redis is not None else None
+    if sharing is not None:
         closers.append(sharing.close)
         await sharing.start()
     return Lasting(
         credentials=credentials,
         limiter=limiter,
         fleet=fleet,
+        sharing=sharing,
         keys=_key_source(config, records, HTTPFetch(session)),
         ledger=records.ledger,
         pools=pools,
@@ -340,6 +341,12 @@ def _limiter(
     limiter = Limiter.from_config(config, spent=spent, on_orphan=budgets.orphaned)
     limiter.on_threshold.append(budgets.passed)
     return limiter
+
+
+def _healthy(records: Records, lasting: Lasting) -> dict[str, bool]:
+    """Which stores can be used."""
+    found = {"ledger": records.ledger.is_healthy} if records.ledger is not None else {}
+    return found | ({"health": lasting.sharing.active} if lasting.sharing is not None else {})
 
 
 async def _start(part: Limiter | Pools) -> None:

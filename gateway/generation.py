@@ -28,6 +28,7 @@ from .pools import Pools
 from .pricing import PriceBook
 from .routing import Router
 from .settlement import Ledger
+from .sharing import Sharing
 from .upstream import SystemResolver, Upstream
 
 LOGGER = logging.getLogger("sluice.config")
@@ -55,6 +56,8 @@ class Lasting:
     observers: Sequence[Observer]
     keeper: Keeper | None
     resolve: SystemResolver
+    sharing: Sharing | None
+    """Keeps ``fleet`` and those of other workers alike, where there is Redis."""
     groups: dict[str, tuple[str, ...]]
     """The model groups that run: what counters are restored by."""
 
