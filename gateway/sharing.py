@@ -111,8 +111,9 @@ class Sharing:
             return True
         now = self._clock()
         if self._granted.pop(name, 0.0) <= now and now - max(self._last.get(name, since), since) < QUIET_SECONDS:
-            self._wishes.add(name)
-            self._wake.set()
+            if name not in self._wishes:
+                self._wishes.add(name)  # asked for again by every beat until it is granted
+                self._wake.set()
             return False
         self._probed[name] = self._last[name] = now
         self._wishes.discard(name)
