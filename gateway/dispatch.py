@@ -307,7 +307,7 @@ class Dispatcher:
         return None
 
     def _others(self, plan: Plan, deployment: Deployment) -> bool:
-        return any(d.id != deployment.id and self._fleet[d.id].health.closed for d in plan)
+        return any(d.id != deployment.id and self._fleet[d.id].health.serves for d in plan)
 
     async def _exchange(
         self, call: Call, request: Mapping[str, Any], tier: AttemptTier, deployment: Deployment, *, hints: bool

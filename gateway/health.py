@@ -96,6 +96,11 @@ class Health:
         return not self._open_seconds
 
     @property
+    def serves(self) -> bool:
+        """Whether it takes requests: its breaker is closed and it is not cooling down."""
+        return not self._open_seconds and self._cool_until <= self._clock()
+
+    @property
     def cooling(self) -> float:
         """Seconds of the cool-down that are left."""
         return max(self._cool_until - self._clock(), 0.0)

@@ -58,9 +58,11 @@ class Walk:
     def first(self) -> Deployment | None:
         """Where to begin; None when nothing can serve now."""
         found = None
-        if any(self._fleet[d.id].health.closed for d in self._plan):
+        if any(self._fleet[d.id].health.serves for d in self._plan):
             found = self._available()
-        elif self._fleet.may_probe(self._model, (d.id for d in self._plan)):
+        elif any(not self._fleet[d.id].health.closed for d in self._plan) and self._fleet.may_probe(
+            self._model, (d.id for d in self._plan)
+        ):
             found = self._probe()
         if found is not None:
             self._begun = found

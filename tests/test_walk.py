@@ -173,6 +173,20 @@ def test_when_all_are_out_one_call_a_second_may_probe() -> None:
     assert walked(walk(fleet, "x", "y"))  # the model is back at once, whatever the open time was
 
 
+def test_one_that_cools_down_is_no_reason_not_to_probe_the_other() -> None:
+    clock = Clock()
+    fleet = Fleet(Health(consecutive_failures=1, open_seconds=300), clock=clock)
+    fleet["p/x"].health.failed(failure(ErrorKind.RATE_LIMITED, 60))
+    fleet["p/y"].health.failed(failure())
+    assert walked(walk(fleet, "x", "y")) == ["y"]
+    assert walked(walk(fleet, "x", "y")) == []
+    clock.now += 1
+    fleet["p/y"].health.release()
+    assert walked(walk(fleet, "x", "y")) == ["y"]
+    clock.now += 60
+    assert walked(walk(fleet, "x", "y")) == ["x"]
+
+
 def test_a_probe_whose_budget_is_denied_can_be_made_by_the_next() -> None:
     clock = Clock()
     fleet = Fleet(Health(consecutive_failures=1), NONE, clock)
