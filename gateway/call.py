@@ -142,6 +142,8 @@ class CallRecord:
     """Why a dearer tier ran as default: ``limit``, ``capacity`` or ``unsupported``."""
     queued: float | None = None
     """Seconds in the gateway's own queue; None where there is none."""
+    dispatched: float = 0.0
+    """When its first attempt began, on the dispatcher's clock."""
     attempts: list[Attempt] = field(default_factory=list)
     begun: int = 0
     """Attempts that were begun: the number of the last one."""

@@ -149,7 +149,7 @@ def _deployment(config: Config, name: str, deployment: DeploymentConfig, provide
     )
 
 
-FLEX = TimeoutOverrides(first_byte=900, response=900, progress=900)
+FLEX = TimeoutOverrides(first_byte=900, response=900, request=900, progress=900)
 """Flex is slow by contract: OpenAI advises fifteen minutes (checklist C-466)."""
 
 

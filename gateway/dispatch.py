@@ -11,7 +11,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
 from adapters import ratelimits
 from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
-from config.schema import Retries
+from config.schema import Retries, Timeouts
 
 from . import tiers
 from .answer import MAX_BODY, StreamedAnswer, WholeAnswer
@@ -91,6 +91,7 @@ class Dispatcher:
         """The first answer any deployment gives, of a fallback model too; raises the error of the last failure."""
         waiting: list[Route] = []
         seen = {call.route.name}
+        record.dispatched = self._clock()
         most = len(record.attempts) + self._retries.attempts  # one allowance, however many models serve
         while True:
             try:
@@ -103,8 +104,14 @@ class Dispatcher:
                 waiting[:0] = [
                     route for kind in kinds for route in self._router.fallbacks(call.route, kind, call.principal)
                 ]
-                if not await self._fall_back(call, waiting, seen, record):
+                if self._left(call, record) <= 0 or not await self._fall_back(call, waiting, seen, record):
                     raise _told(exc, record) from exc
+
+    def _left(self, call: Sendable, record: CallRecord) -> float:
+        """Seconds that all attempts of a call together have left."""
+        first, tier = call.plan[0], record.attempts[-1].sent_tier if record.attempts else None
+        timeouts = first.tier_timeouts.get(tier or "default", first.timeouts)
+        return record.dispatched + timeouts.request - self._clock()
 
     async def _fall_back(self, call: Prepared, waiting: list[Route], seen: set[str], record: CallRecord) -> bool:
         """Move to the first model that was not tried yet and that the limits allow."""
@@ -147,7 +154,7 @@ class Dispatcher:
         attempts = AsyncRetrying(
             stop=stop_after_attempt(self._retries.attempts),
             wait=lambda _: walk.delay,
-            retry=retry_if_exception(walk.goes_on),
+            retry=retry_if_exception(lambda exc: walk.goes_on(exc, self._left(call, record))),
             sleep=_pause,
             reraise=True,
         )
@@ -208,7 +215,8 @@ class Dispatcher:
         try:
             request, tier = call.outgoing(deployment)
             row.sent_tier = tier.sent
-            answer = await self._exchange(call.call, request, tier, deployment, hints=len(call.plan) > 1)
+            left = self._left(call, record) if record.attempts else None
+            answer = await self._exchange(call.call, request, tier, deployment, left, hints=len(call.plan) > 1)
         except UnsupportedParameter:
             if probe:
                 member.health.release()
@@ -289,6 +297,7 @@ class Dispatcher:
     async def _rest(self, call: Rest, record: CallRecord, broken: Deployment) -> StreamedAnswer | None:
         """From the first that goes on, within the retry budget; the one that broke off is asked last."""
         left = self._retries.attempts - 1
+        record.dispatched = self._clock()
         for deployment in sorted(call.plan, key=lambda d: d.id == broken.id):
             member = self._fleet[deployment.id]
             if left < 1 or not member.health.available():
@@ -310,7 +319,14 @@ class Dispatcher:
         return any(d.id != deployment.id and self._fleet[d.id].health.serves for d in plan)
 
     async def _exchange(
-        self, call: Call, request: Mapping[str, Any], tier: AttemptTier, deployment: Deployment, *, hints: bool
+        self,
+        call: Call,
+        request: Mapping[str, Any],
+        tier: AttemptTier,
+        deployment: Deployment,
+        left: float | None,
+        *,
+        hints: bool,
     ) -> Answer:
         target = deployment.target
         if deployment.credential is not None:
@@ -319,6 +335,8 @@ class Dispatcher:
         if deployment.credential is not None:
             sent = await self._credentials.sign(sent, deployment.credential)
         timeouts = deployment.tier_timeouts.get(tier.expected, deployment.timeouts)
+        if left is not None:
+            timeouts = _within(timeouts, left)
         response = await self._upstreams[deployment.provider].open(sent, timeouts)
         try:
             if response.status not in STATUSES_OK:
@@ -350,6 +368,14 @@ async def _first_answer(tasks: set[asyncio.Task[Answer]]) -> asyncio.Task[Answer
             return answered
         if not waiting:
             return done.pop()  # its result is the failure
+
+
+def _within(timeouts: Timeouts, left: float) -> Timeouts:
+    """Time-outs of an attempt that has only so many seconds until it must have answered."""
+    left = max(left, 0.001)
+    return timeouts.model_copy(
+        update={name: min(getattr(timeouts, name), left) for name in ("connect", "first_byte", "response")}
+    )
 
 
 async def _pause(seconds: float) -> None:

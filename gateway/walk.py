@@ -1,5 +1,6 @@
 """Which deployment of a plan is next, after which pause, and when it is enough."""
 
+import math
 import random
 from collections.abc import Iterator
 
@@ -69,15 +70,15 @@ class Walk:
             self._fleet[found.id].retries.request()
         return self._take(found, 0.0)
 
-    def goes_on(self, failure: BaseException) -> bool:
-        """Decide what follows a failure: sets ``following`` and ``delay``."""
+    def goes_on(self, failure: BaseException, patience: float = math.inf) -> bool:
+        """Decide what follows a failure, within ``patience`` seconds: sets ``following`` and ``delay``."""
         failed, begun, self.following = self._last, self._begun, None
-        if failed is None or begun is None or not self._left or not may_try_elsewhere(failure):
+        if failed is None or begun is None or not self._left or patience <= 0 or not may_try_elsewhere(failure):
             return False
         for deployment in self._turns:
             again = deployment.id == failed.id or self._made >= len(self._plan)
             delay = self._pause(deployment, failure) if again else 0.0
-            if delay is None or (not delay and not self._fleet[deployment.id].health.available()):
+            if delay is None or delay >= patience or (not delay and not self._fleet[deployment.id].health.available()):
                 continue
             if not self._affordable(failed, begun, deployment, failure):
                 self._fleet[deployment.id].health.release()

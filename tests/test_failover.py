@@ -125,6 +125,20 @@ async def test_an_answer_that_nobody_foresaw_is_a_failure_like_any_other(provide
                 pass
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_all_attempts_together_have_a_time_out(stream: bool) -> None:
+    slow = [deployment("demo-ok+delay=5", p) for p in ("openai", "anthropic", "compatible")]
+    models = {"m": model(*slow, fallbacks={"timeout": ["n"]}), "n": "demo-ok"}
+    timeouts = {"first_byte": 0.5, "response": 0.5, "request": 0.8}
+    async with running(models, timeouts=timeouts) as (gateway, upstream), client(gateway) as sdk:
+        began = time.monotonic()
+        with pytest.raises(openai.APIStatusError) as caught:
+            await sdk.chat.completions.create(model="m", stream=stream, **ASK)
+        assert 0.75 < time.monotonic() - began < 1.3
+        assert caught.value.status_code == 504
+        assert tries(upstream) == 2
+
+
 async def test_fallbacks_of_fallbacks_come_before_the_rest_of_the_list() -> None:
     models = {
         "a": model("demo-500+delay=0", fallbacks={"any": ["b", "c"]}),
