@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 
 from gateway.app import Gateway
+from gateway.demo import DemoUpstream
 from gateway.limits.amounts import COST
 from gateway.records.usage import Filter
 
@@ -34,7 +35,7 @@ async def disconnects(figures: Figures, number: int) -> None:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
             for chunks in POSITIONS:
                 for _ in range(rounds):
-                    await asyncio.gather(*(_leave_after(http, gateway, chunks) for _ in range(min(number, TOGETHER))))
+                    await _leave(http, gateway, upstream, min(number, TOGETHER), chunks)
                     left = time.perf_counter()
                     while upstream.in_flight and time.perf_counter() - left < 5:
                         await asyncio.sleep(0.002)
@@ -77,15 +78,25 @@ async def _reserved(gateway: Gateway) -> int:
     return held + sum(abs(s.used - spent) for s in states if s.limit.unit == COST)
 
 
-async def _leave_after(http: aiohttp.ClientSession, gateway: Gateway, chunks: int) -> None:
+async def _leave(
+    http: aiohttp.ClientSession, gateway: Gateway, upstream: DemoUpstream, number: int, chunks: int
+) -> None:
+    """So many clients at once."""
     body = {"model": "m" if chunks else "slow", **ASK, "stream": True}
-    asking = http.post(f"{gateway.url}/v1/chat/completions", json=body, headers=AUTH)
+    url = f"{gateway.url}/v1/chat/completions"
+    asking = [asyncio.ensure_future(http.post(url, json=body, headers=AUTH)) for _ in range(number)]
     if not chunks:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.15):
-                await asking
+        async with asyncio.timeout(10):
+            while upstream.in_flight < number:  # every request has got as far as the upstream
+                await asyncio.sleep(0.002)
+        for each in asking:
+            each.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
         return
-    response = await asking
+    await asyncio.gather(*(_read(response, chunks) for response in await asyncio.gather(*asking)))
+
+
+async def _read(response: aiohttp.ClientResponse, chunks: int) -> None:
     for _ in range(chunks):
         await response.content.readuntil(b"\n\n")
     response.close()
