@@ -109,6 +109,8 @@ class Process(Worker):  # type: ignore[misc]  # gunicorn has no types
 
     def run(self) -> None:
         data, admin = (_duplicate(listener.sock) for listener in self.sockets)
+        for listener in self.sockets:
+            listener.sock.close()  # else it would go on listening while this worker drains, and nobody would answer
         application: Application = self.app
         try:
             config = application.read()  # this worker may take the place of one that has reloaded since

@@ -60,7 +60,7 @@ for name, row in pairs(states) do
   if math.max(row[4], row[6], row[7], row[8], row[10]) + forget < now then
     redis.call('HDEL', KEYS[1], 'd:' .. name)
   else
-    told[#told + 1] = {name, row[1], row[2], row[3], row[4] - now, now - row[5], row[6] - now, row[7] - now, row[8] - now, row[9], row[11]}
+    told[#told + 1] = {name, row[1], row[2], row[3], row[4] - now, now - row[5], row[6] - now, row[7] - now, row[8] - now, row[9], row[11] or -1}
   end
 end
 for name, row in pairs(probes) do
