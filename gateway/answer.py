@@ -204,7 +204,7 @@ class StreamedAnswer:
             if out := self._relay.feed(data):
                 since = None
                 return reply.push(out)
-            since = _progress(since)
+            since = _progress(since, self.deployment, self.tier)
             return True
 
         while not await self._response.pour(forward):

@@ -13,7 +13,7 @@ from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
 from adapters.interface import Adapter, Chunk, ContinuingAdapter, StreamTranslator, Target, UpstreamRequest
 from adapters.usage import Usage
 
-from .answer import StreamedAnswer, Translated
+from .answer import Pourable, StreamedAnswer, Translated
 from .call import Attempt, Call, Deployment, Plan, Principal, Route
 from .tiers import AttemptTier
 from .upstream import UpstreamResponse
@@ -38,7 +38,7 @@ class Resumable(StreamedAnswer):
         """Be the other one from now on."""
         self.deployment, self.tier, self.sent = other.deployment, other.tier, other.sent
         self._response, self._relay, self._first, self._kept = other._response, other._relay, other._first, other._kept
-        self._complete, self._on_end = False, other._on_end
+        self._complete, self._on_end, self.waited = False, other._on_end, other.waited
 
     @property
     def said(self) -> str:
@@ -55,21 +55,19 @@ class Resumable(StreamedAnswer):
         """What wrote the stream so far; None where it was relayed unread."""
         return self._relay if isinstance(self._relay, Translated) else None
 
-    async def next(self) -> bytes | None:
+    async def pour(self, reply: Pourable) -> None:
         before = None
         try:
-            data = await super().next()
-            if data is None:  # only its last bytes tell whether the stream is complete
-                before = self.text_bytes
-                self._tail = super().last()
+            await super().pour(reply)
+            before = self.text_bytes
+            self._tail = super().last()  # only its last bytes tell whether the stream is complete
         except ProviderError as error:
             resume, self._resume = self._resume, None
             # Text that came out with the failing end has not reached the client: there is no telling where to go on.
             whole = self.finished or (before is not None and self.text_bytes != before)
             if resume is None or whole or not await resume(self, error):
                 raise
-            return await self.next()
-        return data
+            await self.pour(reply)
 
     def last(self) -> bytes:
         return self._tail
