@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint format bench bench-check bench-peers bench-resources bench-workers soak bench-table simulate-tiers records limits chaos clients clients-fast conformance fuzz oracle generated image-check docs clean
+.PHONY: run test lint format bench bench-check bench-peers bench-resources bench-workers soak bench-table simulate-tiers records limits chaos overload clients clients-fast conformance fuzz oracle generated image-check docs clean
 
 run: $(VENV)/.demo  ## start demo upstreams and the gateway, show a failover, keep serving (ONCE=1: end after it)
 	$(BIN)/sluice demo $(if $(ONCE),--once)
@@ -48,6 +48,9 @@ limits: $(VENV)/.dev  ## limits at full size: kills, freezes, failovers, a resha
 
 chaos: $(VENV)/.dev  ## failing upstreams, restarts, reloads, disconnects at full size; prints what clients notice (about ten minutes; PART=failover: one)
 	$(BIN)/python -m tests.chaos $(PART)
+
+overload: $(VENV)/.dev  ## three times too much of every service tier for minutes, over HTTP, alone, two replicas, one of them killed; prints every figure (about ten minutes)
+	$(BIN)/python -m tests.acceptance_overload
 
 clients: $(VENV)/.dev  ## nine real clients in environments of their own, against a gateway (needs Node 20 and the package registries)
 	$(BIN)/python -m tests.clients

@@ -112,11 +112,14 @@ ROWS: Mapping[str, Dialect] = {
             params={
                 **_OPEN,
                 "n": REJECT,
+                "service_tier": TRANSLATE,
                 "verbosity": PASS,
                 "prediction": PASS,
                 "web_search_options": PASS,
                 **dict.fromkeys(("reasoning", "provider", "models", "transforms", "plugins", "top_a"), PASS),
             },
+            tiers={"default": "default", "flex": "flex", "priority": "priority"},
+            tiers_declared=True,  # whoever serves the model behind it may have none
             message_keys=frozenset({"reasoning", "reasoning_details"}),
         ),
         _row(
@@ -154,7 +157,15 @@ ROWS: Mapping[str, Dialect] = {
         _row(
             "cerebras",
             "https://api.cerebras.ai/v1",
-            params={**_NO_PENALTIES, "user": PASS, "clear_thinking": PASS, "disable_reasoning": PASS},
+            params={
+                **_NO_PENALTIES,
+                "user": PASS,
+                "service_tier": TRANSLATE,
+                "clear_thinking": PASS,
+                "disable_reasoning": PASS,
+            },
+            tiers={"default": "default", "flex": "flex", "priority": "priority"},
+            tiers_declared=True,  # in preview, priority on dedicated endpoints; others are refused with 400
             max_tokens="max_completion_tokens",
             parts=_TEXT,
             flat=True,

@@ -148,7 +148,10 @@ class Adapter(Protocol):
     base_url: str
     """The provider's public endpoint; empty when the config must name one."""
     tiers: Mapping[str, str]
-    """Service tiers that the provider has: OpenAI's word -> the provider's. Empty when it has none."""
+    """Service tiers that the provider has: OpenAI's word -> the provider's. Empty when it has none.
+
+    Where only some accounts or models have them, ``tiers_declared`` is true as well: then a deployment must name them.
+    """
     reports_tier: bool
     """Whether an answer names the tier that served it; where none ever does, a tier that was accepted has served."""
     flex_refusals: frozenset[int]

@@ -228,6 +228,9 @@ def draw(hours: Sequence[Sequence[Seen]], path: Path) -> None:
     for level, name in enumerate(NAMES):
         above.plot([seen[level].wait(0.99) for seen in hours], marker="o", label=name)
         below.plot([seen[level].tokens / 3600 for seen in hours], marker="o", label=name)
+    above.set_yscale("symlog", linthresh=1)  # seconds of priority beside minutes of flex
+    above.set_yticks((0, 1, 10, 60), ("0", "1", "10", "60"))
+    above.set_ylim(bottom=0)
     above.set_ylabel("99th percentile of the wait, seconds")
     below.set_ylabel("goodput, tokens per second")
     below.set_xlabel("hour of the day")

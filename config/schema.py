@@ -5,15 +5,16 @@ unless an option's text says otherwise.
 """
 
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[int, Field(ge=0, le=150_000_000_000)]
 """Per minute or day; 0 forbids. The upper end keeps a bucket's scaled level exact in a Lua number (2^53)."""
-Money = Annotated[Decimal, Field(ge=0, le=9_000_000, max_digits=16, decimal_places=9)]
+MOST_MONEY = 9_000_000
+Money = Annotated[Decimal, Field(ge=0, le=MOST_MONEY, max_digits=16, decimal_places=9)]
 """US dollars, exact to the nano-dollar; the upper end keeps a budget in nano-dollars exact in a Lua number (2^53)."""
 Tier = Literal["auto", "default", "flex", "priority", "scale", "fast", "ultrafast"]
 ServedTier = Literal["default", "flex", "priority", "scale", "ultrafast"]
@@ -32,6 +33,21 @@ class Budget(Model):
     week: Money | None = None
     month: Money | None = None
     total: Money | None = None
+    overdraft: Money | None = Field(
+        None,
+        description="So much more than a window has left may be reserved by requests in flight; none begins once all of the "
+        "window is spent. What is spent in the end is at most the window and this.",
+    )
+
+    @model_validator(mode="after")
+    def _countable(self) -> Self:
+        windows = [self.day, self.week, self.month, self.total]
+        if (
+            self.overdraft is not None
+            and max((w for w in windows if w is not None), default=0) + self.overdraft > MOST_MONEY
+        ):
+            raise ValueError(f"a window and its overdraft must not be more than {MOST_MONEY} together")
+        return self
 
 
 class LimitValues(Model):
@@ -56,6 +72,16 @@ class Limits(LimitValues):
     per_tier: dict[ServedTier, LimitValues] = Field({}, description="Further limits for one service tier.")
 
 
+class Ramp(Model):
+    """How fast tokens at dear tiers may grow before they run as default: OpenAI's published rule, unless set otherwise."""
+
+    above_tpm: Rate = Field(1_000_000, description="Tokens per minute that are always allowed.")
+    percent: Annotated[int, Field(ge=0, le=10_000)] = Field(
+        50, description="Above that, so much more than there were `minutes` ago."
+    )
+    minutes: Annotated[int, Field(ge=1, le=60)] = 15
+
+
 class TierPolicy(Model):
     """Which service tiers an owner may use. The narrowest of key, user, team and organization wins."""
 
@@ -69,6 +95,10 @@ class TierPolicy(Model):
         None, description="Run a refused flex request at this tier (and price) instead."
     )
     flex_wait: Seconds | None = Field(None, description="How long a flex request may queue; absent: refused at once.")
+    ramp: Ramp | None = Field(
+        None,
+        description="How fast the owner's tokens at dear tiers may grow, each model by itself; absent: as they like.",
+    )
 
 
 class Owner(Model):
@@ -259,6 +289,9 @@ class PublicModel(Model):
     timeouts_per_tier: dict[ServedTier, TimeoutOverrides] = {}
     hedging: Hedging | None = None
     queue: Queue | None = None
+    ramp: Ramp | None = Field(
+        None, description="How fast everybody's tokens at dear tiers may grow: the rule of the provider's account."
+    )
     unpriced: Literal["refuse", "default"] | None = Field(None, description="Overrides `pricing.unpriced`.")
     owned_by: str = "sluice"
     hidden: bool = Field(False, description="Leave it out of GET /v1/models.")
@@ -274,7 +307,16 @@ class Server(Model):
         64 * 1024 * 1024, description="The largest request body. Base64 images and audio need room."
     )
     max_connections: Count = 20_000
-    max_requests_in_flight: Count = Field(2_000, description="Above it new requests get 503.")
+    max_requests_in_flight: Count = Field(
+        2_000,
+        description="Of one worker. Flex is at most half of them and turned away from 80 % on, more and more of default "
+        "from 90 % on; above it all.",
+    )
+    max_loop_lag: Seconds | None = Field(
+        0.1,
+        description="How late a worker's event loop may run for half a second: then flex is turned away, at twice that "
+        "some of default, at four times all of it. null: not watched.",
+    )
     header_timeout: Seconds = Field(10, description="For a request's head.")
     body_gap_timeout: Seconds = Field(30, description="Between two pieces of a request body.")
     body_timeout: Seconds = Field(120, description="For a whole request body.")

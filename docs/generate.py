@@ -250,14 +250,18 @@ TIER_PAGE = ROOT / "docs" / "service-tiers.md"
 
 def tier_table() -> str:
     """The page on service tiers, with the table of what the adapters know."""
-    rows = ["| provider | " + " | ".join(TIERS) + " | the answer names it |", "|---|" + "---|" * (len(TIERS) + 1)]
+    rows = [
+        "| provider | " + " | ".join(TIERS) + " | the answer names it | needs `tiers` |",
+        "|---|" + "---|" * (len(TIERS) + 2),
+    ]
     without = []
     for name, adapter in adapters().items():
         if not adapter.tiers:
             without.append(f"`{name}`")
             continue
         words = [f"`{adapter.tiers[tier]}`" if tier in adapter.tiers else "" for tier in TIERS]
-        rows.append(f"| `{name}` | " + " | ".join(words) + f" | {'yes' if adapter.reports_tier else 'no'} |")
+        declared = "yes" if getattr(adapter, "tiers_declared", False) else ""
+        rows.append(f"| `{name}` | {' | '.join(words)} | {'yes' if adapter.reports_tier else 'no'} | {declared} |")
     text = "\n".join([*rows, "", f"Without tiers: {', '.join(without)}."])
     before, begin, rest = TIER_PAGE.read_text().partition("<!-- tiers: written by docs/generate.py -->\n")
     _, end, after = rest.partition("<!-- end of tiers -->")

@@ -31,6 +31,8 @@ from .observers.vitals import Vitals
 from .paths import Records, admin_endpoints, admin_routes, data_routes, operations
 from .pipeline import Observer, Pipeline
 from .pools import Pools
+from .protection import Protection
+from .ramps import Ramps
 from .records.admin import Admin
 from .records.audit import AuditLog
 from .records.cache import KeyCache
@@ -112,6 +114,7 @@ class Gateway:
         self.lasting.groups.clear()
         self.lasting.groups.update(config.model_groups)
         self.lasting.fleet.configure(config.health, config.retries)
+        self.lasting.pools.configure(config)
         self.records.configure(config)
         self.serve(made)
         kept = {id(pool) for _, pool in made.pools.values()}
@@ -160,7 +163,8 @@ async def build(config: Config, read: Callable[[], Config] | None = None) -> Gat
     try:
         registry = CollectorRegistry()
         records = await _records(config, closers)
-        lasting = await _lasting(config, records, registry, closers)
+        state = State()
+        lasting = await _lasting(config, records, registry, state, closers)
         made = generation(config, lasting)
         once = _once(config, closers)
     except BaseException as exc:
@@ -168,7 +172,7 @@ async def build(config: Config, read: Callable[[], Config] | None = None) -> Gat
         if isinstance(exc, DatabaseError):
             raise ConfigError([str(exc)]) from exc
         raise
-    state, failures = State(), Failures(config.auth.failures_per_minute)
+    failures = Failures(config.auth.failures_per_minute)
 
     def apply(config: Config) -> str:
         return gateway.apply(config)
@@ -192,7 +196,7 @@ async def build(config: Config, read: Callable[[], Config] | None = None) -> Gat
         once=once,
         reloader=Reloader(read, apply, registry),
         data=Site(config.server, state, failures, cors=config.server.cors_origins),
-        admin=Site(config.server, state, failures),
+        admin=Site(config.server, state, failures, bounded=False),
         closers=closers,
     )
     gateway.serve(made)
@@ -258,7 +262,9 @@ def _key_source(config: Config, records: Records, fetch: Fetch) -> KeySource:
     return Tokens(config.auth.jwt, records.keys, fetch)
 
 
-async def _lasting(config: Config, records: Records, registry: CollectorRegistry, closers: list[Closer]) -> Lasting:
+async def _lasting(
+    config: Config, records: Records, registry: CollectorRegistry, state: State, closers: list[Closer]
+) -> Lasting:
     session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
     closers.append(session.close)
     credentials = Credentials(HTTPFetch(session))
@@ -278,6 +284,11 @@ async def _lasting(config: Config, records: Records, registry: CollectorRegistry
     if sharing is not None:
         closers.append(sharing.close)
         await sharing.start()
+    ramps = Ramps.of(config)
+    closers.append(ramps.close)
+    protection = Protection(config.server, lambda: state.in_flight)
+    await protection.start()
+    closers.append(protection.close)
     return Lasting(
         credentials=credentials,
         limiter=limiter,
@@ -286,6 +297,8 @@ async def _lasting(config: Config, records: Records, registry: CollectorRegistry
         keys=_key_source(config, records, HTTPFetch(session)),
         ledger=records.ledger,
         pools=pools,
+        ramps=ramps,
+        protection=protection,
         observers=_observers(config, registry, pools, closers),
         keeper=Keeper(records.stored) if records.stored is not None else None,
         resolve=SystemResolver(),

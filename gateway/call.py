@@ -139,11 +139,15 @@ class CallRecord:
     effective_tier: str | None = None
     served_tier: str | None = None
     downgrade: str | None = None
-    """Why a dearer tier ran as default: ``limit``, ``capacity`` or ``unsupported``."""
+    """Why a dearer tier ran as default: ``limit``, ``ramp``, ``capacity`` or ``unsupported``."""
     queued: float | None = None
     """Seconds in the gateway's own queue; None where there is none."""
     dispatched: float = 0.0
     """When its first attempt began, on the dispatcher's clock."""
+    shed: bool = False
+    """Whether this worker turned it away because it had too much to do."""
+    counted: bool = False
+    """Whether it counts among the flex requests that this worker has in flight."""
     attempts: list[Attempt] = field(default_factory=list)
     begun: int = 0
     """Attempts that were begun: the number of the last one."""

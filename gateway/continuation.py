@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeAlias
 
 from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
 from adapters.interface import Adapter, Chunk, ContinuingAdapter, StreamTranslator, Target, UpstreamRequest
+from adapters.ratelimits import RateLimits
 from adapters.usage import Usage
 
 from .answer import Pourable, StreamedAnswer, Translated
@@ -93,6 +94,10 @@ class Sendable(Protocol):
         """The request to translate, and the tier it runs at."""
         ...
 
+    def told(self, deployment: Deployment, word: RateLimits | ProviderError) -> None:
+        """A provider said what it still takes, or refused."""
+        ...
+
     def over(self, attempt: Attempt, deployment: Deployment, *, maybe_billed: bool) -> None:
         """Let go of what a failed attempt held; notes in its row what the provider may bill for it."""
         ...
@@ -120,6 +125,9 @@ class Rest:
         if any(value < 1 for value in left.values()):
             raise UnsupportedParameter("max_completion_tokens", "Nothing is left of the answer's length.")
         return {**request, **{name: min(left[name], request[name]) for name in left if name in request}}, tier
+
+    def told(self, deployment: Deployment, word: RateLimits | ProviderError) -> None:
+        self._begun.told(deployment, word)
 
     def over(self, attempt: Attempt, deployment: Deployment, *, maybe_billed: bool) -> None:
         self._begun.over(attempt, deployment, maybe_billed=maybe_billed)

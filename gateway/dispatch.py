@@ -11,6 +11,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
 from adapters import ratelimits
 from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
+from adapters.ratelimits import RateLimits
 from config.schema import Retries, Timeouts
 
 from . import tiers
@@ -22,6 +23,7 @@ from .errors import GatewayError, InvalidRequest, NoHealthyUpstream
 from .failures import NONSENSE, to_gateway_error, unforeseen
 from .fleet import SAMPLES, Fleet, Load, Member
 from .plaintext import plain
+from .pools import FlexFull, QueueFull
 from .routing import Router
 from .tiers import AttemptTier
 from .upstream import Upstream
@@ -43,7 +45,7 @@ class NobodyAvailable(Exception):
         self.kinds = kinds
 
 
-FAILURES = (ProviderError, UnsupportedParameter, NobodyAvailable)
+FAILURES = (ProviderError, UnsupportedParameter, NobodyAvailable, QueueFull, FlexFull)
 
 
 class Prepared(Sendable, Protocol):
@@ -100,11 +102,13 @@ class Dispatcher:
                     return Resumable(answer, partial(self._resume, call, record))
                 return answer
             except FAILURES as exc:
-                kinds = (exc.kind,) if isinstance(exc, ProviderError) else getattr(exc, "kinds", ())
+                kinds = _kinds(exc)
                 waiting[:0] = [
                     route for kind in kinds for route in self._router.fallbacks(call.route, kind, call.principal)
                 ]
                 if self._left(call, record) <= 0 or not await self._fall_back(call, waiting, seen, record):
+                    if isinstance(exc, GatewayError):
+                        raise
                     raise _told(exc, record) from exc
 
     def _left(self, call: Sendable, record: CallRecord) -> float:
@@ -216,14 +220,19 @@ class Dispatcher:
             request, tier = call.outgoing(deployment)
             row.sent_tier = tier.sent
             left = self._left(call, record) if record.attempts else None
-            answer = await self._exchange(call.call, request, tier, deployment, left, hints=len(call.plan) > 1)
+            answer = await self._exchange(
+                call.call, request, tier, deployment, call.told, left, hints=len(call.plan) > 1
+            )
         except UnsupportedParameter:
             if probe:
                 member.health.release()
             call.over(row, deployment, maybe_billed=False)
             raise  # nothing was sent: no row
         except ProviderError as exc:
-            member.health.failed(exc, last=not self._others(call.plan, deployment), probe=probe)
+            others = self._others(call.plan, deployment)
+            queued = deployment.pool is not None and not others
+            member.health.failed(exc, last=not others, queued=queued, probe=probe)
+            call.told(deployment, exc)
             row.status, row.error, row.seconds = exc.kind.value, exc.kind, self._clock() - started
             call.over(row, deployment, maybe_billed=exc.maybe_billed)
             record.attempts.append(row)
@@ -324,6 +333,7 @@ class Dispatcher:
         request: Mapping[str, Any],
         tier: AttemptTier,
         deployment: Deployment,
+        told: Callable[[Deployment, RateLimits], None],
         left: float | None,
         *,
         hints: bool,
@@ -343,8 +353,9 @@ class Dispatcher:
                 body = await response.read(MAX_BODY)
                 error = deployment.adapter.error(response.status, response.headers, body)
                 raise tiers.refused(deployment, tier, error)
-            if hints and (limits := ratelimits.read(response.headers)) is not None:
+            if (hints or deployment.pool is not None) and (limits := ratelimits.read(response.headers)) is not None:
                 self._fleet[deployment.id].health.hinted(limits)
+                told(deployment, limits)
             try:
                 answer: Answer = await call.operation.read(call, deployment, sent, tier, response)
             except NONSENSE as exc:
@@ -356,6 +367,15 @@ class Dispatcher:
                 exc.maybe_billed = response.status in STATUSES_OK
             response.abort()
             raise
+
+
+def _kinds(failure: Exception) -> Sequence[ErrorKind]:
+    """The kinds of failure whose fallbacks hold, in order; none where only this provider lacks something."""
+    if isinstance(failure, ProviderError | FlexFull):
+        return (failure.kind,)
+    if isinstance(failure, UnsupportedParameter):
+        return ()
+    return failure.kinds if isinstance(failure, NobodyAvailable) else (ErrorKind.OVERLOADED,)
 
 
 async def _first_answer(tasks: set[asyncio.Task[Answer]]) -> asyncio.Task[Answer]:

@@ -32,7 +32,8 @@ async def answer(dispatch: Dispatcher, call: Metered, record: CallRecord) -> Str
 
 
 async def _patiently(dispatch: Dispatcher, call: Metered, record: CallRecord) -> StreamedAnswer | WholeAnswer:
-    pause, until = FIRST_PAUSE, time.monotonic() + tiers.flex_wait(call.principal)
+    pause = FIRST_PAUSE
+    until = call.flex_until = time.monotonic() + tiers.flex_wait(call.principal)
     while True:
         try:
             return await dispatch.answer(call, record)

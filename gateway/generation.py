@@ -26,6 +26,8 @@ from .metering import Meter
 from .pipeline import Observer, Pipeline
 from .pools import Pools
 from .pricing import PriceBook
+from .protection import Protection
+from .ramps import Ramps
 from .routing import Router
 from .settlement import Ledger
 from .sharing import Sharing
@@ -53,6 +55,8 @@ class Lasting:
     keys: KeySource
     ledger: Ledger | None
     pools: Pools
+    ramps: Ramps
+    protection: Protection
     observers: Sequence[Observer]
     keeper: Keeper | None
     resolve: SystemResolver
@@ -96,13 +100,14 @@ def generation(config: Config, lasting: Lasting, before: Generation | None = Non
     pipeline = Pipeline(
         auth=Authenticator(configured_keys(config), lasting.keys),
         router=router,
-        meter=Meter(limiter, prices, estimator, lasting.ledger, lasting.pools),
+        meter=Meter(limiter, prices, estimator, lasting.ledger, lasting.pools, lasting.ramps),
         dispatch=Dispatcher(
             upstreams, lasting.credentials, config.retries, fleet, router, config.health.latency_ejection
         ),
         observers=lasting.observers,
         allow=frozenset(name for model in config.models.values() for name in model.params.allow),
         keeper=lasting.keeper,
+        protection=lasting.protection,
         litellm_headers=config.admin.litellm_compat,
     )
     return Generation(config, version(config), pipeline, limiter, estimator, prices, pools)

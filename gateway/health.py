@@ -175,15 +175,18 @@ class Health:
         self._failures = 0
         self._answers.clear()
 
-    def failed(self, error: ProviderError, *, last: bool = False, probe: bool | None = None) -> None:
+    def failed(
+        self, error: ProviderError, *, last: bool = False, queued: bool = False, probe: bool | None = None
+    ) -> None:
         """``last`` tells that no other deployment could serve: then more is needed to take it out.
 
-        ``probe``: whether it was the probe that failed; None: it was, if one is under way.
+        ``queued`` tells that a queue in front of it waits instead while it limits our rate. ``probe``: whether it was
+        the probe that failed; None: it was, if one is under way.
         """
         now = self._clock()
         if probe is None:
             probe = now < self._probing
-        if error.kind in COOLS:
+        if error.kind in COOLS and not (queued and error.kind is ErrorKind.RATE_LIMITED):
             wait = error.retry_after if error.retry_after is not None else COOLS[error.kind]
             self._cool_until = max(self._cool_until, now + min(wait, MAX_COOL_DOWN))
             self.why = error.kind

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from adapters.errors import ErrorKind, UnsupportedParameter
+from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
+from adapters.ratelimits import RateLimits
 
 from . import tiers
 from .answer import StreamedAnswer, WholeAnswer
@@ -18,6 +19,7 @@ from .limits.estimate import Bound, Estimator
 from .outgoing import outgoing
 from .pools import Pools, Slot
 from .pricing import PriceBook
+from .ramps import NO_GROWTH, Growth, RampExceeded, Ramps
 from .settlement import NOTHING_USED, Ledger, Ticket, amounts_of, less, never_ran, outcome_of, sum_of
 from .tiers import AttemptTier
 from .walk import DeploymentFull
@@ -36,10 +38,17 @@ class Meter:
     """Makes a Metered for each call. One per configuration."""
 
     def __init__(
-        self, limiter: Limiter, prices: PriceBook, estimator: Estimator, ledger: Ledger | None, pools: Pools
+        self,
+        limiter: Limiter,
+        prices: PriceBook,
+        estimator: Estimator,
+        ledger: Ledger | None,
+        pools: Pools,
+        ramps: Ramps,
     ) -> None:
         self.limiter = limiter
         self.pools = pools
+        self.ramps = ramps
         self.prices = prices
         self.estimator = estimator
         self.ledger = ledger
@@ -50,14 +59,30 @@ class Meter:
         """Hold what the call may cost at worst, on every limit or none; raises LimitExceeded and its kin."""
         tier = record.effective_tier or "default"
         try:
+            if tier in tiers.DEAR and self.ramps.apply(principal, route):
+                return await self._growing(call, principal, route, plan, record, tier)
             return await self._reserve(call, principal, route, plan, record, tier)
-        except LimitExceeded:
+        except LimitExceeded as exc:
             lower = tiers.instead(tier, principal)
             if lower is None:
                 raise
             metered = await self._reserve(call, principal, route, plan, record, lower)
-            metered.downgraded = "limit"
+            metered.downgraded = "ramp" if isinstance(exc, RampExceeded) else "limit"
             return metered
+
+    async def _growing(
+        self, call: Call, principal: Principal, route: Route, plan: Plan, record: CallRecord, tier: str
+    ) -> "Metered":
+        """``_reserve`` at a tier whose traffic may grow only so fast; raises RampExceeded where it is too much."""
+        bound = self.estimator.bound(call, plan, route.config.params.default)
+        growth = await self.ramps.take(principal, route, tier, bound.input_tokens + bound.output_tokens)
+        try:
+            metered = await self._reserve(call, principal, route, plan, record, tier)
+        except BaseException:
+            growth.settle(0)
+            raise
+        metered.growth = growth
+        return metered
 
     async def _reserve(
         self, call: Call, principal: Principal, route: Route, plan: Plan, record: CallRecord, tier: str
@@ -172,6 +197,9 @@ class Metered:
         """Why it runs at a lower tier than it was allowed to."""
         self.queued: float | None = None
         """Seconds in the gateway's own queue; None where there is none."""
+        self.growth: Growth = NO_GROWTH
+        self.flex_until = 0.0
+        """The moment (``time.monotonic``) until which a flex request may wait."""
 
     async def admit(self, deployment: Deployment, number: int) -> None:
         """See ``dispatch.Prepared``: more is reserved where the plan's dearest deployment is not enough."""
@@ -210,19 +238,25 @@ class Metered:
         pool = self._meter.pools.get(deployment.pool) if deployment.pool is not None else None
         if pool is None:
             return None
-        key, cost = self.principal.key_id, self._bound.input_tokens + self._bound.output_tokens
-        started = time.perf_counter()
+        key, size = self.principal.key_id, self._bound.input_tokens
+        cost, started = size + self._bound.output_tokens, time.perf_counter()
         try:
-            return await pool.enter(self.tier, key, cost, tiers.flex_wait(self.principal))
+            return await pool.enter(self.tier, key, cost, max(self.flex_until - time.monotonic(), 0.0), size)
         except Overloaded:
             lower = tiers.instead(self.tier, self.principal)
             if lower is None:
                 raise
             await self.move(lower)
             self.downgraded = "capacity"
-            return await pool.enter(lower, key, cost, 0)
+            return await pool.enter(lower, key, cost, 0, size)
         finally:
             self.queued = (self.queued or 0.0) + time.perf_counter() - started
+
+    def told(self, deployment: Deployment, word: RateLimits | ProviderError) -> None:
+        """See ``dispatch.Prepared``: the queue in front of the deployment waits for what it would refuse."""
+        slot = next((held.slot for held in self._held.values() if held.slot is not None), None)
+        if slot is not None:
+            slot.told(deployment.id, word)
 
     def outgoing(self, deployment: Deployment) -> tuple[Mapping[str, Any], AttemptTier]:
         """What is sent to a deployment: see ``gateway.outgoing``."""
@@ -382,6 +416,7 @@ class Metered:
         requests = 0 if never_ran(record) else 1
         actual = less(amounts_of(requests, total, record.cost), self._booked)
         served = record.served_tier or self.tier
+        self.growth.settle(total.prompt_tokens + total.completion_tokens if served in tiers.DEAR else 0)
         if served == self.tier:
             self._reservation.settle(actual)
         else:
@@ -416,7 +451,8 @@ class Metered:
         held = self._held.pop(attempt.number, None)
         if held is not None:
             if held.slot is not None:
-                first_token = None if attempt.ttft is None else max(attempt.ttft - held.slot.waited, 0.0)
+                streamed = attempt.ttft if self.call.stream else None  # a whole answer's time tells of its length
+                first_token = None if streamed is None else max(streamed - held.slot.waited, 0.0)
                 held.slot.leave(outcome_of(attempt), first_token)
             if held.capacity is not None:
                 held.capacity.settle(amounts_of(1, attempt.usage, attempt.cost))

@@ -19,6 +19,7 @@ from .intake import Read, read_call
 from .keeping import Keeper
 from .limits.headers import dollars
 from .metering import Meter, Metered
+from .protection import Protection
 from .reply import Reply
 from .routing import Router
 
@@ -62,6 +63,9 @@ class Pipeline:
     keeper: Keeper | None = None
     """Keeps completions with ``store: true``; None: ``store`` is taken for false."""
 
+    protection: Protection | None = None
+    """Turns away what a worker with too much to do should not begin."""
+
     litellm_headers: bool = False
     """Whether answers carry the headers that clients of LiteLLM read."""
 
@@ -85,6 +89,8 @@ class Pipeline:
             route = self.router.resolve(call.model, principal)
             record.model = route.name
             record.effective_tier = tiers.effective(call.request, principal)
+            if self.protection is not None:
+                self.protection.admit(record, principal.key_id)
             metered = await self._reserve(call, principal, route, record)
             laps.append(("limits", clock()))
             answer = await flex.answer(self.dispatch, metered, record)
@@ -121,6 +127,8 @@ class Pipeline:
             record.seconds = clock() - started
             if metered is not None:
                 metered.close(record)  # synchronous: no cancellation can come between
+            if self.protection is not None:
+                self.protection.leave(record)
             self.tell(record)
 
     async def _reserve(self, call: Call, principal: Principal, route: Route, record: CallRecord) -> Metered:

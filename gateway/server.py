@@ -64,7 +64,17 @@ class Serving:
 class Site:
     """One listener: routes in front of handlers, every error in OpenAI's shape."""
 
-    def __init__(self, config: ServerConfig, state: State, failures: Failures, *, cors: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        state: State,
+        failures: Failures,
+        *,
+        cors: tuple[str, ...] = (),
+        bounded: bool = True,
+    ) -> None:
+        """``bounded``: whether there may be too many requests; operators are answered all the more then."""
+        self._bounded = bounded
         self._failures = failures
         self._serving = Serving(Routes(), "")
         self._config = config
@@ -122,7 +132,7 @@ class Site:
         if self._cors and request.method == "OPTIONS":
             return self._preflight, ""
         handler, found = routes.match(request.method, request.raw_path)
-        if self._state.in_flight > self._config.max_requests_in_flight:
+        if self._bounded and self._state.in_flight > self._config.max_requests_in_flight:
             raise Overloaded("The gateway is handling as many requests as it can.")
         return handler, found
 

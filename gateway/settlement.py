@@ -8,7 +8,7 @@ from adapters.usage import NO_USAGE, Usage
 
 from .call import Attempt, CallRecord, Principal
 from .limits import Amounts
-from .pools import Outcome
+from .pools import LOSSES, Outcome
 
 NOTHING_USED = Amounts(0)
 
@@ -42,10 +42,6 @@ def amounts_of(requests: int, usage: Usage, cost: int) -> Amounts:
 
 def less(amounts: Amounts, other: Amounts) -> Amounts:
     return amounts if other is NOTHING_USED else Amounts(*(a - b for a, b in zip(amounts, other, strict=True)))
-
-
-LOSSES = frozenset({ErrorKind.RATE_LIMITED, ErrorKind.OVERLOADED})
-"""Failures that tell of too much traffic."""
 
 
 def outcome_of(attempt: Attempt) -> Outcome:

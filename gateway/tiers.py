@@ -118,7 +118,9 @@ def sendable(deployment: Deployment, tier: str) -> bool:
     """Whether a tier may be sent: the provider has it, the model too, and the address would not drop it."""
     if not deployment.trusted_tiers or tier not in deployment.adapter.tiers:
         return False
-    return deployment.config.tiers is None or tier in deployment.config.tiers
+    if deployment.config.tiers is None:
+        return not getattr(deployment.adapter, "tiers_declared", False)
+    return tier in deployment.config.tiers
 
 
 def reachable(deployment: Deployment, tier: str) -> tuple[str, ...]:

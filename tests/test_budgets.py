@@ -5,18 +5,21 @@ import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from aiohttp import web
 
 from config import parse
+from config.schema import Budget
 from gateway.auth import configured_keys
 from gateway.limits.rules import Rules
 
 from .running import KEY, running
-from .test_metering import ask
+from .test_metering import ask, states
 
 LIMITS = {"budget": {"day": "0.03"}}
 BODY = {"max_tokens": 100}
@@ -103,3 +106,34 @@ def test_the_example_of_the_documentation_is_a_configuration() -> None:
     assert {limit.scope for limit in limits.limits} == {
         *("k:ci", "t:research", "o:acme", "t:research|m:best", "t:research|s:priority")
     }
+
+
+async def test_an_overdraft_is_for_requests_in_flight_and_is_all_that_may_be_spent_beyond() -> None:
+    """Each may cost a third of the budget and costs little: with an overdraft more of them run at once, and the end is the same."""
+    in_flight = {"0": 0, "0.01": 0}
+    for overdraft in in_flight:
+        limits = {"budget": {"day": "0.01", "overdraft": overdraft}}
+        keys = [{"name": "test", "key": KEY, "limits": limits}]
+        async with running({"m": "demo-long+delay=0.4"}, keys=keys) as (gateway, _):
+            statuses = [status for status, *_ in await asyncio.gather(*(ask(gateway, **BODY) for _ in range(12)))]
+            assert set(statuses) == {200, 429}
+            in_flight[overdraft] = statuses.count(200)
+            for _ in range(60):
+                status, headers, body = await ask(gateway, **BODY)
+                if status == 429:
+                    break
+            assert status == 429
+            found = (await states(gateway))["budget.day"]
+            assert found.used <= 10_000_000 + int(Decimal(overdraft) * 10**9)
+            assert found.reserved == 0
+            if overdraft != "0":
+                assert found.used >= 10_000_000  # nothing begins any more once all of it is spent, and not before
+                assert b"overdraft of requests in flight $0.01" in body
+                assert headers["x-sluice-budget-remaining-usd"] == "0"
+    assert in_flight["0.01"] >= 2 * in_flight["0"]
+
+
+def test_a_window_and_its_overdraft_must_be_countable_together() -> None:
+    assert Budget(day=Decimal(9_000_000), overdraft=Decimal(0))
+    with pytest.raises(ValueError, match="overdraft must not be more than 9000000"):
+        Budget(day=Decimal(1), month=Decimal(9_000_000), overdraft=Decimal("0.01"))

@@ -14,6 +14,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from gateway.app import Gateway
+from gateway.protection import LASTING
+
 from .running import KEY, deployment, running
 from .servers import free_port, wait_for_port
 
@@ -41,20 +44,34 @@ def test_the_dashboards_are_up_to_date() -> None:
         assert (GRAFANA / f"{name}.json").read_text() == module.dashboard(name), "run `make generated`"
 
 
-async def traffic(url: str, seconds: float) -> None:
+async def traffic(gateway: Gateway, seconds: float) -> None:
+    """Answers, failures, tiers that cannot be had, a full queue and a worker with too much to do."""
     end = time.monotonic() + seconds
+    assert gateway.pipeline.protection is not None
     async with aiohttp.ClientSession(headers={"authorization": f"Bearer {KEY}"}) as http:
+
+        async def ask(model: str, **more: Any) -> None:
+            body = {"model": model, "messages": [{"role": "user", "content": "hi"}], **more}
+            async with http.post(f"{gateway.url}/v1/chat/completions", json=body) as response:
+                await response.read()
+
         while time.monotonic() < end:
-            for model, stream in (("m", False), ("m", True), ("nowhere", False)):
-                body = {"model": model, "stream": stream, "messages": [{"role": "user", "content": "hi"}]}
-                async with http.post(f"{url}/v1/chat/completions", json=body) as response:
-                    await response.read()
+            await ask("m")
+            await ask("m", stream=True, service_tier="priority")
+            await ask("nowhere")
+            await asyncio.gather(ask("q"), ask("q", service_tier="flex"), ask("q", service_tier="flex"))
+            for _ in range(LASTING):
+                gateway.pipeline.protection.note_lag(0.11)
+            await ask("q", service_tier="flex")
             await asyncio.sleep(0.05)
 
 
 @needs_prometheus
 async def test_every_panel_has_data_after_some_traffic() -> None:
-    models = {"m": [deployment("demo-529"), deployment("demo-echo", "anthropic")]}
+    models = {
+        "m": [deployment("demo-529"), deployment("demo-echo", "anthropic")],
+        "q": {"deployments": [deployment("demo-ok+delay=0.1")], "queue": {"capacity": 1}},
+    }
     port, folder = free_port(), Path(tempfile.mkdtemp(prefix="sluice-prometheus-"))
     async with running(models, metrics={"tenant_labels": True}) as (gateway, _):
         scrape = {"job_name": "sluice", "static_configs": [{"targets": [f"127.0.0.1:{gateway.admin.port}"]}]}
@@ -73,7 +90,7 @@ async def test_every_panel_has_data_after_some_traffic() -> None:
             async with aiohttp.ClientSession() as http:
                 while not await ask(http, port, "up == 1"):  # it looks for targets every five seconds
                     await asyncio.sleep(0.2)
-                await traffic(gateway.url, 5)
+                await traffic(gateway, 5)
                 empty = [query for query in queries() if not await ask(http, port, query)]
         finally:
             process.terminate()

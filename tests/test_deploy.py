@@ -13,6 +13,8 @@ from prometheus_client import CollectorRegistry
 
 from config import load
 from gateway.observers.metrics import PrometheusObserver
+from gateway.observers.tiers import TierMetrics
+from gateway.observers.vitals import Vitals
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -81,6 +83,9 @@ def test_the_probes_ask_paths_that_are_served() -> None:
 def test_alerts_name_metrics_that_exist() -> None:
     registry = CollectorRegistry()
     PrometheusObserver(registry)
+    TierMetrics(registry, {})
+    nothing: dict[str, Any] = {"breakers": dict, "healthy": dict, "version": str, "also": lambda: None}
+    Vitals(registry, in_flight=int, **nothing)
     known = {m.name for m in registry.collect()}
     text = (DEPLOY / "prometheus" / "alerts.yml").read_text()
     named = {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in re.findall(r"\bsluice_[a-z_]+", text)}

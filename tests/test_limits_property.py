@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
@@ -50,12 +50,21 @@ def redis(redis_server: RedisServer, loop: asyncio.AbstractEventLoop) -> Iterato
 
 
 caps = st.one_of(st.integers(0, 20), st.integers(0, 150_000_000_000))
+
+
+def limit_of(name: str, scope: str, cap: int, overdraft: int) -> Limit:
+    field, kind, period, unit = FIELDS[name]
+    rate = cap if kind == BUCKET else overdraft if unit == COST else 0
+    return Limit(scope, field, kind, cap, rate, period, unit)
+
+
 limits = st.builds(
-    lambda name, scope, cap: Limit(scope, *FIELDS[name][:2], cap, cap if FIELDS[name].kind == BUCKET else 0, *FIELDS[name][2:]),
+    limit_of,
     st.sampled_from(sorted(FIELDS)),
     st.sampled_from(["k:a", "k:b|m:x", "o:o"]),
     caps,
-)  # fmt: skip
+    st.one_of(st.just(0), st.integers(1, 20)),
+)
 sets = st.lists(limits, min_size=1, max_size=8, unique_by=lambda x: (x.scope, x.field))
 small = st.integers(0, 8)
 amounts = st.builds(Amounts, st.integers(0, 2), small, small, small, st.just(0)).map(Amounts.vector)
@@ -247,3 +256,78 @@ def test_weeks_begin_on_monday_and_months_on_the_first() -> None:
     assert start(WEEK, window(WEEK, at(2024, 10, 4, 12))) == at(2024, 9, 30)
     assert start(MONTH, window(MONTH, at(2024, 2, 29, 23, 59))) == at(2024, 2, 1)
     assert end(MONTH, window(MONTH, at(2024, 12, 31))) == at(2025, 1, 1)
+
+
+def costing(cost: int) -> Vector:
+    return Amounts(1, 0, 0, cost).vector()
+
+
+costs = st.integers(0, 8).map(costing)
+SPENT_WHILE_ONE_RUNS = [
+    ("reserve", 0, costing(3)),
+    ("reserve", 0, costing(4)),
+    ("settle", 0, costing(6)),
+    ("adjust", 1, costing(7)),
+    ("adjust", 1, costing(10)),
+    ("reserve", 0, costing(0)),
+]
+"""Of a budget of 5: the one that runs may move to something dearer, as far as the overdraft goes; none may begin."""
+of_money = st.one_of(
+    st.tuples(st.just("reserve"), st.just(0), costs),
+    st.tuples(st.just("settle"), st.integers(0, 3), costs),
+    st.tuples(st.just("adjust"), st.integers(0, 3), costs),
+)
+
+
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@example(5, 10, SPENT_WHILE_ONE_RUNS)
+@given(st.integers(0, 12), st.integers(1, 12), st.lists(of_money, min_size=5, max_size=40))
+def test_both_engines_decide_alike_on_overdrafts(
+    loop: asyncio.AbstractEventLoop,
+    redis: RedisEngine,
+    cap: int,
+    overdraft: int,
+    happenings: list[tuple[str, int, Any]],
+) -> None:
+    clock = Clock(1_700_000_000_000)
+    redis._store.clock = clock
+    memory = MemoryEngine(wall=clock, monotonic=clock)
+    budget = LimitSet(f"s{next(names)}", (limit_of("budget.total", "k:a", cap, overdraft),))
+    loop.run_until_complete(play(memory, redis, [budget] * 3, happenings, clock))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(0, 100),
+    st.integers(0, 50),
+    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40), st.booleans()), max_size=60),
+)
+def test_an_overdraft_is_the_most_that_is_spent_beyond_a_budget_and_nothing_begins_once_it_is_spent(
+    cap: int, overdraft: int, requests: list[tuple[int, int, bool]]
+) -> None:
+    engine = MemoryEngine()
+    money = LimitSet("o", (limit_of("budget.total", "k:a", cap, overdraft),))
+    held: list[tuple[str, int]] = []
+
+    async def run() -> None:
+        paid = 0
+        for i, (worst, share, finish) in enumerate(requests):
+            outcome = await engine.reserve(str(i), money, (1, 0, 0, 0, worst, 1))
+            if not isinstance(outcome, Refused):
+                assert paid < cap or not (overdraft or worst)
+                held.append((str(i), min(worst, share)))
+            if finish and held:
+                rid, actual = held.pop(0)
+                engine.settle(rid, (1, 0, 0, 0, actual, 1))
+                paid += actual
+            (budget,) = await engine.states(money)
+            assert budget.used + budget.reserved <= cap + overdraft
+            assert budget.used == paid
+            assert budget.remaining == (max(cap + overdraft - paid - budget.reserved, 0) if paid < cap else 0)
+
+    asyncio.run(run())

@@ -83,6 +83,38 @@ async def test_flex_is_refused_while_a_higher_class_waits_at_another_worker(redi
         (await queued).leave()
 
 
+async def test_priority_at_one_worker_does_not_wait_for_default_at_another(redis_server: RedisServer) -> None:
+    """Clients keep their connections, so one worker may have all of one class: capacity goes by classes, not by sums."""
+    async with workers(redis_server, 2, 40, max_queue=500) as (first, second):
+        await until(lambda: shares([first, second]) == [20, 20])
+        busy: set[asyncio.Task[None]] = set()
+
+        async def one(pool: Pool, tier: str, number: int) -> None:
+            try:
+                slot = await pool.enter(tier, f"k{number % 9}", 1, 0)
+            except GatewayError:
+                await asyncio.sleep(0.05)
+                return
+            try:
+                await asyncio.sleep(0.1)
+            finally:
+                slot.leave()
+
+        async def keep(pool: Pool, tier: str, number: int) -> None:
+            while True:
+                await one(pool, tier, number)
+
+        busy = {asyncio.ensure_future(keep(first, "default", i)) for i in range(300)}
+        await until(lambda: first.scheduler.capacity.share == 35)  # the other keeps a little
+        busy |= {asyncio.ensure_future(keep(second, "priority", i)) for i in range(28)}
+        await until(lambda: second.scheduler.capacity.share >= 28 and second.scheduler.waiting[0] == 0)
+        assert sum(shares([first, second])) <= 40
+        for task in busy:
+            task.cancel()
+        await asyncio.gather(*busy, return_exceptions=True)
+        assert (first.scheduler.in_flight, second.scheduler.in_flight) == (0, 0)
+
+
 async def test_a_dead_workers_share_goes_to_the_others_and_silence_of_redis_to_equal_parts() -> None:
     server = RedisServer()
     try:
@@ -92,8 +124,8 @@ async def test_a_dead_workers_share_goes_to_the_others_and_silence_of_redis_to_e
             await dead.start()
             for beat in dead._beats:  # it dies without a word
                 beat.cancel()
-            await until(lambda: first.workers == 3)
-            await until(lambda: first.workers == 2, LEASE_SECONDS + 2)
+            await until(lambda: first.scheduler.workers == 3)
+            await until(lambda: first.scheduler.workers == 2, LEASE_SECONDS + 2)
             await until(lambda: sum(shares([first, second])) >= 19)
             server.kill()
             first.scheduler.capacity.share = 20

@@ -315,6 +315,7 @@ ALLOWED: dict[str, Any] = {
         ("limits.rpm", {"limits": {"budget": {"day": 1}, "tpm": 1}}),
         ("limits.budget.day", {"limits": {"rpm": 1, "tpm": 1}}),
         ("limits.budget.day", {"limits": {"rpm": 1, "tpm": 1, "budget": {"day": "5.000000001"}}}),
+        ("limits.budget.overdraft", {"limits": {"rpm": 1, "tpm": 1, "budget": {"day": 1, "overdraft": "0.01"}}}),
         ("limits.per_model.tpm", {"limits": {"rpm": 1, "budget": {"day": 1}}}),
         ("limits.per_model.tpm", {"limits": {"rpm": 1, "budget": {"day": 1}, "per_model": {"fast": {"tpm": 101}}}}),
         ("tiers.allowed", {"tiers": {"max": "flex"}}),

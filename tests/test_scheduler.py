@@ -57,6 +57,25 @@ def test_priority_keeps_to_four_fifths_while_default_waits() -> None:
     assert waiting.state is State.ADMITTED  # 9 of priority would be more than 8
 
 
+@pytest.mark.parametrize("capacity", [1, 2, 3, 4, 5, 10, 40])
+def test_default_gets_its_fifth_of_pools_of_every_size(capacity: int) -> None:
+    desk = Desk(capacity)
+    running = desk.fill(PRIORITY, capacity)
+    default = desk.fill(DEFAULT, 200, wait=900)
+    desk.fill(PRIORITY, 5, wait=900)
+    served = [0, 0]
+    for _ in range(500):
+        ticket = running.pop(0)
+        served[ticket.level] += 1
+        desk.scheduler.leave(ticket)
+        desk.ask(PRIORITY, wait=900)
+        running += [t for t in desk.told if t.state is State.ADMITTED and t not in running]
+        desk.told.clear()
+        desk.time.run(desk.time.now + 0.001)
+    assert 0.17 <= served[DEFAULT] / 500 <= 0.25, served
+    assert states(default).count(State.WAITING) > 50
+
+
 def test_flex_that_waits_gets_a_slot_every_ten_seconds_whoever_else_waits() -> None:
     desk = Desk(4)
     busy = desk.fill(PRIORITY, 4)
@@ -67,6 +86,48 @@ def test_flex_that_waits_gets_a_slot_every_ten_seconds_whoever_else_waits() -> N
         busy += desk.fill(PRIORITY, 2)
     assert queued.state is State.ADMITTED
     assert queued.admitted == pytest.approx(10, abs=1.5)
+
+
+def test_one_of_eighty_admissions_is_flex_that_waits_in_a_small_pool_too() -> None:
+    desk = Desk(10)
+    busy = desk.fill(PRIORITY, 10)
+    flex = desk.fill(FLEX, 20, wait=900)
+    for _ in range(1000):  # within a second: no slot is due by time
+        desk.time.run(desk.time.now + 0.001)
+        desk.scheduler.leave(busy.pop(0))
+        busy += desk.fill(PRIORITY, 1)
+        for ticket in flex:
+            if ticket.state is State.ADMITTED:
+                desk.scheduler.leave(ticket)
+    assert 11 <= states(flex).count(State.GONE) <= 13
+
+
+def test_what_a_provider_says_is_left_holds_requests_back_until_it_says_more_or_the_moment_is_over() -> None:
+    desk = Desk(10)
+    desk.scheduler.capacity.told("a", 2, 5.0)
+    tickets = desk.fill(DEFAULT, 4)
+    assert states(tickets) == [State.ADMITTED] * 2 + [State.WAITING] * 2
+    desk.scheduler.leave(tickets[0])
+    assert tickets[2].state is State.WAITING  # a place, but the provider would refuse it
+    desk.scheduler.capacity.told("a", 1, 5.0)
+    desk.scheduler.admit()
+    assert states(tickets[2:]) == [State.ADMITTED, State.WAITING]
+    desk.time.run(5.1)  # woken by a timer: nothing else happens
+    assert tickets[3].state is State.ADMITTED
+    desk = Desk(10)
+    desk.scheduler.capacity.told("a", 100, 5.0)  # more than there are places: it says nothing
+    assert states(desk.fill(DEFAULT, 9)) == [State.ADMITTED] * 9
+
+
+def test_one_of_two_providers_that_has_room_is_enough() -> None:
+    capacity = Capacity(10, 1)
+    capacity.told("a", 0, 5.0)
+    assert capacity.held_until(2, 1.0) is None
+    capacity.told("b", 1, 3.0)
+    assert capacity.held_until(2, 1.0) is None
+    capacity.begun()
+    assert capacity.held_until(2, 1.0) == 3.0
+    assert capacity.held_until(2, 3.5) is None
 
 
 def test_nobody_waits_longer_than_the_tier_may() -> None:
@@ -81,17 +142,39 @@ def test_nobody_waits_longer_than_the_tier_may() -> None:
     assert desk.scheduler.waiting == (0, 0, 0)
 
 
-def test_a_full_queue_sheds_flex_first_then_the_key_that_has_most_waiting() -> None:
-    desk = Desk(1, max_queue=4)
+def test_full_queues_turn_flex_away_step_by_step_and_then_the_key_that_has_most_waiting() -> None:
+    desk = Desk(1, max_queue=20)
     desk.ask(PRIORITY)
-    flex = desk.ask(FLEX, wait=900)
-    modest = desk.ask(DEFAULT, "modest")
-    greedy = [desk.ask(DEFAULT, "greedy") for _ in range(2)]
-    first = desk.ask(PRIORITY)
-    assert (flex.state, first.state) == (State.SHED, State.WAITING)
-    second = desk.ask(PRIORITY)
-    assert states([greedy[0], greedy[1], modest, second]) == [State.WAITING, State.SHED, State.WAITING, State.WAITING]
-    assert desk.ask(FLEX, wait=900).state is State.SHED  # nobody of its class or below to give way
+    flex = desk.fill(FLEX, 12, wait=900)
+    assert states(flex) == [State.WAITING] * 9 + [State.SHED] * 3  # half full: no new flex
+    modest = desk.fill(DEFAULT, 5, key="modest")  # type: ignore[arg-type]
+    assert states(flex).count(State.WAITING) == 9
+    modest += desk.fill(DEFAULT, 1, key="modest")  # type: ignore[arg-type]
+    assert states(flex).count(State.WAITING) == 1  # three quarters: flex that waits, but for its guaranteed share
+    greedy = desk.fill(DEFAULT, 20, key="greedy")  # type: ignore[arg-type]
+    assert states(greedy) == [State.WAITING] * 10 + [State.SHED] * 10  # nearly full: no more than its part of the queue
+    assert states(desk.fill(DEFAULT, 2, key="new")) == [State.WAITING] * 2  # type: ignore[arg-type]
+    assert desk.scheduler.waiting == (0, 18, 1)
+    assert states(desk.fill(PRIORITY, 3)) == [State.WAITING] * 3
+    assert desk.scheduler.waiting == (3, 16, 1)  # full: of default, whoever has most waiting
+    assert states(greedy).count(State.WAITING) == 8
+    assert states(modest) == [State.WAITING] * 6
+    assert desk.ask(FLEX, wait=900).state is State.SHED
+    assert states(desk.fill(PRIORITY, 20)) == [State.WAITING] * 17 + [State.SHED] * 3
+    assert desk.scheduler.waiting == (20, 0, 0)  # priority alone: now flex loses even its guaranteed share
+
+
+def test_the_steps_of_full_queues_are_not_taken_back_at_once() -> None:
+    desk = Desk(1, max_queue=20)
+    desk.ask(PRIORITY)
+    waiting = desk.fill(DEFAULT, 10)
+    assert desk.ask(FLEX, wait=900).state is State.WAITING  # its guaranteed share
+    assert desk.ask(FLEX, wait=900).state is State.SHED
+    for ticket in waiting[:5]:
+        desk.scheduler.leave(ticket)
+    assert desk.ask(FLEX, wait=900).state is State.SHED  # calm, but for a moment only
+    desk.time.run(desk.time.now + 1.5)
+    assert states(desk.fill(FLEX, 2, wait=900)) == [State.WAITING] * 2
 
 
 def test_who_leaves_while_waiting_takes_no_slot() -> None:

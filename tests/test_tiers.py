@@ -10,8 +10,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from config import Config
 from config.schema import TierPolicy
-from gateway import demo
+from gateway import demo, tiers
 from gateway.app import Gateway
 from gateway.call import Owner, Principal
 from gateway.demo.scripts import Script
@@ -257,36 +258,81 @@ def owned(on_denied: str) -> tuple[dict[str, Any], list[tuple[str, str, dict[str
     return parts, cases
 
 
+DEARER = ("priority", "fast", "scale", "ultrafast")
 POLICIES: tuple[tuple[dict[str, Any], dict[str, str]], ...] = (
-    ({"allowed": ["default"]}, {"priority": "default", "flex": "default"}),
-    ({"allowed": ["flex", "default"]}, {"priority": "default", "flex": "flex"}),
-    ({"max": "default"}, {"priority": "default", "flex": "flex"}),
-    ({"max": "flex"}, {"priority": "flex", "flex": "flex", "auto": "flex", "default": "flex"}),
-    ({"default": "priority", "max": "priority"}, {"auto": "priority", "priority": "priority", "flex": "flex"}),
-    ({"default": "priority", "allowed": ["default", "flex"]}, {"auto": "default", "priority": "default"}),
-)
+    ({"allowed": ["default"]}, {**dict.fromkeys(DEARER, "default"), "flex": "default"}),
+    ({"allowed": ["flex", "default"]}, dict.fromkeys(DEARER, "default")),
+    ({"max": "default"}, dict.fromkeys(DEARER, "default")),
+    ({"max": "flex"}, dict.fromkeys((*DEARER, "auto", "default"), "flex")),
+    ({"default": "priority", "max": "priority"}, {"auto": "priority", "ultrafast": "priority"}),
+    ({"default": "priority", "allowed": ["default", "flex"]}, dict.fromkeys(DEARER, "default")),
+    ({"default": "ultrafast", "max": "scale"}, {"auto": "scale", **dict.fromkeys(("priority", "fast", "ultrafast"), "scale")}),
+    ({"default": "flex"}, {"auto": "flex"}),
+)  # fmt: skip
 """A policy, and what each requested tier runs at where the policy downgrades; others stay as they are."""
+EVERY_TIER = {"tiers": ["default", "flex", "scale", "priority", "ultrafast"]}
 
 
 @pytest.mark.parametrize("on_denied", ["reject", "downgrade"])
-async def test_C_474_entitlement_by_scope_tier_policy_and_streaming(on_denied: str) -> None:
+async def test_C_469_C_470_C_471_C_474_entitlement_by_scope_tier_policy_and_streaming(on_denied: str) -> None:
     parts, cases = owned(on_denied)
-    async with running({"m": model("demo-ok", **FLEX)}, **parts) as (gateway, _):
+    async with running({"m": model("demo-ok", **EVERY_TIER)}, **parts) as (gateway, _):
         for key, scope, policy, downgraded in cases:
-            for asked in (None, "auto", "default", "flex", "priority"):
-                expected = downgraded.get(asked or "auto", "default" if asked in (None, "auto") else asked)
-                denied = on_denied == "reject" and asked in ("default", "flex", "priority") and expected != asked
+            for asked in (None, "auto", "default", "flex", *DEARER):
+                as_it_is = {None: "default", "auto": "default", "fast": "priority"}.get(asked, asked)
+                expected = downgraded.get(asked or "auto", as_it_is)
+                denied = on_denied == "reject" and asked not in (None, "auto") and expected != as_it_is
                 for stream in (False, True):
-                    status, _, bodies = await post(gateway, key, stream=stream, service_tier=asked)
+                    where = (scope, policy, asked, stream)
+                    status, headers, bodies = await post(gateway, key, stream=stream, service_tier=asked)
                     if denied:
-                        found = (status, bodies[0]["error"]["param"])
-                        assert found == (400, "service_tier"), (scope, policy, asked)
+                        assert (status, bodies[0]["error"]["param"]) == (400, "service_tier"), where
                     else:
-                        assert (status, {b["service_tier"] for b in bodies}) == (200, {expected}), (
-                            scope,
-                            policy,
-                            asked,
-                        )
+                        assert (status, {b["service_tier"] for b in bodies}) == (200, {expected}), where
+                        assert "x-sluice-tier-downgrade" not in headers, where  # the policy's word, not a want of it
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("limit", [{"rpd": 1}, {"tpd": 300}, {"budget": {"day": 1}}])
+async def test_limits_and_budgets_of_a_tier_hold_for_it_alone_at_every_scope(scope: str, limit: dict[str, Any]) -> None:
+    """The second request at a tier is one too many: dear ones run as default and say so, default and flex get 429."""
+    enough_for_one = {"flex": 0.0042, "ultrafast": 0.0045, "priority": 0.009}  # US dollars
+    of_tier = {t: {"budget": {"day": money}} if "budget" in limit else limit for t, money in enough_for_one.items()}
+    limits = {"limits": {"per_tier": of_tier}}
+    owners = {s: limits if s == scope else {} for s in SCOPES}
+    parts = {
+        "organizations": {"o": owners["organization"]},
+        "teams": {"t": {"organization": "o", **owners["team"]}},
+        "users": {"u": {"team": "t", **owners["user"]}},
+        "keys": [{"name": "k", "key": KEY, "team": "t", "user": "u", **owners["key"]}],
+    }
+    async with running({"m": model("demo-ok+chunks=200", **EVERY_TIER)}, **parts) as (gateway, _):
+        for tier in ("priority", "ultrafast", "flex"):
+            for stream in (False, True):
+                first = stream is False
+                status, headers, bodies = await post(gateway, stream=stream, service_tier=tier, max_tokens=200)
+                if first:
+                    assert (status, bodies[0]["service_tier"]) == (200, tier)
+                elif tier == "flex":
+                    assert status == 429
+                else:
+                    assert (status, {b["service_tier"] for b in bodies}) == (200, {"default"})
+                    assert headers["x-sluice-tier-downgrade"] == "limit"
+        assert (await post(gateway, service_tier="scale", max_tokens=200))[2][0]["service_tier"] == "scale"
+
+
+def test_tiers_that_only_some_accounts_have_are_sent_where_a_deployment_declares_them() -> None:
+    names = ("mistral", "openrouter", "cerebras", "groq")
+    for declared in (None, ["default", "priority"]):
+        more = {"tiers": declared} if declared else {}
+        document = {
+            "providers": {name: {"adapter": name, "api_key": "k"} for name in names},
+            "models": {name: {"deployments": [{"provider": name, "model": "m", **more}]} for name in names},
+        }
+        made = routes(Config.model_validate(document))
+        sent = [tiers.attempt(made[name].deployments[0], "priority").sent for name in names]
+        assert sent == ([None, None, None, "priority"] if declared is None else ["priority"] * 4)
+        assert tiers.attempt(made["cerebras"].deployments[0], "flex").sent is None
 
 
 def test_C_466_flex_has_a_quarter_of_an_hour_and_every_tier_its_own_time_outs() -> None:

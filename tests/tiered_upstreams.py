@@ -24,9 +24,9 @@ class Dialect:
     """How one provider is asked and how it answers."""
 
     adapter: str
-    words: Mapping[str, str]
+    words: Mapping[Any, str]
     """What the wire asks for -> OpenAI's word."""
-    asked: Callable[[JSON, Mapping[str, str]], str | None]
+    asked: Callable[[JSON, Mapping[str, str]], Any]
     whole: Callable[[str | None], JSON]
     """The answer by the provider's word for the tier that served."""
     stream: Callable[[str | None], bytes]
@@ -35,6 +35,8 @@ class Dialect:
     options: JSON
     late: bool = False
     """Whether the tier is told only at the end of a stream."""
+    own: bool = False
+    """Whether the gateway's own queue makes the tiers; the server is told a number."""
 
 
 def sse(*events: JSON, done: bool = True) -> bytes:
@@ -136,6 +138,28 @@ def bedrock_stream(tier: str | None) -> bytes:
     )
 
 
+def mistral_whole(tier: str | None) -> JSON:
+    return {**openai_whole(None), "usage": {**USAGE, "service_tier": tier}}
+
+
+def mistral_stream(tier: str | None) -> bytes:
+    """Usage, and with it the tier, rides on the chunk that finishes."""
+
+    def chunk(delta: JSON, finish: str | None = None, **more: Any) -> JSON:
+        head = openai_head("chat.completion.chunk", None)
+        return {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}], **more}
+
+    usage = {**USAGE, "service_tier": tier}
+    return sse(
+        chunk({"role": "assistant", "content": "one"}), chunk({"content": " two"}), chunk({}, "stop", usage=usage)
+    )
+
+
+def cerebras_whole(tier: str | None) -> JSON:
+    """What was asked for and what served under names of their own."""
+    return {**openai_whole("auto"), "service_tier_used": tier}
+
+
 def field(name: str) -> Callable[[JSON, Mapping[str, str]], str | None]:
     return lambda body, _: body.get(name)
 
@@ -175,6 +199,38 @@ DIALECTS: Mapping[str, Dialect] = {
         openai_stream,
         (429, BUSY),
         {},
+    ),
+    "openrouter": Dialect("openrouter", SAME, field("service_tier"), openai_whole, openai_stream, (429, BUSY), {}),
+    "cerebras": Dialect("cerebras", SAME, field("service_tier"), cerebras_whole, openai_stream, (429, BUSY), {}),
+    "vllm": Dialect(
+        "vllm",
+        {-10: "priority", 0: "default", 10: "flex"},
+        field("priority"),
+        lambda _: openai_whole(None),
+        lambda _: openai_stream(None),
+        (429, BUSY),
+        {"send_priority": True},
+        own=True,
+    ),
+    "sglang": Dialect(
+        "sglang",
+        {10: "priority", 0: "default", -10: "flex"},
+        field("priority"),
+        lambda _: openai_whole(None),
+        lambda _: openai_stream(None),
+        (429, BUSY),
+        {"send_priority": True},
+        own=True,
+    ),
+    "mistral": Dialect(
+        "mistral",
+        {"standard_only": "default", "auto": "priority"},
+        field("service_tier"),
+        mistral_whole,
+        mistral_stream,
+        (429, BUSY),
+        {},
+        late=True,
     ),
     "anthropic": Dialect(
         "anthropic",
@@ -217,6 +273,7 @@ DIALECTS: Mapping[str, Dialect] = {
 SERVED_WORDS: Mapping[str, Mapping[str, str]] = {
     "groq": {"default": "on_demand", "flex": "flex", "priority": "performance"},
     "anthropic": {"default": "standard", "priority": "priority"},
+    "mistral": {"default": "standard", "priority": "priority"},
     "gemini": {"default": "standard", "flex": "flex", "priority": "priority"},
     "vertex": {"default": "ON_DEMAND", "flex": "ON_DEMAND_FLEX", "priority": "ON_DEMAND_PRIORITY"},
 }

@@ -29,12 +29,17 @@ MISTRAL = Dialect(
         ("prompt_cache_options", "prompt_cache_retention", "safety_identifier", "user", "verbosity"), Fate.DROP
     )
     | dict.fromkeys(("audio", "logit_bias", "modalities", "moderation", "web_search_options"), Fate.REJECT)
-    | dict.fromkeys(("metadata", "service_tier", "store", "stream_options"), Fate.EMULATE)
+    | dict.fromkeys(("metadata", "store", "stream_options"), Fate.EMULATE)
     | dict.fromkeys(
         ("function_call", "functions", "max_completion_tokens", "max_tokens", "messages", "model", "reasoning_effort"),
         Fate.TRANSLATE,
     )
-    | dict.fromkeys(("seed", "tool_choice", "tools"), Fate.TRANSLATE),
+    | dict.fromkeys(("seed", "service_tier", "tool_choice", "tools"), Fate.TRANSLATE),
+    # Priority takes an agreement with Mistral; without it, or over its limits, `auto` is served at the standard tier.
+    # Source: docs.mistral.ai/inference/priority-tier.
+    tiers={"default": "standard_only", "priority": "auto"},
+    tiers_declared=True,
+    served_words={"standard": "default", "priority": "priority"},
     stream_options=False,
     message_keys=frozenset({"prefix"}),
     lenient=True,

@@ -37,6 +37,7 @@ class OpenAI:
         self.params = dialect.params
         self.base_url = dialect.base_url
         self.tiers = dialect.tiers
+        self.tiers_declared = dialect.tiers_declared
         self.reports_tier = dialect.reports_tier
         self.flex_refusals: frozenset[int] = frozenset()
 

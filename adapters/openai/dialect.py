@@ -67,6 +67,10 @@ class Dialect:
     base_url: str = ""
     params: Mapping[str, Fate] = field(default_factory=dict)
     tiers: Mapping[str, str] = field(default_factory=dict)
+    tiers_declared: bool = False
+    """Whether only some accounts or models have them: asked for where a deployment declares them, not by default."""
+    served_words: Mapping[str, str] | None = None
+    """The provider's words for the tier that served -> OpenAI's; None: the words it is asked with."""
     reports_tier: bool = True
     priorities: Mapping[str, int] = field(default_factory=dict)
     """Service tier -> the server's numeric priority, for ``send_priority``."""
@@ -162,8 +166,19 @@ def served_tier(dialect: Dialect, told: Any) -> str | None:
     """A provider's word for the tier that served, in OpenAI's words; None for words that are no tier."""
     if not isinstance(told, str) or not told:
         return None
+    if dialect.served_words is not None:
+        return dialect.served_words.get(told)
     if told == dialect.tiers.get("priority") or told == "priority":
         return "priority"
     if dialect.tiers.get(told) == told:
         return told
     return next((ours for ours, theirs in dialect.tiers.items() if theirs == told), None)
+
+
+def told_tier(dialect: Dialect, answer: Mapping[str, Any]) -> str | None:
+    """The tier that an answer or a chunk names, in OpenAI's words: Cerebras has a further name for it, Mistral puts it
+    into the usage."""
+    told = answer.get("service_tier_used") or answer.get("service_tier")
+    if told is None and isinstance(usage := answer.get("usage"), dict):
+        told = usage.get("service_tier")
+    return served_tier(dialect, told)

@@ -8,7 +8,7 @@ from ..completion import OPENAI_FINISH_REASONS as FINISH_REASONS
 from ..errors import ErrorKind, ProviderError
 from ..interface import JSON, Answer
 from ..jsonio import loads
-from .dialect import Dialect, read_usage, served_tier
+from .dialect import Dialect, read_usage, told_tier
 from .think import ThinkSplitter
 
 _MESSAGE_KEYS = frozenset({"role", "content", "refusal", "annotations"})
@@ -27,8 +27,8 @@ def parse(body: bytes, dialect: Dialect) -> Answer:
     given = loose.get("usage")
     if given is None and isinstance(inner := loose.get("x_groq"), dict):
         given = inner.get("usage")
-    usage, tier = read_usage(given), served_tier(dialect, loose.get("service_tier"))
-    if not dialect.lenient and tier is not None and loose["service_tier"] == tier and _lawful(loose):
+    usage, tier = read_usage(given), told_tier(dialect, loose)
+    if not dialect.lenient and tier is not None and loose.get("service_tier") == tier and _lawful(loose):
         return Answer(loose, usage, tier, body)
     mended = {**loose, "choices": [_choice(choice, dialect) for choice in choices if isinstance(choice, dict)]}
     return Answer(mended, usage, tier)

@@ -9,7 +9,7 @@ from ..interface import JSON, Chunk
 from ..jsonio import loads
 from ..sse import MAX_EVENT_BYTES, Event, SSEDecoder
 from ..usage import Usage
-from .dialect import Dialect, read_usage, served_tier
+from .dialect import Dialect, read_usage, told_tier
 from .response import lawful, mend, parse, split
 from .think import ThinkSplitter
 
@@ -129,7 +129,7 @@ class Translator:
                 given = next((c.get("usage") for c in choices if isinstance(c, dict)), None)
         if given and (usage := read_usage(given)) is not None:
             self.usage = usage
-        if (tier := served_tier(self._dialect, chunk.get("service_tier"))) is not None:
+        if (tier := told_tier(self._dialect, chunk)) is not None:
             self.served_tier = tier
         for key in _CUMULATIVE:
             if isinstance(chunk.get(key), list) and chunk[key]:

@@ -98,7 +98,49 @@ BOARDS: dict[str, tuple[str, list[Panel]]] = {
             (
                 "Answers by tier that served",
                 "reqps",
-                [(f"sum by (tier) (rate(sluice_tier_served_total[{RATE}]))", "{{tier}}")],
+                [(f"sum by (served) (rate(sluice_tier_served_total[{RATE}]))", "{{served}}")],
+            ),
+            (
+                "Dear tiers that ran as default, by reason",
+                "reqps",
+                [(f"sum by (model, reason) (rate(sluice_tier_downgrades_total[{RATE}]))", "{{model}} {{reason}}")],
+            ),
+            (
+                "Money by tier",
+                "currencyUSD",
+                [(f"sum by (tier) (rate(sluice_cost_usd_total[{RATE}])) * 3600", "{{tier}} an hour")],
+            ),
+            (
+                "Tokens by tier",
+                "short",
+                [(f"sum by (tier) (rate(sluice_tokens_total[{RATE}])) * 60", "{{tier}} a minute")],
+            ),
+            (
+                "Wait in the gateway's own queue, p99",
+                "s",
+                [
+                    (
+                        f"histogram_quantile(0.99, sum by (le, model, tier) (rate(sluice_queue_wait_seconds_bucket[{RATE}])))",
+                        "{{model}} {{tier}}",
+                    )
+                ],
+            ),
+            (
+                "Turned away",
+                "reqps",
+                [
+                    (f"sum by (model, tier) (rate(sluice_queue_shed_total[{RATE}]))", "queue of {{model}} {{tier}}"),
+                    (f"sum by (tier) (rate(sluice_worker_shed_total[{RATE}]))", "busy worker {{tier}}"),
+                    (f"sum by (model) (rate(sluice_tier_refused_total[{RATE}]))", "flex of {{model}}"),
+                ],
+            ),
+            (
+                "Capacity that was found, and in flight",
+                "short",
+                [
+                    ("sum by (model) (sluice_queue_capacity)", "capacity of {{model}}"),
+                    ("sum by (model, class) (sluice_queue_in_flight)", "{{model}} {{class}}"),
+                ],
             ),
             (
                 "Time to first token by tier, p95",

@@ -20,6 +20,7 @@ from ..limits.estimate import Estimator
 from ..metering import Meter
 from ..pools import Pools
 from ..pricing import PriceBook
+from ..ramps import Ramps
 from ..routing import Router
 
 
@@ -33,7 +34,7 @@ def explainer(config: Config) -> Explainer:
 
     return Explainer(
         router=Router(routes(config), config.aliases),
-        meter=Meter(Limiter.from_config(config), prices, Estimator(config, prices), None, Pools(config)),
+        meter=Meter(Limiter.from_config(config), prices, Estimator(config, prices), None, Pools(config), Ramps()),
         allow=frozenset(name for model in config.models.values() for name in model.params.allow),
         principals=principal,
     )

@@ -148,7 +148,7 @@ class Reply:
         limit = limits.limits[position]
         need = entry.need[limit.unit]
         until: int | None = 0
-        if need > limit.cap or (limit.kind == BUCKET and not limit.rate):
+        if need > limit.most or (limit.kind == BUCKET and not limit.rate):
             until = None
         elif limit.kind == BUCKET:
             until = wait

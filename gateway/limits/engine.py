@@ -87,7 +87,7 @@ class Refused:
     @property
     def is_exhausted(self) -> bool:
         """Whether it is a budget that would have been enough, but for what was spent of it."""
-        return self.limit.unit == COST and self.need <= self.limit.cap
+        return self.limit.unit == COST and self.need <= self.limit.most
 
     def states(self) -> Sequence[State]:
         """Where the limits stood, in the order of the set."""
@@ -173,7 +173,8 @@ def state(limit: Limit, level: tuple[int, int, int], now: int) -> State:
         return State(limit, cap - left, 0, min(cap, left), reset)
     if limit.kind == WINDOW:
         over = end(limit.period, number)
-        remaining = max(limit.cap - value - reserved, 0)
+        most = limit.most if value < limit.cap else limit.cap  # an overdraft is for those that begin before
+        remaining = max(most - value - reserved, 0)
         return State(limit, value, reserved, remaining, None if over is None else max(over - now, 0))
     return State(limit, value, 0, max(limit.cap - value, 0), 0)
 

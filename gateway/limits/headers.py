@@ -119,7 +119,8 @@ def _over_budget(refused: Refused, found: State, headers: dict[str, str]) -> Bud
     limit = refused.limit
     message = (
         f"You exceeded the {WORDS[NAMES[limit.field]]} of {owner_words(limit.scope)}: Limit ${dollars(limit.cap)}, "
-        f"spent ${dollars(found.used)}, reserved by requests in flight ${dollars(found.reserved)}, "
+        + (f"overdraft of requests in flight ${dollars(limit.rate)}, " if limit.rate else "")
+        + f"spent ${dollars(found.used)}, reserved by requests in flight ${dollars(found.reserved)}, "
         f"left ${dollars(found.remaining)}, this request may cost up to ${dollars(refused.need)}."
     )
     retry_after = None

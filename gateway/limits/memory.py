@@ -81,7 +81,8 @@ class MemoryEngine:
             elif kind == WINDOW:
                 if cell[0] < current[period]:
                     cell[:] = (current[period], 0, 0)
-                if cell[1] + cell[2] + amount <= cap:
+                # Its rate is an overdraft, for requests in flight: none begins once all of the window is spent.
+                if cell[1] + cell[2] + amount <= cap + rate and (not rate or cell[1] < cap):
                     continue
             elif cell[0] + amount <= cap:
                 continue
@@ -113,7 +114,9 @@ class MemoryEngine:
         """``amount`` is wanted in all, ``more`` of it in addition to what is held."""
         kind, cell, _, cap, rate, period = self._cells_of(limits)[position]
         wait: int | None = 0
-        if amount * (period if kind == BUCKET else 1) > cap or (kind == BUCKET and not rate):
+        if amount * (period if kind == BUCKET else 1) > cap + (rate if kind == WINDOW else 0) or (
+            kind == BUCKET and not rate
+        ):
             wait = None
         elif kind == BUCKET:
             wait = -(-(more * period - cell[0]) // rate)
@@ -195,9 +198,10 @@ class MemoryEngine:
                     found.append((level // period if level > 0 else 0, -((level - cap) // rate) if rate else None))
             elif kind == WINDOW:
                 number = current[period]
-                used, number = (cell[1] + cell[2], cell[0]) if cell[0] >= number else (0, number)
+                spent, used, number = (cell[1], cell[1] + cell[2], cell[0]) if cell[0] >= number else (0, 0, number)
                 over = end(period, number)
-                found.append((cap - used if cap > used else 0, None if over is None else max(over - wall, 0)))
+                most = cap + rate if spent < cap else cap
+                found.append((most - used if most > used else 0, None if over is None else max(over - wall, 0)))
             else:
                 found.append((cap - cell[0] if cap > cell[0] else 0, 0))
         return found
@@ -276,7 +280,7 @@ def refill(cell: Cell, now: int, cap: int, rate: int) -> None:
 
 
 def lacks(counter: Counter, amount: int, now: int, current: Sequence[int]) -> bool:
-    """Bring a counter up to now and tell whether it has less than ``amount`` left."""
+    """Bring a counter up to now and tell whether it has less than ``amount`` left for a request in flight."""
     kind, cell, _, cap, rate, period = counter
     if kind == BUCKET:
         if now > cell[1]:
@@ -285,7 +289,7 @@ def lacks(counter: Counter, amount: int, now: int, current: Sequence[int]) -> bo
     if kind == WINDOW:
         if cell[0] < current[period]:
             cell[:] = (current[period], 0, 0)
-        return cell[1] + cell[2] + amount > cap
+        return cell[1] + cell[2] + amount > cap + rate
     return cell[0] + amount > cap
 
 

@@ -5,7 +5,7 @@
 --       5.. scopes: hashes of counters. All share one hash tag.
 -- ARGV  1 msgpack of {gen, process, fence, lease ms, seq seen, limits, sets, seeds, settles, reserves, reaping}
 --       2 only in tests: the time to believe it is, in ms
---   limit   {key, field, kind, cap, rate, period, unit}     kind 1 bucket, 2 calendar window, 3 slots
+--   limit   {key, field, kind, cap, rate, period, unit}     kind 1 bucket, 2 calendar window (rate: overdraft), 3 slots
 --   set     {limit, ...}: what is taken all or none
 --   seed    {key, {field, window, spent, ...}}: what counters that were lost or never seen begin with
 --   settle  {request, set, mode, fence when first sent, reserved at or 0, amounts...}   modes: see SETTLE below
@@ -248,7 +248,9 @@ for k = 1, #R do
           break
         end
       elseif kind == 2 then
-        if C[i] == wins[j] and A[i] + B[i] + more > l[4] then bad = j; break end
+        -- An overdraft (l[5]) is for requests in flight: nothing begins once all of the window is spent.
+        if C[i] == wins[j]
+          and (A[i] + B[i] + more > l[4] + l[5] or (l[5] > 0 and not held and A[i] >= l[4])) then bad = j; break end
       elseif A[i] + more > l[4] then bad = j; break end
     end
   end

@@ -30,11 +30,16 @@ class Limit(NamedTuple):
     cap: int
     """The most that may be taken: of a bucket at once, of a window in all, at once of slots."""
     rate: int
-    """What a bucket regains per ``period``; otherwise 0."""
+    """What a bucket regains per ``period``; of a window its overdraft; otherwise 0."""
     period: int
     """Of a bucket in milliseconds; of a window one of ``windows.DAY`` and so on; otherwise 0."""
     unit: int
     """Position in a Vector."""
+
+    @property
+    def most(self) -> int:
+        """What can be reserved together with what is used: the cap, and of a window its overdraft."""
+        return self.cap + self.rate if self.kind == WINDOW else self.cap
 
 
 class Field(NamedTuple):
@@ -184,8 +189,13 @@ def of_values(scope: str, values: LimitValues) -> Iterator[Limit]:
             value = getattr(value, window)
         if value is None:
             continue
-        cap = int(value.scaleb(9)) if unit == COST else int(value)  # dollars -> nano-dollars
-        yield Limit(scope, field, kind, cap, cap if kind == BUCKET else 0, period, unit)
+        if unit == COST and values.budget is not None:
+            overdraft = values.budget.overdraft or 0
+            cap, rate = int(value.scaleb(9)), int(overdraft * 10**9)  # dollars -> nano-dollars
+        else:
+            cap = int(value)
+            rate = cap if kind == BUCKET else 0
+        yield Limit(scope, field, kind, cap, rate, period, unit)
 
 
 def paced(limit: Limit) -> Limit:

@@ -46,6 +46,7 @@ RESERVE = Script("reserve.lua")
 JOIN = Script("join.lua")
 SHARE = Script("share.lua")
 HEALTH = Script("health.lua")
+RAMP = Script("ramp.lua")
 
 
 class Store:
@@ -116,6 +117,11 @@ class Store:
         """Run ``health.lua``; gives its reply. Raises like ``reserve``."""
         reply = await self._run(HEALTH, 1, (key, msgpack.packb(content, use_bin_type=False)))
         return msgpack.unpackb(reply, strict_map_key=False)
+
+    async def ramp(self, keys: Sequence[str], arguments: Sequence[int]) -> Sequence[int]:
+        """Run ``ramp.lua``; gives its reply. Raises like ``reserve``."""
+        reply: Sequence[int] = await self._run(RAMP, len(keys), (*keys, *arguments))
+        return reply
 
     async def leave(self, pool: str, worker: str) -> None:
         """Give back a worker's share. Raises StoreDown."""

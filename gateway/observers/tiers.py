@@ -48,6 +48,12 @@ class TierMetrics:
             registry=registry,
         )
         self._children: dict[tuple[str, str, str, str], Counter] = {}
+        self._turned_away = Counter(
+            "sluice_worker_shed",
+            "Requests that a worker with too much to do turned away.",
+            ["tier"],
+            registry=registry,
+        )
         self._read: list[tuple[Gauge, Callable[[], float]]] = []
         self._gauges(registry, pools)
 
@@ -74,6 +80,8 @@ class TierMetrics:
         effective = record.effective_tier
         if not record.model or effective is None:
             return
+        if record.shed:
+            self._turned_away.labels(effective).inc()
         if record.queued is not None:
             self._queue(record, record.queued, effective)
         if record.code == "resource_unavailable":

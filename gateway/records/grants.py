@@ -13,6 +13,7 @@ from .keys import ROLE_RANK, KeySettings, Place, Role
 _TIER_RANK = {"flex": 0, "default": 1, "scale": 2, "priority": 3, "ultrafast": 4}
 """From the cheapest to the dearest."""
 _RATES = ("rpm", "tpm", "itpm", "otpm", "rpd", "tpd", "concurrency")
+_WINDOWS = ("day", "week", "month", "total")
 _FREEDOMS = ("allow_pinning", "allow_cheaper")
 
 
@@ -128,9 +129,11 @@ def _excess_values(given: LimitValues, own: LimitValues) -> Iterator[str]:
         if _is_above(getattr(given, name), getattr(own, name)):
             yield name
     theirs, mine = given.budget or Budget(), own.budget or Budget()
-    for name in Budget.model_fields:
+    for name in _WINDOWS:
         if _is_above(getattr(theirs, name), getattr(mine, name)):
             yield f"budget.{name}"
+    if mine != Budget() and (theirs.overdraft or 0) > (mine.overdraft or 0):
+        yield "budget.overdraft"
 
 
 def _is_above(given: object, own: object) -> bool:
