@@ -46,8 +46,8 @@ limits: $(VENV)/.dev  ## limits at full size: kills, freezes, failovers, a resha
 	$(BIN)/python -m tests.acceptance_limits
 	SLUICE_ACCOUNTING_REQUESTS=3000 $(BIN)/python -m pytest -q -s tests/test_accounting.py
 
-chaos: $(VENV)/.dev  ## failing upstreams, restarts, reloads, disconnects at full size; prints what clients notice (about ten minutes)
-	$(BIN)/python -m tests.acceptance_chaos
+chaos: $(VENV)/.dev  ## failing upstreams, restarts, reloads, disconnects at full size; prints what clients notice (about ten minutes; PART=failover: one)
+	$(BIN)/python -m tests.chaos $(PART)
 
 overload: $(VENV)/.dev  ## three times too much of every service tier for minutes, over HTTP, alone, two replicas, one of them killed; prints every figure (about ten minutes)
 	$(BIN)/python -m tests.acceptance_overload

@@ -182,6 +182,7 @@ ROWS: Mapping[str, Dialect] = {
             developer_role=True,
             message_keys=frozenset({"reasoning", "reasoning_content"}),
             priorities={"flex": 10, "default": 0, "priority": -10},  # lower ones are served first
+            continue_final_message=True,
         ),
         _row(
             "sglang",
@@ -191,6 +192,7 @@ ROWS: Mapping[str, Dialect] = {
                 **dict.fromkeys(("regex", "ebnf", "separate_reasoning", "chat_template_kwargs"), PASS),
             },
             priorities={"flex": -10, "default": 0, "priority": 10},  # higher ones are served first
+            continue_final_message=True,
         ),
         _row(
             "llamacpp",

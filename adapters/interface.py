@@ -211,12 +211,22 @@ class EmbeddingAdapter(Protocol):
         ...
 
 
+@runtime_checkable
+class ContinuingAdapter(Protocol):
+    """An adapter some of whose models go on with an answer that was begun."""
+
+    def continuing(self, request: ChatRequest, said: str, target: Target) -> tuple[ChatRequest, Target] | None:
+        """What to ``prepare`` for the rest of an answer that begins with ``said``; None where it would begin anew."""
+        ...
+
+
 __all__: Sequence[str] = [
     "JSON",
     "Adapter",
     "Answer",
     "ChatRequest",
     "Chunk",
+    "ContinuingAdapter",
     "CredentialSpec",
     "EmbeddingAdapter",
     "RelayAdapter",

@@ -23,6 +23,8 @@ def _unknown(path: str, what: str, name: str, known: Collection[str]) -> str:
 
 def _references(config: Config) -> Iterator[str]:
     for name, model in config.models.items():
+        if "*" in name:
+            yield f'models.{name}: a wildcard is an alias: `aliases: {{"{name}": MODEL}}` maps all such names to one model'
         yield from _model_references(f"models.{name}", model, config)
     for alias, target in config.aliases.items():
         if alias in config.models:

@@ -154,7 +154,11 @@ class Timeouts(Model):
     connect: Seconds = Field(5, description="TCP and TLS.")
     first_byte: Seconds = Field(60, description="From the request sent to the first event of a stream.")
     response: Seconds = Field(600, description="From the request sent to the whole answer, when not streamed.")
+    request: Seconds = Field(
+        600, description="All attempts of one request together, up to the whole answer or a stream's first content."
+    )
     idle: Seconds = Field(120, description="Between two events of a stream.")
+    progress: Seconds = Field(300, description="A stream that sends nothing but heartbeats for so long is dead.")
     total: Seconds = Field(1800, description="One stream from its first byte to its end.")
 
 
@@ -162,7 +166,9 @@ class TimeoutOverrides(Model):
     connect: Seconds | None = None
     first_byte: Seconds | None = None
     response: Seconds | None = None
+    request: Seconds | None = None
     idle: Seconds | None = None
+    progress: Seconds | None = None
     total: Seconds | None = None
 
 
@@ -217,6 +223,10 @@ class Deployment(Model):
     )
     capacity: Literal["provisioned", "priority", "default", "flex"] = Field(
         "default", description="The rung of the capacity ladder: provisioned is filled first."
+    )
+    continuation: bool = Field(
+        False,
+        description="Whether it goes on with a plain text stream that broke off, from where it broke off.",
     )
     limits: LimitValues = Field(
         LimitValues(), description="The capacity bought from the provider, shared by everybody."

@@ -26,14 +26,12 @@ from adapters.interface import (
 from adapters.usage import Usage
 
 from .call import Call, Deployment
+from .plaintext import plain
 from .tiers import AttemptTier
 from .upstream import UpstreamResponse
 
 MAX_BODY = 64 * 1024 * 1024
 """Decoded bytes of an answer that is not streamed: an upstream's bomb must not become ours."""
-
-NO_PROGRESS = 300.0
-"""Seconds after which heartbeats alone are no sign of life."""
 
 
 class Translated:
@@ -191,7 +189,7 @@ class StreamedAnswer:
         while data := await self._response.chunk():
             if out := self._relay.feed(data):
                 return out
-            since = _progress(since)
+            since = _progress(since, self.deployment, self.tier)
         return None
 
     async def pour(self, reply: Pourable) -> None:
@@ -206,7 +204,7 @@ class StreamedAnswer:
             if out := self._relay.feed(data):
                 since = None
                 return reply.push(out)
-            since = _progress(since)
+            since = _progress(since, self.deployment, self.tier)
             return True
 
         while not await self._response.pour(forward):
@@ -340,12 +338,12 @@ def packed(embedding: list[float]) -> str:
     return b64encode(numbers.tobytes()).decode()
 
 
-def _progress(since: float | None) -> float:
+def _progress(since: float | None, deployment: Deployment, tier: AttemptTier) -> float:
     """When it was that nothing but heartbeats began to arrive; raises ProviderError when that is too long ago."""
     now = time.monotonic()
     if since is None:
         return now
-    if now - since > NO_PROGRESS:
+    if now - since > deployment.tier_timeouts.get(tier.expected, deployment.timeouts).progress:
         raise ProviderError(ErrorKind.TIMEOUT, "The provider sent nothing but heartbeats for too long.")
     return since
 
@@ -354,12 +352,12 @@ async def _first_content(
     call: Call, deployment: Deployment, sent: UpstreamRequest, tier: AttemptTier, response: UpstreamResponse
 ) -> StreamedAnswer:
     """Read until the model has said something: up to here nothing was sent, and another may still answer."""
-    kept = emit.Accumulator() if call.store else None
+    kept = emit.Accumulator() if call.store or (deployment.resumable and plain(call)) else None
     relay = relay_for(call, deployment, sent, kept, tier)
     held: list[bytes] = []
     since = None
     while not relay.started:
-        since = _progress(since)
+        since = _progress(since, deployment, tier)
         data = await response.chunk()
         if not data:
             # Over before any content: lawful only for an answer that is complete without any.

@@ -48,6 +48,7 @@ from .records.usage import UsageStore
 from .reload import Reloader
 from .remote_images import RemoteImages
 from .server import Serving, Site, State
+from .sharing import Sharing
 from .throttle import Failures
 from .upstream import SystemResolver, Upstream
 
@@ -128,7 +129,7 @@ class Gateway:
     def operations(self) -> tuple[Operation, ...]:
         """Everything under /admin/v1."""
         described = Configuration(
-            lambda: (self.config, self.generation.version), self.reloader.reload, self.records.audit
+            lambda: (self.config, self.generation.version), self.reloader.everywhere, self.records.audit
         )
         return operations(self.config, self.records, self.pipeline, described)
 
@@ -186,7 +187,7 @@ async def build(config: Config, read: Callable[[], Config] | None = None) -> Gat
         registry,
         in_flight=lambda: state.in_flight,
         breakers=lasting.fleet.breakers,
-        healthy=lambda: {"ledger": records.ledger.is_healthy} if records.ledger is not None else {},
+        healthy=lambda: _healthy(records, lasting),
         version=lambda: gateway.generation.version,
         also=[o.refresh for o in lasting.observers if isinstance(o, PrometheusObserver | TierMetrics)],
     )
@@ -287,6 +288,11 @@ async def _lasting(
     pools = Pools(config)
     closers.append(pools.close)
     await _start(pools)
+    fleet = Fleet(config.health, config.retries)
+    sharing = Sharing(fleet, config.redis) if config.redis is not None else None
+    if sharing is not None:
+        closers.append(sharing.close)
+        await sharing.start()
     ramps = Ramps.of(config)
     closers.append(ramps.close)
     protection = Protection(config.server, lambda: state.in_flight)
@@ -295,7 +301,8 @@ async def _lasting(
     return Lasting(
         credentials=credentials,
         limiter=limiter,
-        fleet=Fleet(config.health, config.retries),
+        fleet=fleet,
+        sharing=sharing,
         keys=_key_source(config, records, HTTPFetch(session)),
         ledger=records.ledger,
         pools=pools,
@@ -365,6 +372,12 @@ def _limiter(
     limiter = Limiter.from_config(config, spent=spent, on_orphan=budgets.orphaned)
     limiter.on_threshold.append(budgets.passed)
     return limiter
+
+
+def _healthy(records: Records, lasting: Lasting) -> dict[str, bool]:
+    """Which stores can be used."""
+    found = {"ledger": records.ledger.is_healthy} if records.ledger is not None else {}
+    return found | ({"health": lasting.sharing.active} if lasting.sharing is not None else {})
 
 
 async def _start(part: Limiter | Pools) -> None:

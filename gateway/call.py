@@ -82,6 +82,8 @@ class Deployment:
     """The public model whose queue it is behind, where the gateway makes service tiers for it."""
     takes_priority: bool = False
     """Whether the server schedules by a numeric priority, which the adapter makes of the tier."""
+    resumable: bool = False
+    """Whether a deployment of its model goes on with plain text that broke off."""
     tier_timeouts: Mapping[str, Timeouts] = field(default_factory=dict)
     """By the tier of an attempt, where they differ from ``timeouts``."""
 
@@ -115,7 +117,7 @@ class Attempt:
     cost: int = 0
     """In nano-dollars."""
     status: str = "ok"
-    """``ok``, an ErrorKind's value, ``client_closed`` or ``hedge_lost``."""
+    """``ok``, an ErrorKind's value, ``client_closed``, ``hedge_lost`` or ``continued``."""
     error: ErrorKind | None = None
     ttft: float | None = None
     seconds: float = 0.0
@@ -141,6 +143,8 @@ class CallRecord:
     """Why a dearer tier ran as default: ``limit``, ``ramp``, ``capacity`` or ``unsupported``."""
     queued: float | None = None
     """Seconds in the gateway's own queue; None where there is none."""
+    dispatched: float = 0.0
+    """When its first attempt began, on the dispatcher's clock."""
     shed: bool = False
     """Whether this worker turned it away because it had too much to do."""
     counted: bool = False

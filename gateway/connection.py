@@ -7,7 +7,6 @@ arguments is misspelt.
 
 import asyncio
 import logging
-import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -19,9 +18,9 @@ from aiohttp.web_protocol import RequestHandler
 from config.schema import Server as ServerConfig
 
 from .errors import GatewayError, InvalidRequest
+from .logs import log_crash
 from .reply import JSON_HEADERS
 
-LOGGER = logging.getLogger("sluice.server")
 SERVER_HEADER = "sluice"
 KEEPALIVE_FOREVER = 3630
 
@@ -133,12 +132,3 @@ class Listener(web.Server):
             raise RuntimeError(f"the HTTP server does not enforce its limits: {effective} instead of {expected}")
         if http_parser.HttpRequestParser.__module__ != "aiohttp._http_parser":
             raise RuntimeError("aiohttp's C parser is not in use; unset AIOHTTP_NO_EXTENSIONS")
-
-
-def log_crash(exc: object) -> None:
-    """Log the kind of an exception and where it was raised; its text may hold a prompt or a key."""
-    if not isinstance(exc, BaseException):
-        return
-    frames = traceback.extract_tb(exc.__traceback__)
-    where = " < ".join(f"{f.filename.rsplit('/', 2)[-1]}:{f.lineno}:{f.name}" for f in reversed(frames[-8:]))
-    LOGGER.error("%s", orjson.dumps({"event": "crash", "kind": type(exc).__name__, "where": where}).decode())

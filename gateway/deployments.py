@@ -1,9 +1,9 @@
 """The providers and models of a configuration, made ready to use once: adapters loaded, options decoded, time-outs merged."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from adapters import registry
-from adapters.interface import Adapter, CredentialSpec, Target
+from adapters.interface import Adapter, ContinuingAdapter, CredentialSpec, Target
 from adapters.params import GATEWAY_PARAMS, PARAMS
 from config.loader import ConfigError
 from config.schema import Config, Params, Provider, PublicModel, TimeoutOverrides, Timeouts
@@ -43,7 +43,7 @@ def routes(config: Config, check: Callable[[CredentialSpec], None] | None = None
         problems += (f"models.{name}.params.{problem}" for problem in wrong_parameters(model.params))
     if problems:
         raise ConfigError(problems)
-    return {
+    made = {
         name: Route(
             name,
             model,
@@ -51,6 +51,22 @@ def routes(config: Config, check: Callable[[CredentialSpec], None] | None = None
         )
         for name, model in config.models.items()
     }
+    if problems := [*cannot_continue(made)]:
+        raise ConfigError(problems)
+    return made
+
+
+def cannot_continue(table: Mapping[str, Route]) -> Iterator[str]:
+    """Deployments that are declared to go on with a begun answer and whose provider would begin another."""
+    probe = {"messages": [{"role": "user", "content": "x"}]}
+    for name, route in table.items():
+        for i, d in enumerate(route.deployments):
+            goes_on = isinstance(d.adapter, ContinuingAdapter) and d.adapter.continuing(probe, "x", d.target)
+            if d.config.continuation and not goes_on:
+                yield (
+                    f"models.{name}.deployments[{i}].continuation: {d.provider} begins every answer of "
+                    f"'{d.target.model}' anew"
+                )
 
 
 def wrong_parameters(params: Params) -> Iterator[str]:
@@ -128,11 +144,12 @@ def _deployment(config: Config, name: str, deployment: DeploymentConfig, provide
         trusted_tiers=own_address or deployment.tiers is not None,
         pool=name if model.queue is not None else None,
         takes_priority=getattr(provider.options, "send_priority", None) is True,
+        resumable=any(d.continuation for d in model.deployments),
         tier_timeouts=_tier_timeouts(model, base),
     )
 
 
-FLEX = TimeoutOverrides(first_byte=900, response=900)
+FLEX = TimeoutOverrides(first_byte=900, response=900, request=900, progress=900)
 """Flex is slow by contract: OpenAI advises fifteen minutes (checklist C-466)."""
 
 

@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
@@ -11,15 +12,17 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 from adapters import ratelimits
 from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
 from adapters.ratelimits import RateLimits
-from config.schema import Retries
+from config.schema import Retries, Timeouts
 
 from . import tiers
 from .answer import MAX_BODY, StreamedAnswer, WholeAnswer
-from .call import Attempt, Call, CallRecord, Deployment, Plan, Principal, Route
+from .call import Attempt, Call, CallRecord, Deployment, Plan, Route
+from .continuation import CONTINUED, Rest, Resumable, Sendable
 from .credentials import Credentials
 from .errors import GatewayError, InvalidRequest, NoHealthyUpstream
-from .failures import to_gateway_error
+from .failures import NONSENSE, to_gateway_error, unforeseen
 from .fleet import SAMPLES, Fleet, Load, Member
+from .plaintext import plain
 from .pools import FlexFull, QueueFull
 from .routing import Router
 from .tiers import AttemptTier
@@ -34,42 +37,30 @@ Answer: TypeAlias = StreamedAnswer | WholeAnswer
 
 
 class NobodyAvailable(Exception):
-    """Every deployment of a model is open or cooling down; nothing was tried."""
+    """Every deployment of a model is open or cooling down; nothing was tried. ``kinds``: what took them out."""
 
-    def __init__(self, wait: float) -> None:
+    def __init__(self, wait: float, kinds: Sequence[ErrorKind]) -> None:
         super().__init__(wait)
         self.wait = wait
+        self.kinds = kinds
 
 
 FAILURES = (ProviderError, UnsupportedParameter, NobodyAvailable, QueueFull, FlexFull)
 
 
-class Prepared(Protocol):
-    """A call that has been reserved for: what is sent to each deployment is bounded by the reservation."""
+class Prepared(Sendable, Protocol):
+    """A call as it can go on: to another model, or to the rest of its answer."""
 
-    call: Call
-    principal: Principal
-    route: Route
-    plan: Plan
-
-    async def admit(self, deployment: Deployment, number: int) -> None:
-        """Hold what attempt ``number`` may cost at worst, and the deployment's own capacity.
-
-        Raises ProviderError where the deployment is full, UnsupportedParameter where a budget cannot bound it, and
-        GatewayError where a budget has not enough left.
-        """
+    def broke_off(self, answer: StreamedAnswer, record: CallRecord, kind: ErrorKind) -> Attempt:
+        """Bill the beginning of an answer, and reserve for its rest from now on; gives its row."""
         ...
 
-    def outgoing(self, deployment: Deployment) -> tuple[Mapping[str, Any], AttemptTier]:
-        """The request to translate, and the tier it runs at."""
+    def gave_up(self, row: Attempt, record: CallRecord) -> None:
+        """Nobody went on with the answer of ``row``."""
         ...
 
-    def told(self, deployment: Deployment, word: RateLimits | ProviderError) -> None:
-        """A provider said what it still takes, or refused."""
-        ...
-
-    def over(self, attempt: Attempt, deployment: Deployment, *, maybe_billed: bool) -> None:
-        """Let go of what a failed attempt held; notes in its row what the provider may bill for it."""
+    def streaming(self, answer: StreamedAnswer, record: CallRecord) -> None:
+        """The answer's rest has begun."""
         ...
 
     async def fall_back(self, route: Route, plan: Plan) -> None:
@@ -102,17 +93,29 @@ class Dispatcher:
         """The first answer any deployment gives, of a fallback model too; raises the error of the last failure."""
         waiting: list[Route] = []
         seen = {call.route.name}
+        record.dispatched = self._clock()
+        most = len(record.attempts) + self._retries.attempts  # one allowance, however many models serve
         while True:
             try:
-                return await self._model(call, record)
+                answer = await self._model(call, record, max(most - len(record.attempts), 1))
+                if answer.deployment.resumable and isinstance(answer, StreamedAnswer) and plain(call.call):
+                    return Resumable(answer, partial(self._resume, call, record))
+                return answer
             except FAILURES as exc:
-                kind = exc.kind if isinstance(exc, ProviderError | FlexFull) else ErrorKind.OVERLOADED
-                if not isinstance(exc, UnsupportedParameter):
-                    waiting[:0] = self._router.fallbacks(call.route, kind, call.principal)
-                if not await self._fall_back(call, waiting, seen, record):
+                kinds = _kinds(exc)
+                waiting[:0] = [
+                    route for kind in kinds for route in self._router.fallbacks(call.route, kind, call.principal)
+                ]
+                if self._left(call, record) <= 0 or not await self._fall_back(call, waiting, seen, record):
                     if isinstance(exc, GatewayError):
                         raise
                     raise _told(exc, record) from exc
+
+    def _left(self, call: Sendable, record: CallRecord) -> float:
+        """Seconds that all attempts of a call together have left."""
+        first, tier = call.plan[0], record.attempts[-1].sent_tier if record.attempts else None
+        timeouts = first.tier_timeouts.get(tier or "default", first.timeouts)
+        return record.dispatched + timeouts.request - self._clock()
 
     async def _fall_back(self, call: Prepared, waiting: list[Route], seen: set[str], record: CallRecord) -> bool:
         """Move to the first model that was not tried yet and that the limits allow."""
@@ -131,13 +134,15 @@ class Dispatcher:
             return True
         return False
 
-    async def _model(self, call: Prepared, record: CallRecord) -> Answer:
+    async def _model(self, call: Prepared, record: CallRecord, left: int) -> Answer:
         """The deployments of one model. Where it has fallbacks, they come before a second turn of its own."""
         plan, repeat = call.plan, call.route.config.fallbacks.is_empty
-        walk = Walk(call.route.name, plan, self._fleet, self._retries, repeat=repeat)
+        walk = Walk(call.route.name, plan, self._fleet, self._retries, repeat=repeat, left=left)
         first = walk.first()
         if first is None:
-            raise NobodyAvailable(min((self._fleet[d.id].health.retry_in for d in plan), default=1.0))
+            out = [self._fleet[d.id].health for d in plan]
+            wait = min((health.worth_waiting for health in out), default=1.0)
+            raise NobodyAvailable(wait, (*dict.fromkeys(h.why for h in out if h.why), ErrorKind.OVERLOADED))
         hedging = call.route.config.hedging
         try:
             if hedging is not None and len(plan) > 1:
@@ -153,7 +158,7 @@ class Dispatcher:
         attempts = AsyncRetrying(
             stop=stop_after_attempt(self._retries.attempts),
             wait=lambda _: walk.delay,
-            retry=retry_if_exception(walk.goes_on),
+            retry=retry_if_exception(lambda exc: walk.goes_on(exc, self._left(call, record))),
             sleep=_pause,
             reraise=True,
         )
@@ -197,36 +202,44 @@ class Dispatcher:
                     call.over(row, answer.deployment, maybe_billed=True)
         record.attempts.sort(key=lambda row: row.status == "ok")
 
-    async def _attempt(self, call: Prepared, deployment: Deployment, record: CallRecord) -> Answer:
+    async def _attempt(self, call: Sendable, deployment: Deployment, record: CallRecord) -> Answer:
         """One attempt, with its row in the record and its mark on what is known of the deployment."""
         member, started = self._fleet[deployment.id], self._clock()
+        probe = member.health.take()
         record.begun += 1
         row = Attempt(record.begun, deployment.id, deployment.provider, deployment.target.model)
         try:
             await call.admit(deployment, row.number)
         except BaseException:
-            member.health.release()
+            if probe:
+                member.health.release()
             raise  # nothing was sent: no row
         member.load.in_flight += 1
         answer: Answer | None = None
         try:
             request, tier = call.outgoing(deployment)
             row.sent_tier = tier.sent
-            answer = await self._exchange(call.call, request, tier, deployment, call.told, hints=len(call.plan) > 1)
+            left = self._left(call, record) if record.attempts else None
+            answer = await self._exchange(
+                call.call, request, tier, deployment, call.told, left, hints=len(call.plan) > 1
+            )
         except UnsupportedParameter:
-            member.health.release()
+            if probe:
+                member.health.release()
             call.over(row, deployment, maybe_billed=False)
             raise  # nothing was sent: no row
         except ProviderError as exc:
-            queued = deployment.pool is not None and not self._ready(call.plan, deployment)
-            member.health.failed(exc, last=not self._others(call.plan, deployment), queued=queued)
+            others = self._others(call.plan, deployment)
+            queued = deployment.pool is not None and not others
+            member.health.failed(exc, last=not others, queued=queued, probe=probe)
             call.told(deployment, exc)
             row.status, row.error, row.seconds = exc.kind.value, exc.kind, self._clock() - started
             call.over(row, deployment, maybe_billed=exc.maybe_billed)
             record.attempts.append(row)
             raise
         except BaseException as exc:
-            member.health.release()
+            if probe:
+                member.health.release()
             row.status = HEDGE_LOST if exc.args == (HEDGE_LOST,) else "client_closed"
             row.seconds = self._clock() - started
             call.over(row, deployment, maybe_billed=True)
@@ -246,7 +259,7 @@ class Dispatcher:
         record.attempts.append(row)
         return answer
 
-    def _answered(self, call: Prepared, deployment: Deployment, member: Member, seconds: float) -> None:
+    def _answered(self, call: Sendable, deployment: Deployment, member: Member, seconds: float) -> None:
         """Note a success, and whether it took much longer than the best of the others does."""
         stream, size = call.call.stream, call.call.size
         member.health.succeeded()
@@ -265,14 +278,54 @@ class Dispatcher:
 
     def died(self, answer: StreamedAnswer, error: ProviderError) -> None:
         """A stream broke off after its first content."""
-        self._fleet[answer.deployment.id].health.failed(error)
+        self._fleet[answer.deployment.id].health.failed(error, probe=False)
 
-    def _ready(self, plan: Plan, deployment: Deployment) -> bool:
-        """Whether another deployment could serve at once."""
-        return any(d.id != deployment.id and (h := self._fleet[d.id].health).closed and not h.cooling for d in plan)
+    async def _resume(self, call: Prepared, record: CallRecord, answer: Resumable, error: ProviderError) -> bool:
+        """Have another deployment go on with an answer that broke off; False when none does."""
+        relay, broken = answer.relay, answer.deployment
+        if relay is None or not answer.said.strip():
+            return False
+        answer.abort()
+        row = call.broke_off(answer, record, error.kind)
+        rest = None
+        try:
+            rest = await self._rest(Rest(call, answer, relay, row.usage), record, broken)
+        except GatewayError:
+            pass  # a limit forbids the second attempt: the stream ends as it would have
+        finally:
+            if rest is None:
+                call.gave_up(row, record)
+        if rest is None:
+            return False
+        row.status = CONTINUED
+        self._fleet[broken.id].health.failed(error, probe=False)
+        answer.adopt(rest)
+        call.streaming(answer, record)
+        return True
+
+    async def _rest(self, call: Rest, record: CallRecord, broken: Deployment) -> StreamedAnswer | None:
+        """From the first that goes on, within the retry budget; the one that broke off is asked last."""
+        left = self._retries.attempts - 1
+        record.dispatched = self._clock()
+        for deployment in sorted(call.plan, key=lambda d: d.id == broken.id):
+            member = self._fleet[deployment.id]
+            if left < 1 or not member.health.available():
+                continue
+            if not self._fleet[broken.id].retries.spend(self._fleet[d.id].retries for d in call.plan):
+                member.health.release()
+                record.retry_denied = True
+                return None
+            left -= 1
+            try:
+                answer = await self._attempt(call, deployment, record)
+            except (ProviderError, UnsupportedParameter):
+                continue
+            assert isinstance(answer, StreamedAnswer), "the rest of a stream is one"
+            return answer
+        return None
 
     def _others(self, plan: Plan, deployment: Deployment) -> bool:
-        return any(d.id != deployment.id and self._fleet[d.id].health.closed for d in plan)
+        return any(d.id != deployment.id and self._fleet[d.id].health.serves for d in plan)
 
     async def _exchange(
         self,
@@ -281,6 +334,7 @@ class Dispatcher:
         tier: AttemptTier,
         deployment: Deployment,
         told: Callable[[Deployment, RateLimits], None],
+        left: float | None,
         *,
         hints: bool,
     ) -> Answer:
@@ -291,6 +345,8 @@ class Dispatcher:
         if deployment.credential is not None:
             sent = await self._credentials.sign(sent, deployment.credential)
         timeouts = deployment.tier_timeouts.get(tier.expected, deployment.timeouts)
+        if left is not None:
+            timeouts = _within(timeouts, left)
         response = await self._upstreams[deployment.provider].open(sent, timeouts)
         try:
             if response.status not in STATUSES_OK:
@@ -300,7 +356,10 @@ class Dispatcher:
             if (hints or deployment.pool is not None) and (limits := ratelimits.read(response.headers)) is not None:
                 self._fleet[deployment.id].health.hinted(limits)
                 told(deployment, limits)
-            answer: Answer = await call.operation.read(call, deployment, sent, tier, response)
+            try:
+                answer: Answer = await call.operation.read(call, deployment, sent, tier, response)
+            except NONSENSE as exc:
+                raise unforeseen(exc) from exc  # another deployment may give a better one
             answer.waited = response.taken
             return answer
         except BaseException as exc:
@@ -308,6 +367,15 @@ class Dispatcher:
                 exc.maybe_billed = response.status in STATUSES_OK
             response.abort()
             raise
+
+
+def _kinds(failure: Exception) -> Sequence[ErrorKind]:
+    """The kinds of failure whose fallbacks hold, in order; none where only this provider lacks something."""
+    if isinstance(failure, ProviderError | FlexFull):
+        return (failure.kind,)
+    if isinstance(failure, UnsupportedParameter):
+        return ()
+    return failure.kinds if isinstance(failure, NobodyAvailable) else (ErrorKind.OVERLOADED,)
 
 
 async def _first_answer(tasks: set[asyncio.Task[Answer]]) -> asyncio.Task[Answer]:
@@ -322,6 +390,14 @@ async def _first_answer(tasks: set[asyncio.Task[Answer]]) -> asyncio.Task[Answer
             return done.pop()  # its result is the failure
 
 
+def _within(timeouts: Timeouts, left: float) -> Timeouts:
+    """Time-outs of an attempt that has only so many seconds until it must have answered."""
+    left = max(left, 0.001)
+    return timeouts.model_copy(
+        update={name: min(getattr(timeouts, name), left) for name in ("connect", "first_byte", "response")}
+    )
+
+
 async def _pause(seconds: float) -> None:
     # Without a pause nothing may come between a half-open breaker's yes and its probe, not even a cancellation.
     if seconds:
@@ -333,7 +409,13 @@ def _leave(load: Load) -> None:
 
 
 def _told(failure: Exception, record: CallRecord) -> GatewayError:
-    """What the client is told of the last failure."""
+    """What the client is told of the last failure, and after how many attempts."""
+    error = _error(failure, record)
+    error.extra_headers["x-sluice-attempts"] = str(len(record.attempts))
+    return error
+
+
+def _error(failure: Exception, record: CallRecord) -> GatewayError:
     if isinstance(failure, ProviderError):
         error = to_gateway_error(failure, tried=len(record.attempts))
         if record.retry_denied:

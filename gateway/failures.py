@@ -15,6 +15,7 @@ from .errors import (
     UpstreamFailed,
     UpstreamTimeout,
 )
+from .logs import log_crash
 
 CLASSES: Mapping[ErrorKind, type[GatewayError]] = {
     ErrorKind.INVALID_REQUEST: InvalidRequest,
@@ -59,6 +60,16 @@ PARAMS: Mapping[ErrorKind, str] = {ErrorKind.CONTEXT_LENGTH: "messages"}
 
 THEIR_CODES = frozenset({ErrorKind.INVALID_REQUEST, ErrorKind.CONTENT_POLICY, ErrorKind.CONTEXT_LENGTH})
 """Kinds that are about the request: the provider's own code helps the client."""
+
+
+NONSENSE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What reading an answer that nobody foresaw ends in."""
+
+
+def unforeseen(error: Exception) -> ProviderError:
+    """The failure of a provider whose answer could not be read at all; logs where."""
+    log_crash(error)
+    return ProviderError(ErrorKind.PROTOCOL, MESSAGES[ErrorKind.PROTOCOL])
 
 
 def to_gateway_error(error: ProviderError, *, tried: int = 1) -> GatewayError:

@@ -1,13 +1,15 @@
 """What is known at run time of every deployment: its health, its load, its retry budget. Outlives a configuration."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Protocol
 
 from config.schema import Health as HealthConfig
 from config.schema import Retries
 
-from .health import Health
-from .recent import SECONDS, Recent
+from .health import Health, Known
+from .recent import Recent
 
 WEIGHT = 0.2
 """Of one observation in the moving average of latencies."""
@@ -18,7 +20,11 @@ SAMPLES = 5
 
 
 class RetryBudget:
-    """Retries that the failures of one deployment may cause: a share of its requests, or a floor where they are few."""
+    """Retries that the failures of one deployment may cause: a share of its requests, or a floor where they are few.
+
+    Both are counted over the same seconds, and the floor is no gift on top of the share: where a share of the requests
+    is more than the floor, retries stay within that share.
+    """
 
     def __init__(self, config: Retries, clock: Callable[[], float] = time.monotonic) -> None:
         self.config = config
@@ -29,13 +35,23 @@ class RetryBudget:
         """A first attempt goes there."""
         self._counts.add(self._clock(), 1, 0)
 
-    def spend(self) -> bool:
-        """Take one retry; False when there is none left."""
+    def note(self) -> None:
+        """A further attempt is made because this deployment failed."""
+        self._counts.add(self._clock(), 0, 1)
+
+    def counts(self) -> tuple[int, int, float]:
+        """Requests, retries, and the retries that the floor allows, over the same seconds."""
         now = self._clock()
-        requests, retries = self._counts.totals(now)
-        if retries >= max(self.config.budget_percent * requests / 100, self.config.budget_floor * SECONDS):
-            return False
-        self._counts.add(now, 0, 1)
+        return *self._counts.totals(now), self.config.budget_floor * self._counts.span(now)
+
+    def spend(self, others: Iterable["RetryBudget"] = ()) -> bool:
+        """Take one retry; False when there is none left, here or at this and ``others`` together."""
+        mine = self.counts()
+        together = [sum(count) for count in zip(mine, *(o.counts() for o in others if o is not self), strict=True)]
+        for requests, retries, floor in (mine, together):
+            if retries + 1 > max(self.config.budget_percent * requests / 100, floor):
+                return False
+        self.note()
         return True
 
 
@@ -96,8 +112,15 @@ class Member:
         self.load = load
 
 
+class Others(Protocol):
+    """Further workers that know these deployments too: ``gateway.sharing``."""
+
+    def changed(self, deployment: str, *, breaker: bool) -> None: ...
+    def may_probe(self, name: str, since: float) -> bool: ...
+
+
 class Fleet:
-    """Members by deployment id, made when they are first asked for."""
+    """Members by deployment id."""
 
     def __init__(
         self,
@@ -110,17 +133,28 @@ class Fleet:
         self._clock = clock
         self._members: dict[str, Member] = {}
         self._probed: dict[str, float] = {}
+        self._others: Others | None = None
+        self._learnt: dict[str, tuple[Known, bool]] = {}
 
     def __getitem__(self, deployment: str) -> Member:
         member = self._members.get(deployment)
         if member is None:
-            health = Health(self._health, self._clock)
+            health = Health(
+                self._health, self._clock, partial(self._changed, deployment), partial(self._may_probe, deployment)
+            )
+            if deployment in self._learnt:
+                health.learn(self._learnt[deployment][0], breaker=True)
             member = Member(health, RetryBudget(self._retries, self._clock), Load(self._clock))
             self._members[deployment] = member
         return member
 
+    def expect(self, deployments: Iterable[str]) -> None:
+        """Have members for these, so that what others know of them shows before the first request."""
+        for deployment in deployments:
+            _ = self[deployment]
+
     def breakers(self) -> dict[str, Health]:
-        """The health of every deployment that was asked for so far."""
+        """The health of every deployment."""
         return {name: member.health for name, member in self._members.items()}
 
     def configure(self, health: HealthConfig, retries: Retries) -> None:
@@ -130,10 +164,32 @@ class Fleet:
             member.health.config = health
             member.retries.config = retries
 
-    def may_probe(self, model: str) -> bool:
-        """Whether a model none of whose deployments can serve may be probed: once a second."""
+    def share(self, others: Others | None) -> None:
+        """Tell others from now on what is learnt, and ask them before a probe."""
+        self._others = others
+
+    def learn(self, learnt: Mapping[str, tuple[Known, bool]]) -> None:
+        """What other workers know, by deployment, and whether it is news of its breaker."""
+        self._learnt = dict(learnt)
+        for name, (known, breaker) in learnt.items():
+            if name in self._members:
+                self._members[name].health.learn(known, breaker=breaker)
+
+    def may_probe(self, model: str, plan: Iterable[str]) -> bool:
+        """Whether a model none of whose deployments (``plan``) can serve may be probed: once a second, by all workers."""
         now = self._clock()
         if now - self._probed.get(model, float("-inf")) < 1.0:
             return False
+        if self._others is not None:
+            since = max(self[deployment].health.opened_at for deployment in plan)
+            if not self._others.may_probe(f"model {model}", since):
+                return False
         self._probed[model] = now
         return True
+
+    def _changed(self, deployment: str, breaker: bool) -> None:
+        if self._others is not None:
+            self._others.changed(deployment, breaker=breaker)
+
+    def _may_probe(self, deployment: str, since: float) -> bool:
+        return self._others is None or self._others.may_probe(deployment, since)

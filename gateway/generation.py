@@ -30,6 +30,7 @@ from .protection import Protection
 from .ramps import Ramps
 from .routing import Router
 from .settlement import Ledger
+from .sharing import Sharing
 from .upstream import SystemResolver, Upstream
 
 LOGGER = logging.getLogger("sluice.config")
@@ -59,6 +60,8 @@ class Lasting:
     observers: Sequence[Observer]
     keeper: Keeper | None
     resolve: SystemResolver
+    sharing: Sharing | None
+    """Keeps ``fleet`` and those of other workers alike, where there is Redis."""
     groups: dict[str, tuple[str, ...]]
     """The model groups that run: what counters are restored by."""
 
@@ -91,6 +94,7 @@ def generation(config: Config, lasting: Lasting, before: Generation | None = Non
         name: _pool(p, lasting, before.pools.get(name) if before else None) for name, p in config.providers.items()
     }
     fleet = lasting.fleet
+    fleet.expect(d.id for route in table.values() for d in route.deployments)
     router = Router(table, config.aliases, fleet, _costs(table, prices))
     upstreams = {name: upstream for name, (_, upstream) in pools.items()}
     pipeline = Pipeline(

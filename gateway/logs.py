@@ -3,12 +3,14 @@
 import logging
 import re
 import sys
+import traceback
 from datetime import UTC, datetime
 
 import orjson
 
 from config.schema import Logging
 
+LOGGER = logging.getLogger("sluice.server")
 _SECRET = re.compile(
     r"(?i)\b(?:sk|pk|rk|gsk|xai|key|AIza|ya29|AKIA|ASIA|ghp|hf|r8|pplx|csk|nvapi)[-_.]?[A-Za-z0-9_\-./+=]{12,}"
     r"|bearer\s+\S+|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"
@@ -60,3 +62,12 @@ def configure(config: Logging) -> None:
     root.setLevel(config.level.upper())
     logging.getLogger("sluice.access").setLevel(logging.INFO if config.access else logging.CRITICAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it prints representations of what failed
+
+
+def log_crash(exc: object) -> None:
+    """Log the kind of an exception and where it was raised; its text may hold a prompt or a key."""
+    if not isinstance(exc, BaseException):
+        return
+    frames = traceback.extract_tb(exc.__traceback__)
+    where = " < ".join(f"{f.filename.rsplit('/', 2)[-1]}:{f.lineno}:{f.name}" for f in reversed(frames[-8:]))
+    LOGGER.error("%s", orjson.dumps({"event": "crash", "kind": type(exc).__name__, "where": where}).decode())

@@ -184,6 +184,8 @@ class Metered:
         """Nano-dollars that failed attempts may be billed and that are not booked yet."""
         self._held: dict[int, Held] = {}
         self._bounds: dict[str, Bound] = {}
+        self._whole: Bound | None = None
+        """The bound of the whole answer, while that of its rest holds."""
         self._started = time.perf_counter()
         self._timer: asyncio.TimerHandle | None = None
         self._accounted = False
@@ -225,7 +227,8 @@ class Metered:
             return await self._meter.limiter.reserve_capacity(f"{self.call.id}.{number}", deployment.id, amounts)
         except LimitExceeded as exc:
             full = "The capacity bought for this deployment is used up."
-            raise DeploymentFull(ErrorKind.RATE_LIMITED, full, retry_after=exc.retry_after) from exc
+            kind = ErrorKind.QUOTA if isinstance(exc, BudgetExceeded) else ErrorKind.RATE_LIMITED
+            raise DeploymentFull(kind, full, retry_after=exc.retry_after) from exc
 
     async def _enter(self, deployment: Deployment) -> Slot | None:
         """A place in the deployment's pool, if the gateway has a queue in front of it.
@@ -269,6 +272,27 @@ class Metered:
             self._paid += cost
             self._failed.append(attempt)
         self._let_go(attempt)
+
+    def broke_off(self, answer: StreamedAnswer, record: CallRecord, kind: ErrorKind) -> Attempt:
+        """Bill the beginning of an answer; from now on what is reserved for is its rest."""
+        row = record.attempts[-1]
+        if self._timer is not None:
+            self._timer.cancel()
+        self._bill(row, answer, complete=False)
+        row.status, row.error = kind.value, kind
+        self._paid += row.cost
+        self._failed.append(row)
+        self._let_go(row)
+        self._whole, self._bound = self._bound, self._meter.estimator.rest(self._bound, answer.text_bytes)
+        return row
+
+    def gave_up(self, row: Attempt, record: CallRecord) -> None:
+        """Nobody went on with the answer: what it was is its beginning, whose row is the last."""
+        assert self._whole is not None, "set when it broke off"
+        self._bound = self._whole
+        self._paid -= row.cost
+        self._failed.remove(row)
+        record.attempts.sort(key=lambda attempt: attempt is row)
 
     async def fall_back(self, route: Route, plan: Plan) -> None:
         """Reserve for another model instead; raises LimitExceeded and its kin, and then holds nothing or what it held."""
@@ -316,8 +340,7 @@ class Metered:
     def headers(self, answer: StreamedAnswer | WholeAnswer, record: CallRecord) -> dict[str, str]:
         """What the answer's head says of limits, routing and dropped parameters."""
         headers = {**self._reservation.headers, "x-sluice-deployment": answer.deployment.id}
-        if len(record.attempts) > 1:
-            headers["x-sluice-attempts"] = str(len(record.attempts))
+        headers["x-sluice-attempts"] = str(len(record.attempts))
         if record.fallback is not None:
             headers["x-sluice-fallback"] = record.fallback
         if record.dropped:

@@ -14,7 +14,7 @@ from .auth import Authenticator, tenant_headers
 from .call import Call, CallRecord, Plan, Principal, Route
 from .dispatch import Dispatcher
 from .errors import ClientDisconnected, GatewayError, LimitExceeded
-from .failures import to_gateway_error
+from .failures import NONSENSE, to_gateway_error, unforeseen
 from .intake import Read, read_call
 from .keeping import Keeper
 from .limits.headers import dollars
@@ -167,11 +167,12 @@ class Pipeline:
             await self._keep(answer, metered, record)
             await reply.finish(last)
             await answer.close()
-        except ProviderError as exc:
-            record.status, record.code = 200, f"stream_{exc.kind.value}"
+        except (ProviderError, *NONSENSE) as exc:
+            error = exc if isinstance(exc, ProviderError) else unforeseen(exc)
+            record.status, record.code = 200, f"stream_{error.kind.value}"
             answer.abort()
-            self.dispatch.died(answer, exc)
-            await reply.fail(to_gateway_error(exc))
+            self.dispatch.died(answer, error)
+            await reply.fail(to_gateway_error(error))
         except BaseException:
             answer.abort()  # before anything else: the upstream is billed for what nobody reads
             raise

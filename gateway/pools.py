@@ -141,6 +141,7 @@ class Pools:
         self._store = _store(config.redis) if config.redis is not None and self._pools else None
         self._worker = secrets.token_hex(6)
         self._beats: list[asyncio.Task[None]] = []
+        self._closing = False
 
     def get(self, model: str) -> Pool | None:
         return self._pools.get(model)
@@ -167,6 +168,7 @@ class Pools:
 
     async def close(self) -> None:
         """Give the shares back; raises nothing."""
+        self._closing = True  # redis-py can swallow a cancellation that meets a reply
         for beat in self._beats:
             beat.cancel()
         await asyncio.gather(*self._beats, return_exceptions=True)
@@ -188,7 +190,7 @@ class Pools:
     async def _keep_beating(self, store: "Store", pool: Pool) -> None:
         loop = asyncio.get_running_loop()
         heard = loop.time()
-        while True:
+        while not self._closing:
             await asyncio.sleep(BEAT_SECONDS)
             try:
                 await self._beat(store, pool)

@@ -31,6 +31,11 @@ class Recent:
         self._expire(int(now))
         return self._left, self._right
 
+    def span(self, now: float) -> float:
+        """Seconds that the counts cover: from the second of the oldest one until now, at least 1, at most SECONDS."""
+        self._expire(int(now))
+        return min(max(now - self._slots[0][0], 1.0), SECONDS) if self._slots else 1.0
+
     def clear(self) -> None:
         self._slots.clear()
         self._left = self._right = 0

@@ -27,6 +27,8 @@ class Reloader:
         self._read = read
         self._apply = apply
         self._lock = asyncio.Lock()
+        self.others: Callable[[], None] | None = None
+        """Has the other workers of the same listener read again too."""
         self._results = Counter(
             "sluice_config_reloads", "Reloads of the configuration by result.", ["result"], registry=registry
         )
@@ -53,6 +55,13 @@ class Reloader:
             self._good.set(1)
             LOGGER.info("%s", orjson.dumps({"event": "config reloaded", "version": version}).decode())
             return version
+
+    async def everywhere(self) -> str:
+        """``reload``, and then the same in every other worker: whoever was asked, all run the same."""
+        version = await self.reload()
+        if self.others is not None:
+            self.others()
+        return version
 
     async def try_reload(self) -> None:
         """``reload``, where nobody waits for the answer: the log and the metric tell."""

@@ -13,10 +13,11 @@ from aiohttp import web
 
 from config.schema import Server as ServerConfig
 
-from .connection import SERVER_HEADER, Listener, log_crash
+from .connection import SERVER_HEADER, Listener
 from .endpoints.exchange import Exchange, new_exchange
 from .endpoints.routes import Handler, Routes
 from .errors import ClientDisconnected, GatewayError, LimitExceeded, Overloaded, Unauthenticated
+from .logs import log_crash
 from .reply import closing, error_response
 from .throttle import Failures
 
@@ -102,6 +103,9 @@ class Site:
         if self._cors and "Origin" in request.headers:
             self._allow_origin(exchange)
         self._state.enter()
+        if last := self._state.draining:
+            # Announced, so that no client sends another request into the closing; what began before goes on unannounced.
+            exchange.headers["connection"] = "close"
         serving = self._serving
         serving.in_flight += 1
         try:
@@ -119,7 +123,7 @@ class Site:
         finally:
             serving.in_flight -= 1
             self._state.leave()
-        if self._state.draining:
+        if last:
             return closing(response)
         return response
 

@@ -1,5 +1,6 @@
 """Which deployment of a plan is next, after which pause, and when it is enough."""
 
+import math
 import random
 from collections.abc import Iterator
 
@@ -25,10 +26,13 @@ class Walk:
     """One call's way through the deployments of one model.
 
     Every deployment once, those that are slow or nearly out of their limits last; then, where nothing else would
-    serve, once more with a pause. ``denied`` tells that the retry budget ended it.
+    serve, once more with a pause. ``left`` attempts at most, where earlier models of the call have used up some.
+    ``denied`` tells that the retry budget ended it.
     """
 
-    def __init__(self, model: str, plan: Plan, fleet: Fleet, retries: Retries, *, repeat: bool) -> None:
+    def __init__(
+        self, model: str, plan: Plan, fleet: Fleet, retries: Retries, *, repeat: bool, left: int | None = None
+    ) -> None:
         self.following: Deployment | None = None
         self.delay = 0.0
         """Seconds to wait before ``following``."""
@@ -37,7 +41,7 @@ class Walk:
         self._plan = plan
         self._fleet = fleet
         self._retries = retries
-        self._left = retries.attempts
+        self._left = retries.attempts if left is None else left
         self._begun: Deployment | None = None
         """Where the call was sent first: its retries are on that one's budget, so that they cannot add up."""
         self._last: Deployment | None = None
@@ -55,24 +59,26 @@ class Walk:
     def first(self) -> Deployment | None:
         """Where to begin; None when nothing can serve now."""
         found = None
-        if any(self._fleet[d.id].health.closed for d in self._plan):
+        if any(self._fleet[d.id].health.serves for d in self._plan):
             found = self._available()
-        elif self._fleet.may_probe(self._model):
-            found = self._available() or self._probe()
+        elif any(not self._fleet[d.id].health.closed for d in self._plan) and self._fleet.may_probe(
+            self._model, (d.id for d in self._plan)
+        ):
+            found = self._probe()
         if found is not None:
             self._begun = found
             self._fleet[found.id].retries.request()
         return self._take(found, 0.0)
 
-    def goes_on(self, failure: BaseException) -> bool:
-        """Decide what follows a failure: sets ``following`` and ``delay``."""
+    def goes_on(self, failure: BaseException, patience: float = math.inf) -> bool:
+        """Decide what follows a failure, within ``patience`` seconds: sets ``following`` and ``delay``."""
         failed, begun, self.following = self._last, self._begun, None
-        if failed is None or begun is None or not self._left or not may_try_elsewhere(failure):
+        if failed is None or begun is None or not self._left or patience <= 0 or not may_try_elsewhere(failure):
             return False
         for deployment in self._turns:
             again = deployment.id == failed.id or self._made >= len(self._plan)
             delay = self._pause(deployment, failure) if again else 0.0
-            if delay is None or (not delay and not self._fleet[deployment.id].health.available()):
+            if delay is None or delay >= patience or (not delay and not self._fleet[deployment.id].health.available()):
                 continue
             if not self._affordable(failed, begun, deployment, failure):
                 self._fleet[deployment.id].health.release()
@@ -88,7 +94,7 @@ class Walk:
         if slow is None or not self._left:
             return None
         found = next((d for d in self._turns if d.id != slow.id and self._fleet[d.id].health.available()), None)
-        if found is not None and not self._fleet[slow.id].retries.spend():
+        if found is not None and not self._spend(slow):
             self._fleet[found.id].health.release()
             return None
         return self._take(found, 0.0)
@@ -104,9 +110,16 @@ class Walk:
         """A deployment that is well may take over as much as it must; else failures may cause so many retries only."""
         if isinstance(failure, UnsupportedParameter | DeploymentFull):
             return True  # nothing was sent
-        if following.id != failed.id and self._fleet[following.id].health.well():
+        if self._spend(begun):
             return True
-        return self._fleet[begun.id].retries.spend()
+        if following.id == failed.id or not self._fleet[following.id].health.well():
+            return False
+        self._fleet[begun.id].retries.note()  # counted all the same: others have that much less
+        return True
+
+    def _spend(self, begun: Deployment) -> bool:
+        """A retry within the budgets of where the call began and of all deployments of the plan together."""
+        return self._fleet[begun.id].retries.spend(self._fleet[d.id].retries for d in self._plan)
 
     def _pause(self, deployment: Deployment, failure: BaseException) -> float | None:
         """Before a deployment has its second turn: full jitter, or what it asked for; None when that is too long."""

@@ -51,13 +51,15 @@ async def serve(
     sockets: tuple[socket.socket, socket.socket] | None = None,
     signals: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT),
     beat: Callable[[], bool] | None = None,
+    others: Callable[[], None] | None = None,
 ) -> None:
     """Serve until one of ``signals``. ``sockets``, of data and administration, listen already, as under a supervisor.
 
-    ``beat`` is called every second; when it says False, the worker ends.
+    ``beat`` is called every second; when it says False, the worker ends. ``others`` has all workers reload.
     """
     seen = stamp_of(path)
     gateway = await build(config, read)
+    gateway.reloader.others = others
     loop = asyncio.get_running_loop()
     stop, reloads = asyncio.Event(), set[asyncio.Task[None]]()
 

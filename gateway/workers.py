@@ -109,6 +109,8 @@ class Process(Worker):  # type: ignore[misc]  # gunicorn has no types
 
     def run(self) -> None:
         data, admin = (_duplicate(listener.sock) for listener in self.sockets)
+        for listener in self.sockets:
+            listener.sock.close()  # else it would go on listening while this worker drains, and nobody would answer
         application: Application = self.app
         try:
             config = application.read()  # this worker may take the place of one that has reloaded since
@@ -118,9 +120,13 @@ class Process(Worker):  # type: ignore[misc]  # gunicorn has no types
             runner.run(
                 serve(
                     config, application.read, application.path,
-                    sockets=(data, admin), signals=(signal.SIGTERM,), beat=self._beat,
+                    sockets=(data, admin), signals=(signal.SIGTERM,), beat=self._beat, others=self._reload_all,
                 )
             )  # fmt: skip
+
+    def _reload_all(self) -> None:
+        """The parent has every worker read the configuration again; this one finds nothing new."""
+        os.kill(self.ppid, signal.SIGHUP)
 
     def _beat(self) -> bool:
         """Tell the parent that the loop turns; False when there is no parent any more."""

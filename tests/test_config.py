@@ -109,6 +109,11 @@ def test_every_mistake_is_told_at_once() -> None:
     ]  # fmt: skip
 
 
+def test_a_model_named_by_a_wildcard_is_refused() -> None:
+    text = changed(models={"gpt-*": {"deployments": [{"provider": "openai", "model": "x"}]}})
+    assert any(problem.startswith("models.gpt-*: a wildcard is an alias") for problem in problems(text))
+
+
 def test_fallback_cycles_are_refused() -> None:
     deployment = {"deployments": [{"provider": "openai", "model": "x"}]}
     text = changed(

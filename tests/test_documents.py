@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from config import parse
+from gateway.deployments import routes
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -61,6 +62,16 @@ def test_every_page_is_in_the_site_s_navigation_and_the_index() -> None:
     index = (ROOT / "docs" / "index.md").read_text()
     pages = {p.name for p in (ROOT / "docs").glob("*.md")} - {"index.md"}
     assert {p for p in pages if p not in nav or (f"({p})" not in index)} == set()
+
+
+def test_every_example_of_the_routing_page_is_a_configuration() -> None:
+    providers = {name: {"adapter": name, "api_key": "x"} for name in ("openai", "anthropic")}
+    providers["azure"] = {"adapter": "azure", "api_key": "x", "base_url": "https://x.example"}
+    providers["in-house"] = {"adapter": "vllm"}
+    examples = re.findall(r"```yaml\n(.+?)```", (ROOT / "docs" / "routing.md").read_text(), re.DOTALL)
+    assert len(examples) >= 9
+    for text in examples:
+        assert routes(parse(yaml.safe_dump({"providers": providers, **yaml.safe_load(text)}), SECRETS)) is not None
 
 
 def test_the_quickstart_s_file_is_a_configuration() -> None:

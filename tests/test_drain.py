@@ -231,3 +231,40 @@ def running_still(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+async def test_workers_that_drain_refuse_connections(tmp_path: Path, redis_server: RedisServer) -> None:
+    """A socket that any of them still holds would let clients in whom nobody ever answers."""
+    serving = process(tmp_path, "demo-ok+chunks=60+gap=0.05", drain=20, workers=2, redis=redis_server.url)
+    async with serving as (started, url, _), at(url) as sdk:
+        streams = [await sdk.chat.completions.create(model="m", **STREAM) for _ in range(4)]
+        started.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.7)
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        assert await asyncio.gather(*(_collected(s) for s in streams)) == [62] * 4
+        assert await asyncio.wait_for(started.wait(), 20) == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_connection_is_closed_only_after_it_was_announced(stream: bool) -> None:
+    """Else a client that keeps connections would send its next request into the closing, and lose it."""
+    models = {"m": "demo-ok", "slow": "demo-ok+delay=0.3"}
+    async with running(models, server={"drain": 10, "drain_delay": 1}) as (gateway, _):
+        headers = {"authorization": f"Bearer {KEY}"}
+        one = aiohttp.TCPConnector(limit=1)
+        async with aiohttp.ClientSession(headers=headers, connector=one) as http:
+
+            async def ask(model: str) -> str | None:
+                body = {"model": model, "stream": stream, **ASK}
+                async with http.post(f"{gateway.url}/v1/chat/completions", json=body) as response:
+                    assert (await response.read()).endswith(b"[DONE]\n\n") or not stream
+                    assert response.status == 200
+                    return response.headers.get("connection", "").lower() or None
+
+            before = asyncio.create_task(ask("slow"))
+            await asyncio.sleep(0.1)
+            draining = asyncio.create_task(drain(gateway.state, gateway.config.server, [gateway.data]))
+            assert await before in (None, "keep-alive")
+            assert await ask("m") == "close"
+            await draining

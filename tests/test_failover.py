@@ -7,6 +7,8 @@ from typing import Any
 import openai
 import pytest
 
+from gateway.demo import Verbatim
+
 from .running import FREE, KEY, deployment, running
 from .test_flow import ASK, client
 
@@ -58,6 +60,83 @@ async def test_any_is_for_the_rest_and_never_for_the_requests_own_fault() -> Non
             with pytest.raises(openai.BadRequestError):
                 await sdk.chat.completions.create(model=name, **ASK)
             assert tries(upstream) == before + 1
+
+
+@pytest.mark.parametrize(("kind", "script"), [("rate_limited", "demo-429+retry_after=30"), ("quota", "demo-quota")])
+async def test_a_cool_down_goes_on_falling_back_as_what_caused_it_did(kind: str, script: str) -> None:
+    models = {"a": model(script, fallbacks={kind: ["b"]}), "b": "demo-ok"}
+    async with running(models) as (gateway, upstream), client(gateway) as sdk:
+        for _ in range(3):
+            raw = await sdk.chat.completions.with_raw_response.create(model="a", **ASK)
+            assert raw.headers["x-sluice-fallback"] == "b"
+        assert sum(entry.model == script for entry in upstream.journal) == 1
+
+
+async def test_a_provider_whose_budget_is_used_up_falls_back_as_one_without_quota() -> None:
+    bought = deployment("demo-echo", limits={"budget": {"day": "0.000001"}})
+    models = {"a": model(bought, fallbacks={"quota": ["b"]}), "b": "demo-ok"}
+    async with running(models) as (gateway, _), client(gateway) as sdk:
+        raw = await sdk.chat.completions.with_raw_response.create(model="a", **ASK)
+    assert raw.headers["x-sluice-fallback"] == "b"
+
+
+async def test_retries_of_a_request_are_counted_over_all_models_that_serve_it() -> None:
+    models = {
+        "a": model("demo-500", deployment("demo-503", "anthropic"), fallbacks={"any": ["b"]}),
+        "b": model(
+            "demo-529",
+            deployment("demo-502", "anthropic"),
+            deployment("demo-500", "anthropic"),
+            fallbacks={"any": ["c"]},
+        ),
+        "c": "demo-503",
+    }
+    async with running(models) as (gateway, upstream), client(gateway) as sdk:
+        with pytest.raises(openai.InternalServerError) as caught:
+            await sdk.chat.completions.create(model="a", **ASK)
+    assert [entry.model for entry in upstream.journal] == ["demo-500", "demo-503", "demo-529", "demo-503"]
+    assert caught.value.response.headers["x-sluice-attempts"] == "4"
+    assert caught.value.response.headers["x-should-retry"] == "false"
+
+
+NONSENSE = (b'{"choices":[5]}', b'{"choices":5}', b'{"choices":[{"index":0,"delta":5}]}', b'{"usage":5}', b"7")
+CHUNK = b'{"id":"x","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":null}]}'
+
+
+@pytest.mark.parametrize("provider", ["openai", "compatible"])
+@pytest.mark.parametrize("nonsense", NONSENSE)
+async def test_an_answer_that_nobody_foresaw_is_a_failure_like_any_other(provider: str, nonsense: bytes) -> None:
+    models = {
+        "m": [deployment("odd", provider, name="odd"), deployment("demo-ok", "anthropic")],
+        "odd": [deployment("odd", provider)],
+    }
+    async with running(models) as (gateway, upstream), client(gateway) as sdk:
+        upstream.verbatim["odd"] = Verbatim(b"data: %b\n\n" % nonsense, content_type="text/event-stream")
+        stream = await sdk.chat.completions.create(model="m", stream=True, **ASK)
+        assert "".join([c.choices[0].delta.content or "" async for c in stream]) == "ok"
+        if b"delta" not in nonsense:
+            upstream.verbatim["odd"] = Verbatim(nonsense)
+            raw = await sdk.chat.completions.with_raw_response.create(model="m", **ASK)
+            assert raw.headers["x-sluice-attempts"] == "2"
+        later = b"data: %b\n\ndata: %b\n\n" % (CHUNK, nonsense)
+        upstream.verbatim["odd"] = Verbatim(later, content_type="text/event-stream")
+        with pytest.raises(openai.APIError):
+            async for _chunk in await sdk.chat.completions.create(model="odd", stream=True, **ASK):
+                pass
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_all_attempts_together_have_a_time_out(stream: bool) -> None:
+    slow = [deployment("demo-ok+delay=5", p) for p in ("openai", "anthropic", "compatible")]
+    models = {"m": model(*slow, fallbacks={"timeout": ["n"]}), "n": "demo-ok"}
+    timeouts = {"first_byte": 0.5, "response": 0.5, "request": 0.8}
+    async with running(models, timeouts=timeouts) as (gateway, upstream), client(gateway) as sdk:
+        began = time.monotonic()
+        with pytest.raises(openai.APIStatusError) as caught:
+            await sdk.chat.completions.create(model="m", stream=stream, **ASK)
+        assert 0.75 < time.monotonic() - began < 1.3
+        assert caught.value.status_code == 504
+        assert tries(upstream) == 2
 
 
 async def test_fallbacks_of_fallbacks_come_before_the_rest_of_the_list() -> None:
@@ -127,7 +206,7 @@ async def test_a_lone_deployment_is_retried_after_the_time_it_asked_for() -> Non
 
 
 async def test_a_full_outage_fails_fast_with_a_probe_a_second_and_ends_with_it() -> None:
-    models = {"m": [deployment("demo-500+first=12"), deployment("demo-503+first=12", "anthropic")]}
+    models = {"m": [deployment("demo-500+first=12"), deployment("demo-500+first=12+delay=0", "anthropic")]}
     async with running(models, retries={"budget_floor": 0, "budget_percent": 0}) as (gateway, upstream):
         async with client(gateway) as sdk:
             statuses: list[int] = []

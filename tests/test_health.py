@@ -148,3 +148,32 @@ def test_a_slow_deployment_is_left_alone_for_longer_each_time() -> None:
         assert health.reluctant()
         clock.now += 0.2
         assert not health.reluctant()
+
+
+def test_only_the_probe_decides_over_a_breaker_that_is_open() -> None:
+    """Requests that were under way when it opened neither prolong it nor let another probe in."""
+    clock = Clock()
+    health = Health(HealthConfig(consecutive_failures=1), clock)
+    health.failed(broken())
+    clock.now = 100
+    assert health.available()
+    assert health.take()
+    assert not health.take()  # whoever begins after it is no probe
+    for _ in range(10):
+        health.failed(broken(), probe=False)
+    assert health.known.open_seconds == 5
+    assert not health.available()  # the probe is still under way
+    health.failed(broken(), probe=True)
+    assert health.known.open_seconds == 10
+
+
+def test_a_probe_that_was_never_made_does_not_keep_the_breaker_open_for_ever() -> None:
+    clock = Clock()
+    health = Health(HealthConfig(consecutive_failures=1), clock)
+    health.failed(broken())
+    clock.now = 100
+    assert health.available()
+    clock.now = 159
+    assert not health.available()
+    clock.now = 161
+    assert health.available()

@@ -135,12 +135,20 @@ async def test_a_file_with_mistakes_changes_nothing_and_is_counted() -> None:
 
 
 async def test_the_effective_configuration_has_no_secret() -> None:
-    async with reloadable({"a": "demo-ok"}) as (gateway, _, _file, _other), aiohttp.ClientSession(headers=AUTH) as http:
+    secret = "wJalrXUtnFEMI-0123456789"
+    keys = {"region": "eu-west-1", "access_key_id": "AKIDEXAMPLE", "secret_access_key": secret}
+    providers = {"aws": {"adapter": "bedrock", "options": keys}}
+    async with (
+        reloadable({"a": "demo-ok"}, providers=providers) as (gateway, _, _file, _other),
+        aiohttp.ClientSession(headers=AUTH) as http,
+    ):
         async with http.get(f"{gateway.admin_url}/admin/v1/config/effective") as response:
             text = await response.text()
             shown = await response.json()
         assert shown["version"] == gateway.generation.version
         assert shown["config"]["models"]["a"]["strategy"] == "ordered"
+        assert shown["config"]["providers"]["aws"]["options"] == {**keys, "secret_access_key": "**********"}
+        assert secret not in text
         assert KEY not in text
         assert ADMIN not in text
         async with http.get(f"{gateway.url}/admin/v1/config/effective") as response:

@@ -3,9 +3,12 @@
 from collections import Counter
 from typing import Any
 
+import pytest
+
 from gateway.call import Call, Route
 from gateway.fleet import Fleet
 from gateway.routing import Router
+from gateway.strategies import STRATEGIES
 
 from .test_routing import route
 
@@ -80,6 +83,22 @@ def test_the_ladder_orders_a_priority_group_and_the_strategy_a_rung() -> None:
     )
     plans = {tuple(planned(made, Fleet())) for _ in range(50)}
     assert plans == {("bought", "d1", "d2", "flex", "later"), ("bought", "d2", "d1", "flex", "later")}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_priority_groups_come_before_any_strategy(strategy: str) -> None:
+    groups = [{"model": m, "order": order} for m, order in (("z", 1), ("y", 0), ("x", 0), ("w", 2))]
+    made = route("a", *groups, strategy=strategy)
+    fleet = Fleet()
+    for name, busy in (("y", 9), ("z", 0), ("w", 0), ("x", 5)):
+        fleet[f"p/{name}"].load.in_flight = busy
+        fleet[f"p/{name}"].load.observe(True, 1000, busy + 1.0)
+    for _ in range(20):
+        plan = planned(made, fleet, call(), y=9, x=5, z=1, w=1)
+        assert set(plan[:2]) == {"x", "y"}
+        assert plan[2:] == ["z", "w"]
+        if strategy not in ("ordered", "weighted"):
+            assert plan[0] == "x"
 
 
 def user(text: str, *more: str, **extra: Any) -> dict[str, Any]:

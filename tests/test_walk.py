@@ -31,9 +31,9 @@ def walked(walk: Walk, *failures: Exception) -> list[str]:
     return way
 
 
-def walk(fleet: Fleet, *models: str, repeat: bool = True, **retries: float) -> Walk:
+def walk(fleet: Fleet, *models: str, repeat: bool = True, left: int | None = None, **retries: float) -> Walk:
     made = route("a", *({"model": m} for m in models))
-    return Walk("a", made.deployments, fleet, Retries(**retries), repeat=repeat)  # type: ignore[arg-type]
+    return Walk("a", made.deployments, fleet, Retries(**retries), repeat=repeat, left=left)  # type: ignore[arg-type]
 
 
 def test_every_deployment_once_then_again() -> None:
@@ -83,7 +83,7 @@ def test_retry_after_is_waited_for_unless_it_is_too_long() -> None:
 
 
 def test_failures_may_cause_a_fifth_more_requests_or_the_floor() -> None:
-    for requests, retries in ((10, 30), (1000, 200)):
+    for requests, retries in ((10, 3), (1000, 200)):
         fleet = Fleet(clock=Clock())
         made = Counter(len(walked(walk(fleet, "x"), failure())) for _ in range(requests))
         assert made[2] == min(retries, requests)
@@ -95,12 +95,67 @@ def test_failures_may_cause_a_fifth_more_requests_or_the_floor() -> None:
             assert denied.denied
 
 
+def test_the_floor_grows_with_the_seconds_and_is_part_of_the_share() -> None:
+    clock = Clock()
+    fleet = Fleet(clock=clock)
+    made = 0
+    for second in range(30):
+        clock.now = second + 0.5
+        made += sum(len(walked(walk(fleet, "x"), failure())) - 1 for _ in range(5))
+    at_the_floor = made
+    assert 75 <= at_the_floor <= 90  # about three a second, where a fifth would be one
+    for second in range(30, 60):
+        clock.now = second + 0.5
+        made += sum(len(walked(walk(fleet, "x"), failure())) - 1 for _ in range(50))
+    assert 270 <= made - at_the_floor <= 300  # a fifth, where the floor would be 90
+
+
+def test_retries_of_all_deployments_together_are_a_fifth_of_all_requests() -> None:
+    """Each has the floor of its own, but one that gets few requests may not use it where others get many."""
+    fleet = Fleet(clock=Clock())
+    for model in ("x", "y"):
+        for _ in range(3):
+            fleet[f"p/{model}"].health.failed(failure(ErrorKind.SERVER))  # neither is well
+    made = sum(len(walked(walk(fleet, "x", "y", attempts=2), failure())) - 1 for _ in range(1000))
+    made += sum(len(walked(walk(fleet, "y", "x", attempts=2), failure())) - 1 for _ in range(3))
+    assert made == 200
+
+
 def test_a_deployment_that_is_well_takes_over_without_a_budget() -> None:
     fleet = Fleet(retries=NONE, clock=Clock())
     for _ in range(20):
         fleet["p/y"].health.succeeded()
     assert walked(walk(fleet, "x", "y"), failure()) == ["x", "y"]
+    for _ in range(3):
+        fleet["p/x"].health.failed(failure())
     assert walked(walk(fleet, "y", "x"), failure()) == ["y"]
+
+
+def test_what_takes_over_for_free_is_counted() -> None:
+    fleet = Fleet(clock=Clock())
+    for _ in range(20):
+        fleet["p/y"].health.succeeded()
+    assert [walked(walk(fleet, "x", "y"), failure()) for _ in range(20)] == [["x", "y"]] * 20
+    for _ in range(3):
+        fleet["p/y"].health.failed(failure())
+    assert walked(walk(fleet, "x", "y"), failure()) == ["x"]
+
+
+def test_one_that_was_out_must_show_that_it_is_well() -> None:
+    clock = Clock()
+    fleet = Fleet(Health(consecutive_failures=1), NONE, clock)
+    fleet["p/y"].health.failed(failure())
+    clock.now += 10
+    assert fleet["p/y"].health.available()
+    for _ in range(49):
+        fleet["p/y"].health.succeeded()
+        assert not fleet["p/y"].health.well()
+    fleet["p/y"].health.succeeded()
+    assert fleet["p/y"].health.well()
+
+
+def test_a_fallback_model_has_one_attempt_where_the_first_used_them_up() -> None:
+    assert walked(walk(Fleet(), "x", "y", left=1), failure()) == ["x"]
 
 
 def test_when_all_are_out_one_call_a_second_may_probe() -> None:
@@ -116,6 +171,20 @@ def test_when_all_are_out_one_call_a_second_may_probe() -> None:
     assert probed is not None
     fleet[probed.id].health.succeeded()
     assert walked(walk(fleet, "x", "y"))  # the model is back at once, whatever the open time was
+
+
+def test_one_that_cools_down_is_no_reason_not_to_probe_the_other() -> None:
+    clock = Clock()
+    fleet = Fleet(Health(consecutive_failures=1, open_seconds=300), clock=clock)
+    fleet["p/x"].health.failed(failure(ErrorKind.RATE_LIMITED, 60))
+    fleet["p/y"].health.failed(failure())
+    assert walked(walk(fleet, "x", "y")) == ["y"]
+    assert walked(walk(fleet, "x", "y")) == []
+    clock.now += 1
+    fleet["p/y"].health.release()
+    assert walked(walk(fleet, "x", "y")) == ["y"]
+    clock.now += 60
+    assert walked(walk(fleet, "x", "y")) == ["x"]
 
 
 def test_a_probe_whose_budget_is_denied_can_be_made_by_the_next() -> None:

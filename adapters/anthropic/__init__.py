@@ -13,11 +13,12 @@ What is decided where a client could expect otherwise:
 from collections.abc import Mapping
 from typing import Any
 
+from ..continuation import begun
 from ..errors import ProviderError
 from ..interface import Answer, ChatRequest, CredentialSpec, StreamTranslator, Target, UpstreamRequest
 from ..jsonio import dumps
 from ..options import decode
-from . import response
+from . import models, response
 from .options import AnthropicOptions
 from .platform import ANTHROPIC
 from .request import PARAMS, TIERS, draft
@@ -63,6 +64,11 @@ class Anthropic:
 
     def stream(self, sent: UpstreamRequest) -> StreamTranslator:
         return MessagesStream(sent)
+
+    def continuing(self, request: ChatRequest, said: str, target: Target) -> tuple[ChatRequest, Target] | None:
+        options = target.options or DEFAULT
+        gates = models.gates(options.same_as.get(target.model, target.model))
+        return (begun(request, said), target) if gates.prefill else None
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
         return response.error(status, headers, body)

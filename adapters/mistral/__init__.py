@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from ..continuation import begun
 from ..interface import ChatRequest, Target, UpstreamRequest
 from ..jsonio import dumps, loads
 from ..openai import OpenAI
@@ -18,6 +19,9 @@ class Mistral(OpenAI):
 
     def prepare(self, request: ChatRequest, target: Target) -> UpstreamRequest:
         return prepare(request, target)
+
+    def continuing(self, request: ChatRequest, said: str, target: Target) -> tuple[ChatRequest, Target] | None:
+        return begun(request, said), target  # a last turn of the assistant is sent as a prefix
 
     def prepare_embeddings(self, request: Mapping[str, Any], target: Target) -> UpstreamRequest:
         sent = super().prepare_embeddings(request, target)

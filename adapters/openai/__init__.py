@@ -1,9 +1,11 @@
 """OpenAI, and through a ``Dialect`` every provider that speaks its language."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..classify import provider_error
+from ..continuation import begun
 from ..errors import ProviderError
 from ..interface import (
     Answer,
@@ -62,6 +64,14 @@ class OpenAI:
         if not dialect.relay or sent.notes.get("audio"):
             return None
         return Relay(dialect, include_usage=include_usage, n=sent.notes.get("n", 1), served=served)
+
+    def continuing(self, request: ChatRequest, said: str, target: Target) -> tuple[ChatRequest, Target] | None:
+        """Servers that render the last message without its end, as vLLM and SGLang do when told to."""
+        dialect = target.options.applied(self.dialect) if target.options is not None else self.dialect
+        if not dialect.continue_final_message:
+            return None
+        how = {"continue_final_message": True, "add_generation_prompt": False}
+        return {**begun(request, said), **how}, replace(target, allow=target.allow | how.keys())
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
         return provider_error(status, headers, body)

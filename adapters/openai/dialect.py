@@ -34,6 +34,8 @@ class FamilyOptions(Options):
     """Sent as ``OpenAI-Project``."""
     send_priority: bool | None = None
     """Whether service tiers become the server's own numeric ``priority``: only one that schedules by it takes it."""
+    continue_final_message: bool | None = None
+    """Whether the server goes on with an answer that was begun when ``continue_final_message`` tells it to."""
     extra: Mapping[str, Any] = {}
     """Fields added to every request body where the request has none of that name."""
     _rows: dict[str, "Dialect"] = PrivateAttr(default_factory=dict)
@@ -43,7 +45,15 @@ class FamilyOptions(Options):
         rows: dict[str, Dialect] = (self.__pydantic_private__ or {})["_rows"]  # pydantic's own way costs 4 us
         if (known := rows.get(row.name)) is not None:
             return known
-        names = ("relay", "max_tokens", "developer_role", "stream_options", "think_tags", "send_priority")
+        names = (
+            "relay",
+            "max_tokens",
+            "developer_role",
+            "stream_options",
+            "think_tags",
+            "send_priority",
+            "continue_final_message",
+        )
         chosen = {name: value for name in names if (value := getattr(self, name)) is not None}
         made = rows[row.name] = replace(row, **chosen, extra={**row.extra, **self.extra})
         return made
@@ -85,6 +95,7 @@ class Dialect:
     echo_reasoning: bool = False
     """Whether a tool call in the history needs the reasoning before it, else reasoning must be off."""
     think_tags: ThinkTags | None = None
+    continue_final_message: bool = False
     longest_id: int | None = None
     """Of a tool call; longer ones, which came from other providers, are rewritten (edge case 12)."""
     extra: Mapping[str, Any] = field(default_factory=dict)

@@ -2,20 +2,14 @@
 
 import json
 import sys
-from typing import Any
 
 import click
 import yaml
 
-from config import Config, ConfigError, load
+from config import ConfigError, load
 
 from ..deployments import routes
-
-
-def effective(config: Config) -> dict[str, Any]:
-    """The configuration with every default filled in and every secret masked."""
-    masked: dict[str, Any] = json.loads(config.model_dump_json())  # SecretStr dumps as asterisks
-    return masked
+from ..effective import effective
 
 
 @click.command("check")

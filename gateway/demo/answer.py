@@ -34,6 +34,8 @@ class Prompt:
     include_usage: bool = False
     forced: bool = False
     """One named tool must be called: OpenAI then finishes with ``stop`` (checklist C-266)."""
+    begun: str = ""
+    """The beginning of the answer, which the request gives and the model goes on with."""
     obfuscation: bool = False
     """Whether events are padded to one length modulo 16, as OpenAI does by default (checklist C-333)."""
 
@@ -97,7 +99,7 @@ class Dialect(Protocol):
 def answer(prompt: Prompt, script: Script, number: int) -> Answer:
     """Play a script."""
     calls = _calls(prompt, script, number)
-    pieces = () if calls else _pieces(prompt, script)
+    pieces = () if calls else _rest(_pieces(prompt, script), prompt.begun, script)
     room = None if prompt.max_tokens is None else max(0, prompt.max_tokens - script.reasoning)
     finish: Literal["stop", "length", "tool_calls"] = "tool_calls" if calls else "stop"
     if room is not None and len(pieces) > room:
@@ -143,6 +145,15 @@ def _pieces(prompt: Prompt, script: Script) -> tuple[str, ...]:
     if script.echo:
         return _words(prompt.last_user)
     return (script.text, *(f" word{i}" for i in range(1, script.chunks)))
+
+
+def _rest(pieces: tuple[str, ...], begun: str, script: Script) -> tuple[str, ...]:
+    """What comes after the beginning that was given, where the answer begins so."""
+    text = "".join(pieces)
+    if not begun or script.anew or not text.startswith(begun):
+        return pieces
+    rest = tuple(word for word in _words(text[len(begun) :]) if word)
+    return (*_words(begun), *rest) if script.repeat else rest
 
 
 def _words(text: str) -> tuple[str, ...]:

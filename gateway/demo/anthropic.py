@@ -49,6 +49,7 @@ class AnthropicDialect:
             tier="standard",
             stream=bool(body.get("stream")),
             include_usage=True,
+            begun=_text(messages[-1]["content"]) if messages[-1]["role"] == "assistant" else "",
         )
 
     def whole(self, answer: Answer) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class OpenAIDialect:
         forced = choice.get("function", {}).get("name") if isinstance(choice, dict) else None
         functions = [tool["function"] for tool in body.get("tools") or [] if tool.get("type") == "function"]
         tools = [(f["name"], f.get("parameters") or {}) for f in functions if forced in (None, f["name"])]
+        goes_on = body.get("continue_final_message") or messages[-1].get("prefix")
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
         tier = str(body.get("service_tier") or "auto")
         options = body.get("stream_options") or {}
@@ -52,6 +53,7 @@ class OpenAIDialect:
             stream=bool(body.get("stream")),
             include_usage=bool(options.get("include_usage")),
             forced=forced is not None,
+            begun=texts[-1] if goes_on else "",
             obfuscation=options.get("include_obfuscation") is not False,
         )
 

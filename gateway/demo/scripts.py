@@ -39,13 +39,19 @@ class Script:
     every: int = 1
     """Fault and cut happen to every so-many-th request of a model only..."""
     first: int = 0
-    """...or to its first so many."""
+    """...or to its first so many..."""
+    chance: float = 1.0
+    """...and then with this probability."""
     tools: int = 0
     """Call so many of the offered tools; tool results in the request are answered with their text."""
     reasoning: int = 0
     """Reasoning tokens before the answer."""
     refusal: bool = False
     """The model declines."""
+    anew: bool = False
+    """Begin every answer anew, though its beginning was given..."""
+    repeat: bool = False
+    """...or repeat the beginning before going on with it."""
     usage: bool = True
     """Whether the usage is reported."""
     input: int | None = None

@@ -1,6 +1,7 @@
 """The demo upstream's HTTP side: aiohttp on loopback, and the faults that need a socket."""
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -235,4 +236,5 @@ def _strikes(script: Script | None, seen: int) -> bool:
     """Whether a model's request, the so-many-th, meets its script's fault."""
     if script is None:
         return False
-    return seen <= script.first if script.first else seen % script.every == 0
+    turn = seen <= script.first if script.first else seen % script.every == 0
+    return turn and random.random() < script.chance  # noqa: S311 - an upstream's bad luck

@@ -203,6 +203,17 @@ class Estimator:
             return Usage(input=min(bound.input_tokens, bound.most.input_tokens), output=output)
         return replace(told, output=told.output + max(output - told.completion_tokens, 0))
 
+    def rest(self, bound: Bound, text_bytes: int) -> Bound:
+        """For the rest of an answer of which so many bytes of text are its beginning, and so part of the prompt."""
+        said = self.settle_without_usage(bound, text_bytes).output
+        left = max(bound.output_tokens - said, 1)
+        most = bound.most._replace(input_tokens=bound.most.input_tokens + text_bytes, output_tokens=left)
+        bounded = None if bound.max_output is None else max(bound.max_output - said, 1)
+        return replace(
+            bound, input_tokens=bound.input_tokens + said, output_tokens=left, most=most, max_output=bounded,
+            text=bound.text + text_bytes,
+        )  # fmt: skip
+
 
 def _average(ratios: dict[str, float], model: str, seen: float) -> None:
     seen = min(max(seen, 0.01), 1.0)

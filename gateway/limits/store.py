@@ -45,6 +45,7 @@ class Script:
 RESERVE = Script("reserve.lua")
 JOIN = Script("join.lua")
 SHARE = Script("share.lua")
+HEALTH = Script("health.lua")
 RAMP = Script("ramp.lua")
 
 
@@ -111,6 +112,11 @@ class Store:
         """Run ``share.lua``; gives its reply. Raises like ``reserve``."""
         reply: Sequence[int] = await self._run(SHARE, 1, (f"q:{{{pool}}}", *arguments))
         return reply
+
+    async def health(self, key: str, content: Sequence[Any]) -> Any:
+        """Run ``health.lua``; gives its reply. Raises like ``reserve``."""
+        reply = await self._run(HEALTH, 1, (key, msgpack.packb(content, use_bin_type=False)))
+        return msgpack.unpackb(reply, strict_map_key=False)
 
     async def ramp(self, keys: Sequence[str], arguments: Sequence[int]) -> Sequence[int]:
         """Run ``ramp.lua``; gives its reply. Raises like ``reserve``."""

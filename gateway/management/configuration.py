@@ -1,6 +1,5 @@
 """Operations on the configuration that runs: what it is, and to read the file again."""
 
-import json
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from typing import Any
 
 from config import Config, ConfigError
 
+from ..effective import effective
 from ..errors import InvalidRequest, StoreUnavailable
 from ..records.audit import AuditLog
 from .operation import JSON, Asked, Operation
@@ -32,8 +32,7 @@ class Configuration:
 
     async def effective(self, _: Asked) -> JSON:
         config, version = self.running()
-        masked = json.loads(config.model_dump_json())  # SecretStr dumps as asterisks
-        return {"object": "config", "version": version, "config": masked}
+        return {"object": "config", "version": version, "config": effective(config)}
 
     async def read_again(self, asked: Asked) -> JSON:
         actor = asked.actor

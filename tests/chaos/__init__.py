@@ -1,0 +1,1 @@
+"""What clients notice when upstreams fail, gateways restart and configurations change: ``python -m tests.chaos``."""
