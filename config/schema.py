@@ -461,12 +461,32 @@ class Logging(Model):
     access: bool = True
 
 
+class Langfuse(Model):
+    """A Langfuse project that gets the spans, over OTLP."""
+
+    host: str = Field("https://cloud.langfuse.com", pattern=r"^https?://[^\s?#]+$")
+    public_key: SecretStr
+    secret_key: SecretStr
+
+
 class Tracing(Model):
     """One OpenTelemetry span for each call, without prompts and answers. Needs the extra `otel`."""
 
-    endpoint: str | None = Field(None, description="OTLP/HTTP address, its path included; absent: no traces.")
+    endpoint: str | None = Field(
+        None, description="OTLP/HTTP address, its path included; absent, and no `langfuse`: no traces."
+    )
     headers: dict[str, SecretStr] = {}
+    langfuse: Langfuse | None = None
     sample: Annotated[float, Field(ge=0, le=1)] = Field(1.0, description="Share of calls that are traced.")
+    content: bool = Field(False, description="Whether prompts and answers are in the spans, up to 64 KiB each.")
+    propagate: bool = Field(
+        True,
+        description="Whether providers get a `traceparent`: our span's where calls are traced, else the client's.",
+    )
+
+    @property
+    def enabled(self) -> bool:
+        return self.endpoint is not None or self.langfuse is not None
 
 
 class Metrics(Model):

@@ -301,6 +301,8 @@ class Ended:
 class Chat:
     """Create Chat Completion."""
 
+    name = "chat"
+
     def prepare(self, adapter: Adapter, request: Mapping[str, Any], target: Target) -> UpstreamRequest:
         return adapter.prepare(request, target)
 
@@ -314,6 +316,8 @@ class Chat:
 
 class Embeddings:
     """Create Embeddings."""
+
+    name = "embeddings"
 
     def prepare(self, adapter: Adapter, request: Mapping[str, Any], target: Target) -> UpstreamRequest:
         if not isinstance(adapter, EmbeddingAdapter):
@@ -354,7 +358,7 @@ async def _first_content(
     call: Call, deployment: Deployment, sent: UpstreamRequest, tier: AttemptTier, response: UpstreamResponse
 ) -> StreamedAnswer:
     """Read until the model has said something: up to here nothing was sent, and another may still answer."""
-    kept = emit.Accumulator() if call.store else None
+    kept = emit.Accumulator() if call.store or call.traced else None
     relay = relay_for(call, deployment, sent, kept, tier)
     held: list[bytes] = []
     since = None

@@ -60,6 +60,8 @@ class Call:
     include_usage: bool = False
     obfuscation: bool = True
     store: bool = False
+    traced: bool = False
+    """Whether the answer is put together again for a trace."""
     n: int = 1
     operation: Any = None
     """How it is prepared and its answer read: an ``answer.Operation``."""
@@ -133,6 +135,8 @@ class CallRecord:
     """The HTTP status the client got; 499 when it left before it got one."""
     code: str = "ok"
     """``ok`` or the code of the error."""
+    operation: str = "chat"
+    """``chat`` or ``embeddings``, as OpenTelemetry names them."""
     stream: bool = False
     requested_tier: str | None = None
     effective_tier: str | None = None
@@ -164,6 +168,10 @@ class CallRecord:
     """The client's own ``X-Client-Request-Id``: for its support cases, not ours."""
     traceparent: str | None = None
     """The W3C trace context that the client sent."""
+    passed_on: str | None = None
+    """The W3C trace context that providers are given."""
+    content: tuple[Any, Any] | None = None
+    """The messages and the completion, where the operator wants them in traces; observers alone see them."""
     client_retries: str | None = None
     """The ``X-Stainless-Retry-Count`` that OpenAI's SDKs send."""
     fallback: str | None = None

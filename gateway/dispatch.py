@@ -212,7 +212,9 @@ class Dispatcher:
         try:
             request, tier = call.outgoing(deployment)
             row.sent_tier = tier.sent
-            answer = await self._exchange(call.call, request, tier, deployment, call.told, hints=len(call.plan) > 1)
+            answer = await self._exchange(
+                call.call, request, tier, deployment, call.told, record.passed_on, hints=len(call.plan) > 1
+            )
         except UnsupportedParameter:
             member.health.release()
             call.over(row, deployment, maybe_billed=False)
@@ -281,6 +283,7 @@ class Dispatcher:
         tier: AttemptTier,
         deployment: Deployment,
         told: Callable[[Deployment, RateLimits], None],
+        trace: str | None,
         *,
         hints: bool,
     ) -> Answer:
@@ -290,6 +293,8 @@ class Dispatcher:
         sent = call.operation.prepare(deployment.adapter, request, target)
         if deployment.credential is not None:
             sent = await self._credentials.sign(sent, deployment.credential)
+        if trace is not None:  # last: a signature does not cover it, for proxies may change it
+            sent = replace(sent, headers={**sent.headers, "traceparent": trace})
         timeouts = deployment.tier_timeouts.get(tier.expected, deployment.timeouts)
         response = await self._upstreams[deployment.provider].open(sent, timeouts)
         try:

@@ -134,9 +134,10 @@ def test_production_scales_and_survives_node_drains_and_is_scraped() -> None:
     admin = objects["Service/gateway-sluice-replicas"]
     assert monitor["spec"]["selector"]["matchLabels"].items() <= admin["metadata"]["labels"].items()
     assert monitor["spec"]["endpoints"][0]["port"] == admin["spec"]["ports"][0]["name"]
-    assert not monitor["spec"]["selector"]["matchLabels"].items() <= objects["Service/gateway-sluice"]["metadata"][
-        "labels"
-    ].items(), "or every pod would be scraped twice"
+    assert (
+        not monitor["spec"]["selector"]["matchLabels"].items()
+        <= objects["Service/gateway-sluice"]["metadata"]["labels"].items()
+    ), "or every pod would be scraped twice"
     assert admin["metadata"]["labels"][monitor["spec"]["jobLabel"]] == "sluice", "the alerts say job=sluice"
 
 

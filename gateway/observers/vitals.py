@@ -6,12 +6,15 @@ workers can be summed (prometheus_client's multiprocess mode takes values only).
 
 import asyncio
 import contextlib
+import mmap
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 
 SECONDS = 0.5
+PAGE = mmap.PAGESIZE
 
 
 class Breaker(Protocol):
@@ -72,12 +75,14 @@ class Vitals:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self._memory = Gauge("sluice_memory_bytes", "Resident memory.", registry=registry, multiprocess_mode="livesum")
         self._versions: set[str] = set()
         self._task: asyncio.Task[None] | None = None
         ProcessCollector(registry=registry)
 
     def refresh(self) -> None:
         self._in_flight.set(self._read_in_flight())
+        self._memory.set(resident())
         for name, breaker in self._read_breakers().items():
             self._open.labels(name).set(not breaker.closed)
             self._cooling.labels(name).set(breaker.cooling)
@@ -108,3 +113,15 @@ class Vitals:
             await asyncio.sleep(SECONDS)
             self._lag.set(max(loop.time() - due, 0.0))
             self.refresh()
+
+
+def resident() -> int:
+    """Bytes of this process in memory; what it had at most where there is no /proc."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * PAGE
+    except OSError:
+        import resource
+
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else most * 1024
