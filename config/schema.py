@@ -328,6 +328,12 @@ class Admin(Model):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8081
     keys: dict[Name, SecretStr] = Field({}, description="Admin keys by name, at least 32 characters each.")
+    ready_requires: tuple[Literal["config", "redis", "database"], ...] = Field(
+        (),
+        description="What must be well for /readyz to say so, once started: `config` (the last reload was not refused), "
+        "`redis`, `database`. A store that all replicas share takes all of them out at once; what is refused meanwhile, "
+        "`counters.on_outage` says.",
+    )
     litellm_compat: bool = Field(False, description="Serve the most scripted LiteLLM endpoints on this listener.")
 
 
@@ -440,6 +446,18 @@ class Retries(Model):
     max_retry_after: Seconds = Field(30, description="A longer Retry-After is not waited for.")
 
 
+class ActiveChecks(Model):
+    """Ask providers in the background whether they can be reached; what fails counts like a request that failed."""
+
+    kind: Literal["connect", "models", "completion"] = Field(
+        "connect",
+        description="connect: open a connection; models: list the models with the credential (where the dialect is "
+        "OpenAI's or Anthropic's, else as connect); completion: ask every deployment for a word, which the provider bills.",
+    )
+    interval: Seconds = Field(10, description="Between two checks.")
+    timeout: Seconds = Field(5, description="For one check.")
+
+
 class Health(Model):
     """Breaker and cool-down of a deployment."""
 
@@ -453,6 +471,7 @@ class Health(Model):
     latency_ejection: float | None = Field(
         None, gt=1, description="Eject a deployment whose TTFT is so many times the best of its group."
     )
+    active: ActiveChecks | None = Field(None, description="Absent: only requests tell how a deployment is.")
 
 
 class Logging(Model):

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from config import ConfigError
 from config.schema import Config
 
+from .active import ActiveHealth, Checked
 from .auth import Authenticator, KeySource
 from .credentials import Credentials, HTTPFetch
 from .credentials.issue import Fetch
@@ -125,6 +126,18 @@ class Gateway:
             task.add_done_callback(self.retiring.discard)
         return made.version
 
+    def unready(self) -> str:
+        """Why no traffic should come, by the policy of ``admin.ready_requires``; nothing where it may."""
+        if self.state.draining:
+            return "draining"
+        if not self.state.ready:
+            return "starting"
+        wanted = self.config.admin.ready_requires
+        if "config" in wanted and self.reloader.refused:
+            return "the configuration file has mistakes"
+        away = [name for name, well in self.telemetry.stores.healthy.items() if name in wanted and not well]
+        return f"{away[0]} does not answer" if away else ""
+
     def operations(self) -> tuple[Operation, ...]:
         """Everything under /admin/v1."""
         described = Configuration(
@@ -135,7 +148,7 @@ class Gateway:
     def _admin_routes(self) -> Routes:
         admin = admin_endpoints(self.config, self.records, self.failures)
         listed = (*self.operations(), *self.compatible())
-        return admin_routes(self.state, self.registry, self.vitals.refresh, admin, listed)
+        return admin_routes(self.unready, self.registry, self.vitals.refresh, admin, listed)
 
     def compatible(self) -> tuple[Operation, ...]:
         """LiteLLM's endpoints on the admin listener, where they are switched on."""
@@ -210,6 +223,9 @@ async def build(config: Config, read: Callable[[], Config] | None = None) -> Gat
     gateway.serve(made)
     await watching.start()
     closers.append(watching.close)
+    checks = ActiveHealth(registry, lasting.fleet, lasting.credentials, lambda: checked(gateway.generation))
+    await checks.start()
+    closers.append(checks.close)
     await vitals.start()
     closers.append(vitals.close)
     return gateway
@@ -272,6 +288,13 @@ def _key_source(config: Config, records: Records, fetch: Fetch) -> KeySource:
     from .tokens import Tokens
 
     return Tokens(config.auth.jwt, records.keys, fetch)
+
+
+def checked(runs: Generation) -> Checked:
+    """What active checks look at."""
+    return Checked(
+        runs.config.health.active, runs.routes, {name: upstream for name, (_, upstream) in runs.pools.items()}
+    )
 
 
 def healthy(records: Records, watching: Telemetry) -> dict[str, bool]:

@@ -77,6 +77,7 @@ class Generation:
     estimator: Estimator
     prices: PriceBook
     pools: Mapping[str, Pool]
+    routes: Mapping[str, Route]
 
 
 def generation(config: Config, lasting: Lasting, before: Generation | None = None) -> Generation:
@@ -110,7 +111,7 @@ def generation(config: Config, lasting: Lasting, before: Generation | None = Non
         capture=lasting.capture,
         litellm_headers=config.admin.litellm_compat,
     )
-    return Generation(config, version(config), pipeline, limiter, estimator, prices, pools)
+    return Generation(config, version(config), pipeline, limiter, estimator, prices, pools, table)
 
 
 def _pool(provider: Provider, lasting: Lasting, before: Pool | None) -> Pool:

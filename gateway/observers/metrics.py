@@ -76,6 +76,12 @@ class PrometheusObserver(Collector):
         self._fallbacks = Counter(
             "sluice_fallbacks", "Answers by another model than the one asked for.", ["model", "to"], registry=registry
         )
+        self._retries = Counter(
+            "sluice_retries",
+            "Upstream attempts beyond the first of a request: retries, failovers and hedges.",
+            ["model"],
+            registry=registry,
+        )
         self._denied = Counter(
             "sluice_retries_denied",
             "Requests that the retry budget kept from another attempt.",
@@ -97,6 +103,8 @@ class PrometheusObserver(Collector):
             self._spillover.labels(name, *record.spillover).inc()
         if record.fallback is not None and record.status == 200:
             self._fallbacks.labels(name, record.fallback).inc()
+        if len(record.attempts) > 1:
+            self._retries.labels(name).inc(len(record.attempts) - 1)
         if record.retry_denied:
             self._denied.labels(name).inc()
 
