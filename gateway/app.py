@@ -345,7 +345,13 @@ async def _lasting(
     await protection.start()
     closers.append(protection.close)
     watching = telemetry(
-        config, registry, pools=pools, counters=counters, asks=_asks(config, records, closers), closers=closers
+        config,
+        registry,
+        pools=pools,
+        ledger=records.ledger,
+        counters=counters,
+        asks=_asks(config, records, closers),
+        closers=closers,
     )
     lasting = Lasting(
         credentials=credentials,

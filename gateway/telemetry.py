@@ -14,6 +14,7 @@ from .observers.access_log import AccessLog
 from .observers.conventions import provider_names
 from .observers.genai import GenAIMetrics
 from .observers.metrics import PrometheusObserver
+from .observers.refusals import Ledger, RefusalObserver
 from .observers.standing import Counters, StandingObserver
 from .observers.stores import Ask, StoreHealth
 from .observers.tenants import TenantObserver
@@ -59,6 +60,7 @@ def telemetry(
     registry: CollectorRegistry,
     *,
     pools: Pools,
+    ledger: Ledger | None,
     counters: Callable[[], Counters],
     asks: Mapping[str, Ask],
     closers: list[Callable[[], Awaitable[None]]],
@@ -75,6 +77,8 @@ def telemetry(
         standing,
         AccessLog(),
     ]
+    if ledger is not None:
+        observers.append(RefusalObserver(ledger))
     if labelled:
         observers.append(TenantObserver(registry, cap))
     trace: Callable[[CallRecord], str | None] = _the_client_s
