@@ -54,7 +54,7 @@ def check(told: str) -> None:
     assert '"code":"insufficient_quota"' in told.replace(": ", ":"), "the call over the budget was refused"
     (row,) = re.findall(r"^key_\S+ +(\d+) +(\d+) +(\d+) +([\d.]+)$", told, re.MULTILINE)
     requests, errors, tokens, cost = int(row[0]), int(row[1]), int(row[2]), float(row[3])
-    assert (requests, errors) == (1, 1), "one that ran, and the row of the one that was refused"
+    assert (requests, errors) == (1, 2), "one that ran, its failed attempt, and the row of the one that was refused"
     assert tokens > 0
     assert 0 < cost < 0.01
     assert "250 of 250 answered" in told or "500 of 500 answered" in told, "the load test ran"
