@@ -136,3 +136,16 @@ def test_the_image_is_built_from_what_git_and_dockerignore_let_in() -> None:
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert sources == allowed
     assert all((ROOT / source).exists() for source in sources)
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze comes with Debian's package systemd")
+def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+    text = (DEPLOY / "systemd" / "sluice.service").read_text()
+    unit = tmp_path / "sluice.service"
+    unit.write_text(text.replace("/opt/sluice/bin/sluice", shutil.which("true") or "/bin/true"))
+    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
+    ours = [line for line in done.stderr.splitlines() if "sluice.service" in line]
+    assert ours == []
+    unit.write_text(text.replace("ProtectSystem=strict", "ProtectSystem=stricter"))
+    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
+    assert "ProtectSystem" in done.stderr, "it would have told"
