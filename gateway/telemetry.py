@@ -39,7 +39,7 @@ class Telemetry:
     @property
     def refreshes(self) -> list[Callable[[], None]]:
         """What brings gauges and counters up to date, to be called at least as often as they are read."""
-        return [o.refresh for o in self.observers if isinstance(o, PrometheusObserver | TierMetrics)]
+        return [o.refresh for o in self.observers if isinstance(o, PrometheusObserver | GenAIMetrics | TierMetrics)]
 
     def configure(self, config: Config) -> None:
         self.providers.clear()

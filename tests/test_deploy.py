@@ -138,7 +138,9 @@ def test_the_image_is_built_from_what_git_and_dockerignore_let_in() -> None:
     assert all((ROOT / source).exists() for source in sources)
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze comes with Debian's package systemd")
+@pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd-analyze comes with Debian's package systemd"
+)
 def test_systemd_understands_the_unit(tmp_path: Path) -> None:
     text = (DEPLOY / "systemd" / "sluice.service").read_text()
     unit = tmp_path / "sluice.service"

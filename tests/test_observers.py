@@ -13,7 +13,7 @@ from adapters.usage import Usage
 from gateway.app import Gateway
 from gateway.call import Attempt, CallRecord, Principal
 from gateway.errors import ModelNotFound, Unauthenticated
-from gateway.observers.genai import GenAIMetrics
+from gateway.observers.genai import DURATION, GenAIMetrics
 from gateway.observers.metrics import PrometheusObserver
 from gateway.observers.tenants import TenantObserver
 from gateway.observers.tiers import TierMetrics
@@ -185,3 +185,30 @@ async def until(holds: Callable[[], bool], seconds: float = 10) -> None:
     async with asyncio.timeout(seconds):
         while not holds():
             await asyncio.sleep(0.05)
+
+
+def test_histograms_say_what_prometheus_s_own_would() -> None:
+    """Bulk counting goes around ``Histogram.observe``: every boundary, just below and above it, and far beyond."""
+    from prometheus_client import Histogram
+
+    registry, plain = CollectorRegistry(), CollectorRegistry()
+    observer = GenAIMetrics(registry, {}, 10)
+    name = "gen_ai_server_request_duration_seconds"
+    own = Histogram(name, "", buckets=DURATION, registry=plain)
+    values = [v for bound in DURATION for v in (bound - 1e-9, bound, bound + 1e-9)] + [0.0, 1e6]
+    for value in values:
+        own.observe(value)
+        observer.call_finished(CallRecord("r", model="m", seconds=value))
+        if value > 40:
+            observer.refresh()
+
+    def buckets(found: CollectorRegistry) -> dict[str, float]:
+        metrics = [m for m in found.collect() if m.name == name]
+        return {
+            s.labels.get("le", s.name[len(name) :]): s.value
+            for m in metrics
+            for s in m.samples
+            if "_created" not in s.name
+        }
+
+    assert buckets(registry) == pytest.approx(buckets(plain))

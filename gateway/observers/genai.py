@@ -1,9 +1,12 @@
 """The metrics that OpenTelemetry's conventions for generative AI define, under their names, labels and buckets."""
 
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from ..call import CallRecord
 from .bounded import Bounded
@@ -36,13 +39,59 @@ UNKNOWN = "unknown"
 """The model of requests that never reached a known one: a client cannot make series."""
 LABELS = ["gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model"]
 
-Child = TypeVar("Child")
+
+class Tally:
+    """What was observed under one set of labels since Prometheus's own histogram was last brought up to date.
+
+    A histogram of prometheus_client takes two locks and looks through its buckets one by one, for each value.
+    The series are made when there is something to tell.
+    """
+
+    __slots__ = ("_bounds", "_counts", "_histogram", "_labels", "_sum", "_touched")
+
+    def __init__(self, histogram: Histogram, labels: tuple[str, ...], bounds: tuple[float, ...]) -> None:
+        self._histogram = histogram
+        self._labels = labels
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+        self._touched = False
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+        self._touched = True
+
+    def flush(self) -> None:
+        if not self._touched:
+            return
+        counts, self._counts = self._counts, [0] * len(self._counts)
+        total, self._sum, self._touched = self._sum, 0.0, False
+        child = self._histogram.labels(*self._labels)
+        child._sum.inc(total)
+        for bucket, count in zip(child._buckets, counts, strict=True):
+            if count:
+                bucket.inc(count)
 
 
-class GenAIMetrics:
-    """``providers`` names the accounts of the configuration that runs, and may change; ``cap`` bounds the models."""
+class Tallies(NamedTuple):
+    """Of calls that are alike."""
+
+    duration: Tally
+    first: Tally
+    per_token: Tally
+    input: Tally
+    output: Tally
+
+
+class GenAIMetrics(Collector):
+    """``providers`` names the accounts of the configuration that runs, and may change; ``cap`` bounds the models.
+
+    Histograms are brought up to date by ``refresh`` and when they are read.
+    """
 
     def __init__(self, registry: CollectorRegistry, providers: Mapping[str, str], cap: int) -> None:
+        registry.register(self)  # before the histograms, so that it is asked before them
         self._providers = providers
         self._models = Bounded(cap)
         self._duration = Histogram(
@@ -73,26 +122,57 @@ class GenAIMetrics:
             buckets=TOKENS,
             registry=registry,
         )
-        self._children: dict[tuple[str, ...], object] = {}
+        self._by_labels: dict[tuple[str, ...], Tally] = {}
+        self._by_call: dict[tuple[str, str, str, str, str], Tallies] = {}
 
     def call_finished(self, record: CallRecord) -> None:
-        provider = self._providers.get(record.attempts[-1].provider, NOBODY) if record.attempts else NOBODY
-        who = (record.operation, provider, self._models(record.model) if record.model else UNKNOWN)
-        failed = "" if record.code == "ok" else record.code
-        self._child(("d", *who, failed), self._duration.labels).observe(record.seconds)
+        attempts, code = record.attempts, record.code
+        provider = self._providers.get(attempts[-1].provider, NOBODY) if attempts else NOBODY
+        model = self._models(record.model) if record.model else UNKNOWN
+        tier = record.served_tier or record.effective_tier or "default"
+        key = (record.operation, provider, model, code, tier)
+        tallies = self._by_call.get(key)
+        if tallies is None:
+            tallies = self._by_call[key] = self._made(*key)
+        tallies.duration.observe(record.seconds)
+        usage = record.usage
+        output = usage.completion_tokens
         if record.stream and record.ttft is not None:
-            served = (*who, record.served_tier or record.effective_tier or "default")
-            self._child(("f", *served), self._ttft.labels).observe(record.ttft)
-            after = record.usage.completion_tokens - 1
-            if after > 0 and not failed:
-                self._child(("p", *served), self._per_token.labels).observe((record.seconds - record.ttft) / after)
-        if record.usage.prompt_tokens:
-            self._child(("t", *who, "input"), self._tokens.labels).observe(record.usage.prompt_tokens)
-        if record.usage.completion_tokens:
-            self._child(("t", *who, "output"), self._tokens.labels).observe(record.usage.completion_tokens)
+            tallies.first.observe(record.ttft)
+            if output > 1 and code == "ok":
+                tallies.per_token.observe((record.seconds - record.ttft) / (output - 1))
+        if usage.prompt_tokens:
+            tallies.input.observe(usage.prompt_tokens)
+        if output:
+            tallies.output.observe(output)
 
-    def _child(self, key: tuple[str, ...], labels: Callable[..., Child]) -> Child:
-        child = self._children.get(key)
-        if child is None:
-            child = self._children[key] = labels(*key[1:])
-        return child  # type: ignore[return-value]  # a key's first letter says which metric it belongs to
+    def _made(self, operation: str, provider: str, model: str, code: str, tier: str) -> Tallies:
+        who = (operation, provider, model)
+
+        def tally(histogram: Histogram, bounds: tuple[float, ...], last: str) -> Tally:
+            key = (histogram._name, *who, last)
+            found = self._by_labels.get(key)
+            if found is None:
+                found = self._by_labels[key] = Tally(histogram, (*who, last), bounds)
+            return found
+
+        return Tallies(
+            duration=tally(self._duration, DURATION, "" if code == "ok" else code),
+            first=tally(self._ttft, TTFT, tier),
+            per_token=tally(self._per_token, PER_TOKEN, tier),
+            input=tally(self._tokens, TOKENS, "input"),
+            output=tally(self._tokens, TOKENS, "output"),
+        )
+
+    def refresh(self) -> None:
+        """Bring Prometheus's histograms up to date; at least as often as they are read."""
+        for tally in self._by_labels.values():
+            tally.flush()
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """None of its own: what is collected after it is up to date."""
+        self.refresh()
+        return ()
