@@ -48,6 +48,13 @@ def test_every_block_is_run_or_says_why_not() -> None:
     assert len(of(*SHELLS)) > 5
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_command_hides_in_an_indented_block(page: Path) -> None:
+    fenced = {line for block in blocks_of(page) for line in block.text.splitlines()}
+    lines = [line for line in page.read_text().splitlines() if line not in fenced]
+    assert [line for line in lines if re.match(r" {4,}(sluice|make|curl|docker|helm|kubectl|pip) ", line)] == []
+
+
 @named(of("yaml"))
 def test_configurations_load(block: Block) -> None:
     """As they stand, or as a part of a file that names the providers and models they mention."""

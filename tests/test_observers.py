@@ -1,7 +1,9 @@
 """What observers tell of calls, and that nobody can make series at will."""
 
 import asyncio
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -13,6 +15,7 @@ from adapters.usage import Usage
 from gateway.app import Gateway
 from gateway.call import Attempt, CallRecord, Principal
 from gateway.errors import ModelNotFound, Unauthenticated
+from gateway.observers.access_log import AccessLog
 from gateway.observers.genai import DURATION, GenAIMetrics
 from gateway.observers.metrics import PrometheusObserver
 from gateway.observers.tenants import TenantObserver
@@ -212,3 +215,53 @@ def test_histograms_say_what_prometheus_s_own_would() -> None:
         }
 
     assert buckets(registry) == pytest.approx(buckets(plain))
+
+
+def test_the_documented_line_of_the_log_has_the_fields_of_a_call(caplog: pytest.LogCaptureFixture) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "observability.md").read_text()
+    documented = json.loads(page.split("```json\n")[1].split("```")[0])
+    context = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    with caplog.at_level("INFO", "sluice.access"):
+        AccessLog().call_finished(CallRecord("r", traceparent=context))
+    said = json.loads(caplog.messages[-1])
+    assert ["at", "level", "logger", *said] == list(documented)
+    assert said["trace_id"] == context[3:35]
+
+
+async def test_a_version_that_no_longer_runs_has_no_series() -> None:
+    read: list[Any] = []
+    async with running({"m": "demo-ok"}, lambda: read[-1]) as (gateway, _):
+        for attempts in range(2, 6):
+            config = gateway.config
+            read.append(config.model_copy(update={"retries": config.retries.model_copy(update={"attempts": attempts})}))
+            await gateway.reloader.try_reload()
+            gateway.vitals.refresh()
+        versions = [s for m in gateway.registry.collect() if m.name == "sluice_config_info" for s in m.samples]
+        assert [(s.labels["version"], s.value) for s in versions] == [(gateway.generation.version, 1)]
+
+
+async def test_what_a_budget_refused_has_a_row_and_is_no_request() -> None:
+    admin = "a" * 32
+    keys = [{"name": "test", "key": KEY, "limits": {"budget": {"day": "0.01"}, "rpd": 100}}]
+    async with running({"m": "demo-ok"}, keys=keys, admin={"keys": {"ops": admin}}) as (gateway, _):
+        async with aiohttp.ClientSession() as http:
+            body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+            told = []
+            for most in (10, 100_000, 100_000):
+                asked = {**body, "max_completion_tokens": most}
+                headers = {"authorization": f"Bearer {KEY}"}
+                async with http.post(f"{gateway.url}/v1/chat/completions", json=asked, headers=headers) as response:
+                    told.append((response.status, (await response.json()).get("error", {}).get("code")))
+            assert told == [(200, None), (429, "insufficient_quota"), (429, "insufficient_quota")]
+
+            async def get(path: str) -> Any:
+                url, headers = f"{gateway.admin_url}/admin/v1/{path}", {"authorization": f"Bearer {admin}"}
+                async with http.get(url, headers=headers) as response:
+                    assert response.status == 200
+                    return (await response.json())["data"]
+
+            (row,) = await get("usage?group_by=key")
+            assert (row["requests"], row["errors"]) == (1, 2)
+            rows = await get("ledger")
+            assert [(r["status"], r["cost"]) for r in rows if r["attempt"] == 0] == [("insufficient_quota", 0)] * 2
+            assert await get("reconcile") == [], "the counters of requests a day do not count them either"

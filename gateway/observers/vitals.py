@@ -7,6 +7,7 @@ workers can be summed (prometheus_client's multiprocess mode takes values only).
 import asyncio
 import contextlib
 import mmap
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -89,11 +90,18 @@ class Vitals:
         for name, good in self._read_healthy().items():
             self._healthy.labels(name).set(good)
         runs = self._read_version()
+        self._tell_version(runs)
+        for refresh in self._also:
+            refresh()
+
+    def _tell_version(self, runs: str) -> None:
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:  # there a series stays until its worker ends
+            for version in self._versions - {runs}:
+                self._config.remove(version)
+            self._versions.clear()
         self._versions.add(runs)
         for version in self._versions:
             self._config.labels(version).set(version == runs)
-        for refresh in self._also:
-            refresh()
 
     async def start(self) -> None:
         self.refresh()
