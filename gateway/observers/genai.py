@@ -1,6 +1,5 @@
 """The metrics that OpenTelemetry's conventions for generative AI define, under their names, labels and buckets."""
 
-from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ from prometheus_client.registry import Collector
 
 from ..call import CallRecord
 from .bounded import Bounded
+from .bulk import BulkHistogram
 from .conventions import NOBODY
 
 DURATION = (
@@ -40,48 +40,14 @@ UNKNOWN = "unknown"
 LABELS = ["gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model"]
 
 
-class Tally:
-    """What was observed under one set of labels since Prometheus's own histogram was last brought up to date.
-
-    A histogram of prometheus_client takes two locks and looks through its buckets one by one, for each value.
-    The series are made when there is something to tell.
-    """
-
-    __slots__ = ("_bounds", "_counts", "_histogram", "_labels", "_sum", "_touched")
-
-    def __init__(self, histogram: Histogram, labels: tuple[str, ...], bounds: tuple[float, ...]) -> None:
-        self._histogram = histogram
-        self._labels = labels
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
-        self._touched = False
-
-    def observe(self, value: float) -> None:
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-        self._touched = True
-
-    def flush(self) -> None:
-        if not self._touched:
-            return
-        counts, self._counts = self._counts, [0] * len(self._counts)
-        total, self._sum, self._touched = self._sum, 0.0, False
-        child = self._histogram.labels(*self._labels)
-        child._sum.inc(total)
-        for bucket, count in zip(child._buckets, counts, strict=True):
-            if count:
-                bucket.inc(count)
-
-
-class Tallies(NamedTuple):
+class Series(NamedTuple):
     """Of calls that are alike."""
 
-    duration: Tally
-    first: Tally
-    per_token: Tally
-    input: Tally
-    output: Tally
+    duration: BulkHistogram
+    first: BulkHistogram
+    per_token: BulkHistogram
+    input: BulkHistogram
+    output: BulkHistogram
 
 
 class GenAIMetrics(Collector):
@@ -122,8 +88,8 @@ class GenAIMetrics(Collector):
             buckets=TOKENS,
             registry=registry,
         )
-        self._by_labels: dict[tuple[str, ...], Tally] = {}
-        self._by_call: dict[tuple[str, str, str, str, str], Tallies] = {}
+        self._by_labels: dict[tuple[str, ...], BulkHistogram] = {}
+        self._by_call: dict[tuple[str, str, str, str, str], Series] = {}
 
     def call_finished(self, record: CallRecord) -> None:
         attempts, code = record.attempts, record.code
@@ -131,43 +97,43 @@ class GenAIMetrics(Collector):
         model = self._models(record.model) if record.model else UNKNOWN
         tier = record.served_tier or record.effective_tier or "default"
         key = (record.operation, provider, model, code, tier)
-        tallies = self._by_call.get(key)
-        if tallies is None:
-            tallies = self._by_call[key] = self._made(*key)
-        tallies.duration.observe(record.seconds)
+        series = self._by_call.get(key)
+        if series is None:
+            series = self._by_call[key] = self._made(*key)
+        series.duration.observe(record.seconds)
         usage = record.usage
         output = usage.completion_tokens
         if record.stream and record.ttft is not None:
-            tallies.first.observe(record.ttft)
+            series.first.observe(record.ttft)
             if output > 1 and code == "ok":
-                tallies.per_token.observe((record.seconds - record.ttft) / (output - 1))
+                series.per_token.observe((record.seconds - record.ttft) / (output - 1))
         if usage.prompt_tokens:
-            tallies.input.observe(usage.prompt_tokens)
+            series.input.observe(usage.prompt_tokens)
         if output:
-            tallies.output.observe(output)
+            series.output.observe(output)
 
-    def _made(self, operation: str, provider: str, model: str, code: str, tier: str) -> Tallies:
+    def _made(self, operation: str, provider: str, model: str, code: str, tier: str) -> Series:
         who = (operation, provider, model)
 
-        def tally(histogram: Histogram, bounds: tuple[float, ...], last: str) -> Tally:
+        def bulk(histogram: Histogram, bounds: tuple[float, ...], last: str) -> BulkHistogram:
             key = (histogram._name, *who, last)
             found = self._by_labels.get(key)
             if found is None:
-                found = self._by_labels[key] = Tally(histogram, (*who, last), bounds)
+                found = self._by_labels[key] = BulkHistogram(histogram, (*who, last), bounds)
             return found
 
-        return Tallies(
-            duration=tally(self._duration, DURATION, "" if code == "ok" else code),
-            first=tally(self._ttft, TTFT, tier),
-            per_token=tally(self._per_token, PER_TOKEN, tier),
-            input=tally(self._tokens, TOKENS, "input"),
-            output=tally(self._tokens, TOKENS, "output"),
+        return Series(
+            duration=bulk(self._duration, DURATION, "" if code == "ok" else code),
+            first=bulk(self._ttft, TTFT, tier),
+            per_token=bulk(self._per_token, PER_TOKEN, tier),
+            input=bulk(self._tokens, TOKENS, "input"),
+            output=bulk(self._tokens, TOKENS, "output"),
         )
 
     def refresh(self) -> None:
         """Bring Prometheus's histograms up to date; at least as often as they are read."""
-        for tally in self._by_labels.values():
-            tally.flush()
+        for bulk in self._by_labels.values():
+            bulk.flush()
 
     def describe(self) -> Iterable[Metric]:
         return ()
