@@ -82,6 +82,15 @@ async def test_a_refused_reload_counts_where_the_policy_says_so() -> None:
         assert await asked(gateway) == (200, "")
 
 
-def test_only_what_is_known_can_be_required() -> None:
-    with pytest.raises(ConfigError, match="ready_requires"):
-        parse("admin: {ready_requires: [mysql]}", {})
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("admin: {ready_requires: [mysql]}", "ready_requires"),
+        ("admin: {ready_requires: [redis]}", "no `redis`"),
+        ("tracing: {content: true}", "tracing.langfuse"),
+        ("health: {active: {kind: ping}}", "health.active.kind"),
+    ],
+)
+def test_what_cannot_be_watched_is_refused(text: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        parse(text, {})
