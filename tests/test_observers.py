@@ -265,3 +265,24 @@ async def test_what_a_budget_refused_has_a_row_and_is_no_request() -> None:
             rows = await get("ledger")
             assert [(r["status"], r["cost"]) for r in rows if r["attempt"] == 0] == [("insufficient_quota", 0)] * 2
             assert await get("reconcile") == [], "the counters of requests a day do not count them either"
+
+
+async def test_more_keys_than_the_cap_are_looked_after_in_turn_and_named_only_up_to_it() -> None:
+    keys = [{"name": f"k{n}", "key": f"{KEY}-{n}", "limits": {"rpd": 10 + n}} for n in range(6)]
+    few = {"tenant_labels": True, "max_label_values": 3}
+    async with running({"m": "demo-ok"}, keys=keys, metrics=few) as (gateway, _), aiohttp.ClientSession() as http:
+        standing = gateway.telemetry.standing
+        await standing.look()
+        for number in (5, 4, 3):
+            for _ in range(2):
+                body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+                headers = {"authorization": f"Bearer {KEY}-{number}"}
+                async with http.post(f"{gateway.url}/v1/chat/completions", json=body, headers=headers) as response:
+                    assert response.status == 200
+        await standing.look()
+        least = gateway.registry.get_sample_value("sluice_limit_remaining_ratio", {"owner": "key", "limit": "rpd"})
+        assert least == pytest.approx(11 / 13), "of the three that called last"
+        named = {
+            s.labels["scope"] for m in gateway.registry.collect() if m.name == "sluice_limit_cap" for s in m.samples
+        }
+        assert len(named) == 3

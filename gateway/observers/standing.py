@@ -13,6 +13,7 @@ from ..limits import State
 from ..limits.amounts import COST
 from ..limits.headers import OWNERS
 from ..limits.rules import NAMES
+from .bounded import OTHER, Bounded
 
 log = logging.getLogger("sluice.metrics")
 
@@ -30,9 +31,9 @@ class Counters(Protocol):
 
 
 class StandingObserver:
-    """``counters`` gives the limiter of the configuration that runs. ``cap`` bounds the keys that are looked after.
+    """``counters`` gives the limiter of the configuration that runs. Looked after are the ``cap`` keys that called last.
 
-    The least of each kind of owner is always told; every owner's own only where tenants are ``labelled``.
+    The least of each kind of owner is always told; an owner's own only where tenants are ``labelled``, of ``cap`` owners.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class StandingObserver:
         self._counters = counters
         self._cap = cap
         self._labelled = labelled
+        self._scopes = Bounded(cap)
         self._principals: dict[str, Principal] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -60,8 +62,13 @@ class StandingObserver:
 
     def call_finished(self, record: CallRecord) -> None:
         principal = record.principal
-        if principal is not None and (principal.key_id in self._principals or len(self._principals) < self._cap):
-            self._principals[principal.key_id] = principal
+        if principal is None or self._principals.get(principal.key_id) is principal:
+            return  # its place in the queue is not worth the time
+        known = self._principals
+        known.pop(principal.key_id, None)
+        known[principal.key_id] = principal
+        if len(known) > self._cap:
+            del known[next(iter(known))]
 
     def know(self, principals: Iterable[Principal]) -> None:
         """Look after these from the start, without a call of theirs."""
@@ -97,7 +104,10 @@ class StandingObserver:
 
     def _tell(self, kind: str, limit: str, state: State) -> None:
         money = state.limit.unit == COST
-        labels = (kind, state.limit.scope[2:], limit)
+        scope = state.limit.scope[2:]
+        if self._scopes(f"{kind} {scope}") == OTHER:
+            return
+        labels = (kind, scope, limit)
         scale = NANO if money else 1
         (self._money if money else self._remaining).labels(*labels).set(state.remaining * scale)
         (self._money_cap if money else self._cap_of).labels(*labels).set(state.limit.cap * scale)
