@@ -155,6 +155,8 @@ class StreamedAnswer:
         self._first = first
         self._kept = kept
         self._complete = False
+        self.reached = 0.0
+        """Seconds until the request was on its way."""
         self.waited = 0.0
         """Seconds from the request to the first content."""
         self._on_end: list[Callable[[], None]] = []
@@ -259,6 +261,8 @@ class WholeAnswer:
         self.usage = usage
         self.tier = tier
         self.served_tier = served_tier
+        self.reached = 0.0
+        """Seconds until the request was on its way."""
         self.waited = 0.0
         """Seconds from the request to its last byte."""
         self._completion = completion

@@ -163,6 +163,8 @@ class CallRecord:
     """Phases in their order, each with the moment (``time.perf_counter``) at which it ended."""
     waited: float = 0.0
     """Seconds that providers took: up to the first content of a stream, or to the whole answer."""
+    reached: float = 0.0
+    """Seconds to get to the provider that answered: a place among its connections, connecting, writing the request."""
     dropped: tuple[str, ...] = ()
     client_request_id: str | None = None
     """The client's own ``X-Client-Request-Id``: for its support cases, not ours."""
@@ -185,17 +187,17 @@ class CallRecord:
     def phases(self) -> dict[str, float]:
         """Seconds by phase; empty for a call that has no answer.
 
-        ``auth``, ``limits`` (settling and the ledger included), ``translate`` (checking and routing too) and ``stream``
-        (the last bytes) are the gateway's own and add up to what it adds to an answer; ``queue`` is its queue;
-        ``upstream`` is the provider's time.
+        ``auth``, ``limits`` (settling and the ledger included), ``translate`` (checking and routing too), ``upstream``
+        (connecting and sending) and ``stream`` (the last bytes) are the gateway's own and add up to what it adds to an
+        answer; ``queue`` is its queue; ``provider`` is the provider's time.
         """
         if not self.laps:
             return {}
         queued = self.queued or 0.0
-        found = {"upstream": self.waited, "queue": queued}
+        found = {"provider": self.waited, "queue": queued, "upstream": self.reached}
         before = self.laps[0][1]
         for name, at in self.laps[1:]:
             found[name] = found.get(name, 0.0) + at - before
             before = at
-        found["translate"] = max(found.get("translate", 0.0) - self.waited - queued, 0.0)
+        found["translate"] = max(found.get("translate", 0.0) - self.waited - queued - self.reached, 0.0)
         return found

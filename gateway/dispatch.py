@@ -296,7 +296,9 @@ class Dispatcher:
         if trace is not None:  # last: a signature does not cover it, for proxies may change it
             sent = replace(sent, headers={**sent.headers, "traceparent": trace})
         timeouts = deployment.tier_timeouts.get(tier.expected, deployment.timeouts)
+        began = time.perf_counter()
         response = await self._upstreams[deployment.provider].open(sent, timeouts)
+        reached = response.opened - began
         try:
             if response.status not in STATUSES_OK:
                 body = await response.read(MAX_BODY)
@@ -306,7 +308,7 @@ class Dispatcher:
                 self._fleet[deployment.id].health.hinted(limits)
                 told(deployment, limits)
             answer: Answer = await call.operation.read(call, deployment, sent, tier, response)
-            answer.waited = response.taken
+            answer.waited, answer.reached = response.taken, reached
             return answer
         except BaseException as exc:
             if isinstance(exc, ProviderError):

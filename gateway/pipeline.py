@@ -105,6 +105,7 @@ class Pipeline:
             laps.append(("translate", answered))
             record.ttft = answered - started
             record.laps = laps
+            record.reached = answer.reached
             record.waited = answer.waited + sum([a.seconds for a in record.attempts[:-1]])
             headers = metered.headers(answer, record)
             if self.litellm_headers:
@@ -167,7 +168,7 @@ class Pipeline:
         try:
             await reply.start(headers)
             await answer.pour(reply)
-            record.laps.append(("upstream", time.perf_counter()))
+            record.laps.append(("provider", time.perf_counter()))
             last = answer.last()
             await metered.settled(answer, record)
             record.laps.append(("limits", time.perf_counter()))

@@ -14,6 +14,7 @@ from .observers.access_log import AccessLog
 from .observers.conventions import provider_names
 from .observers.genai import GenAIMetrics
 from .observers.metrics import PrometheusObserver
+from .observers.overhead import OverheadMetrics
 from .observers.refusals import Ledger, RefusalObserver
 from .observers.standing import Counters, StandingObserver
 from .observers.stores import Ask, StoreHealth
@@ -39,7 +40,8 @@ class Telemetry:
     @property
     def refreshes(self) -> list[Callable[[], None]]:
         """What brings gauges and counters up to date, to be called at least as often as they are read."""
-        return [o.refresh for o in self.observers if isinstance(o, PrometheusObserver | GenAIMetrics | TierMetrics)]
+        kinds = (PrometheusObserver, GenAIMetrics, OverheadMetrics, TierMetrics)
+        return [o.refresh for o in self.observers if isinstance(o, kinds)]
 
     def configure(self, config: Config) -> None:
         self.providers.clear()
@@ -73,6 +75,7 @@ def telemetry(
     observers: list[Observer] = [
         PrometheusObserver(registry, cap),
         GenAIMetrics(registry, providers, cap),
+        OverheadMetrics(registry),
         tiers,
         standing,
         AccessLog(),

@@ -46,6 +46,7 @@ BOARDS: dict[str, tuple[str, list[Panel]]] = {
             ("Time to first token, p50 and p95", "s", quantiles(TTFT)),
             ("Time per output token, p50 and p95", "s", quantiles(PER_TOKEN)),
             ("Duration, p50 and p95", "s", quantiles(DURATION)),
+            ("The gateway's own time by phase, p50 and p95", "s", quantiles("sluice_overhead_seconds", "phase")),
             ("Tokens by kind", "short", rate("sluice_tokens_total", "kind")),
             ("In flight", "short", [("sum by (instance) (sluice_in_flight)", "{{instance}}")]),
             ("Event loop lag", "s", [("max by (instance) (sluice_loop_lag_seconds)", "{{instance}}")]),
