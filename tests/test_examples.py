@@ -69,6 +69,8 @@ def test_configurations_load(block: Block) -> None:
     whole["models"] = whole.get("models", {}) | {
         name: {"deployments": [{"provider": "in-house", "model": name}]} for name in models
     }
+    for name, model in whole["models"].items():  # a part of one
+        model.setdefault("deployments", [{"provider": "in-house", "model": name}])
     try:
         parse(yaml.safe_dump(whole), dict.fromkeys(VARIABLE.findall(block.text), "x" * 40))
     except ConfigError as exc:
