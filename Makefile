@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint format bench bench-check bench-peers bench-resources bench-workers soak bench-table simulate-tiers records limits chaos overload clients clients-fast conformance fuzz oracle generated image-check docs clean
+.PHONY: newcomer run test lint format bench bench-check bench-peers bench-resources bench-workers soak bench-table simulate-tiers records limits chaos overload clients clients-fast conformance fuzz oracle generated image-check docs clean
 
 run: $(VENV)/.demo  ## start demo upstreams and the gateway, show a failover, keep serving (ONCE=1: end after it)
 	$(BIN)/sluice demo $(if $(ONCE),--once)
@@ -79,11 +79,14 @@ oracle: $(VENV)/.dev .venvs/oracle/.ready  ## our requests beside LiteLLM's, eac
 	.venvs/oracle/bin/python -m pip install --quiet --disable-pip-version-check litellm==1.106.2 mcp
 	touch $@
 
+newcomer: $(VENV)/.dev  ## a clean clone and the README's commands only: from `make run` to a key, a refusal and `sluice usage`
+	$(BIN)/python -m tests.newcomer
+
 docs: $(VENV)/bin/python  ## the pages of docs/ as a site in build/site
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'mkdocs-material>=9.6'
 	$(BIN)/mkdocs build --quiet --config-file docs/site/mkdocs.yml
 
-generated: $(VENV)/.dev  ## write what is generated from the code: docs/configuration.md, docs/providers.md, config/schema.json, the table of service tiers
+generated: $(VENV)/.dev  ## write what is generated from the code: references in docs/, config/schema.json, docs/openapi.json, dashboards
 	$(BIN)/python docs/generate.py
 	$(BIN)/python deploy/grafana/generate.py
 

@@ -12,7 +12,7 @@ MIN_SECRET = 32
 
 def problems(config: Config) -> list[str]:
     """One line for each mistake, each naming its path; empty for a good configuration."""
-    checks = (_references, _cycles, _owners, _keys, _secrets, _addresses, _identity, _queues, _workers)
+    checks = (_references, _cycles, _owners, _keys, _secrets, _addresses, _identity, _queues, _workers, _watching)
     return [line for check in checks for line in check(config)]
 
 
@@ -178,3 +178,11 @@ def _workers(config: Config) -> Iterator[str]:
         yield (
             "server.workers: more than one worker needs `redis`: a limit that each worker enforces alone is not a limit"
         )
+
+
+def _watching(config: Config) -> Iterator[str]:
+    """What would watch or show something that is not there."""
+    if "redis" in config.admin.ready_requires and config.redis is None:
+        yield "admin.ready_requires: there is no `redis` in this configuration"
+    if config.tracing.content and not config.tracing.enabled:
+        yield "tracing.content: needs `tracing.endpoint` or `tracing.langfuse`"

@@ -338,6 +338,12 @@ class Admin(Model):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8081
     keys: dict[Name, SecretStr] = Field({}, description="Admin keys by name, at least 32 characters each.")
+    ready_requires: tuple[Literal["config", "redis", "database"], ...] = Field(
+        (),
+        description="What must be well for /readyz to say so, once started: `config` (the last reload was not refused), "
+        "`redis`, `database`. A store that all replicas share takes all of them out at once; what is refused meanwhile, "
+        "`counters.on_outage` says.",
+    )
     litellm_compat: bool = Field(False, description="Serve the most scripted LiteLLM endpoints on this listener.")
 
 
@@ -450,6 +456,18 @@ class Retries(Model):
     max_retry_after: Seconds = Field(30, description="A longer Retry-After is not waited for.")
 
 
+class ActiveChecks(Model):
+    """Ask providers in the background whether they can be reached; what fails counts like a request that failed."""
+
+    kind: Literal["connect", "models", "completion"] = Field(
+        "connect",
+        description="connect: open a connection; models: list the models with the credential (where the dialect is "
+        "OpenAI's or Anthropic's, else as connect); completion: ask every deployment for a word, which the provider bills.",
+    )
+    interval: Seconds = Field(10, description="Between two checks.")
+    timeout: Seconds = Field(5, description="For one check.")
+
+
 class Health(Model):
     """Breaker and cool-down of a deployment."""
 
@@ -463,6 +481,7 @@ class Health(Model):
     latency_ejection: float | None = Field(
         None, gt=1, description="Eject a deployment whose TTFT is so many times the best of its group."
     )
+    active: ActiveChecks | None = Field(None, description="Absent: only requests tell how a deployment is.")
 
 
 class Logging(Model):
@@ -471,12 +490,32 @@ class Logging(Model):
     access: bool = True
 
 
+class Langfuse(Model):
+    """A Langfuse project that gets the spans, over OTLP."""
+
+    host: str = Field("https://cloud.langfuse.com", pattern=r"^https?://[^\s?#]+$")
+    public_key: SecretStr
+    secret_key: SecretStr
+
+
 class Tracing(Model):
     """One OpenTelemetry span for each call, without prompts and answers. Needs the extra `otel`."""
 
-    endpoint: str | None = Field(None, description="OTLP/HTTP address, its path included; absent: no traces.")
+    endpoint: str | None = Field(
+        None, description="OTLP/HTTP address, its path included; absent, and no `langfuse`: no traces."
+    )
     headers: dict[str, SecretStr] = {}
+    langfuse: Langfuse | None = None
     sample: Annotated[float, Field(ge=0, le=1)] = Field(1.0, description="Share of calls that are traced.")
+    content: bool = Field(False, description="Whether prompts and answers are in the spans, up to 64 KiB each.")
+    propagate: bool = Field(
+        True,
+        description="Whether providers get a `traceparent`: our span's where calls are traced, else the client's.",
+    )
+
+    @property
+    def enabled(self) -> bool:
+        return self.endpoint is not None or self.langfuse is not None
 
 
 class Metrics(Model):

@@ -1,5 +1,9 @@
 """The command line: ``sluice`` or ``python -m gateway``."""
 
+import json
+import os
+import sys
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -20,6 +24,7 @@ COMMANDS = {
     "db": "db",
     "reconcile": "reconcile",
     "import-litellm": "import_litellm",
+    "bench": "bench",
 }
 """Command -> module of ``gateway.commands``, and what of it where that is not ``command``; imported only when asked
 for, because a gateway must start quickly."""
@@ -38,6 +43,27 @@ class Lazy(click.Group):
         command: Any = getattr(import_module(f"gateway.commands.{module}"), name or "command")
         assert isinstance(command, click.Command)
         return command
+
+    def main(self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **extra: Any) -> Any:  # type: ignore[override]  # ours takes no other arguments by position
+        """With ``--json`` an error is JSON too: ``{"error": {"message": ...}}`` on standard error."""
+        if not standalone_mode:
+            return super().main(args, standalone_mode=False, **extra)
+        given = list(args) if args is not None else sys.argv[1:]
+        try:
+            code = super().main(given, standalone_mode=False, **extra)
+        except click.ClickException as exc:
+            if "--json" in given:
+                click.echo(json.dumps({"error": {"message": exc.format_message()}}), err=True)
+            else:
+                exc.show()
+            sys.exit(exc.exit_code)
+        except click.Abort:
+            click.echo("Aborted!", err=True)
+            sys.exit(1)
+        except BrokenPipeError:  # as with `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        sys.exit(code if isinstance(code, int) else 0)
 
 
 @click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

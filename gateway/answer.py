@@ -153,6 +153,8 @@ class StreamedAnswer:
         self._first = first
         self._kept = kept
         self._complete = False
+        self.reached = 0.0
+        """Seconds until the request was on its way."""
         self.waited = 0.0
         """Seconds from the request to the first content."""
         self._on_end: list[Callable[[], None]] = []
@@ -257,6 +259,8 @@ class WholeAnswer:
         self.usage = usage
         self.tier = tier
         self.served_tier = served_tier
+        self.reached = 0.0
+        """Seconds until the request was on its way."""
         self.waited = 0.0
         """Seconds from the request to its last byte."""
         self._completion = completion
@@ -299,6 +303,8 @@ class Ended:
 class Chat:
     """Create Chat Completion."""
 
+    name = "chat"
+
     def prepare(self, adapter: Adapter, request: Mapping[str, Any], target: Target) -> UpstreamRequest:
         return adapter.prepare(request, target)
 
@@ -312,6 +318,8 @@ class Chat:
 
 class Embeddings:
     """Create Embeddings."""
+
+    name = "embeddings"
 
     def prepare(self, adapter: Adapter, request: Mapping[str, Any], target: Target) -> UpstreamRequest:
         if not isinstance(adapter, EmbeddingAdapter):
@@ -352,7 +360,8 @@ async def _first_content(
     call: Call, deployment: Deployment, sent: UpstreamRequest, tier: AttemptTier, response: UpstreamResponse
 ) -> StreamedAnswer:
     """Read until the model has said something: up to here nothing was sent, and another may still answer."""
-    kept = emit.Accumulator() if call.store or (deployment.resumable and plain(call)) else None
+    wanted = call.store or call.traced or (deployment.resumable and plain(call))
+    kept = emit.Accumulator() if wanted else None
     relay = relay_for(call, deployment, sent, kept, tier)
     held: list[bytes] = []
     since = None

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from config import ConfigError
 from config.schema import Config
 
+from .active import ActiveHealth, Checked
 from .auth import Authenticator, KeySource
 from .credentials import Credentials, HTTPFetch
 from .credentials.issue import Fetch
@@ -23,14 +24,11 @@ from .keeping import Keeper
 from .limits import Limiter, StoreDown
 from .management.configuration import Configuration
 from .management.operation import Operation
-from .observers.access_log import AccessLog
 from .observers.budgets import BudgetObserver
-from .observers.metrics import PrometheusObserver
-from .observers.tenants import TenantObserver
-from .observers.tiers import TierMetrics
+from .observers.stores import Ask
 from .observers.vitals import Vitals
 from .paths import Records, admin_endpoints, admin_routes, data_routes, operations
-from .pipeline import Observer, Pipeline
+from .pipeline import Pipeline
 from .pools import Pools
 from .protection import Protection
 from .ramps import Ramps
@@ -49,6 +47,7 @@ from .reload import Reloader
 from .remote_images import RemoteImages
 from .server import Serving, Site, State
 from .sharing import Sharing
+from .telemetry import Telemetry, telemetry
 from .throttle import Failures
 from .upstream import SystemResolver, Upstream
 
@@ -68,6 +67,7 @@ class Gateway:
     records: Records
     lasting: Lasting
     vitals: Vitals
+    telemetry: Telemetry
     once: Callable[[Authenticator], Once] | None
     reloader: Reloader
     data: Site
@@ -118,6 +118,7 @@ class Gateway:
         self.lasting.fleet.configure(config.health, config.retries)
         self.lasting.pools.configure(config)
         self.records.configure(config)
+        self.telemetry.configure(config)
         self.serve(made)
         kept = {id(pool) for _, pool in made.pools.values()}
         if unused := [pool for _, pool in before.pools.values() if id(pool) not in kept]:
@@ -125,6 +126,18 @@ class Gateway:
             self.retiring.add(task)
             task.add_done_callback(self.retiring.discard)
         return made.version
+
+    def unready(self) -> str:
+        """Why no traffic should come, by the policy of ``admin.ready_requires``; nothing where it may."""
+        if self.state.draining:
+            return "draining"
+        if not self.state.ready:
+            return "starting"
+        wanted = self.config.admin.ready_requires
+        if "config" in wanted and self.reloader.refused:
+            return "the configuration file has mistakes"
+        away = [name for name, well in self.telemetry.stores.healthy.items() if name in wanted and not well]
+        return f"{away[0]} does not answer" if away else ""
 
     def operations(self) -> tuple[Operation, ...]:
         """Everything under /admin/v1."""
@@ -136,7 +149,7 @@ class Gateway:
     def _admin_routes(self) -> Routes:
         admin = admin_endpoints(self.config, self.records, self.failures)
         listed = (*self.operations(), *self.compatible())
-        return admin_routes(self.state, self.registry, self.vitals.refresh, admin, listed)
+        return admin_routes(self.unready, self.registry, self.vitals.refresh, admin, listed)
 
     def compatible(self) -> tuple[Operation, ...]:
         """LiteLLM's endpoints on the admin listener, where they are switched on."""
@@ -168,7 +181,9 @@ async def build(config: Config, read: Callable[[], Config] | None = None) -> Gat
         registry = CollectorRegistry()
         records = await _records(config, closers)
         state = State()
-        lasting = await _lasting(config, records, registry, state, closers)
+        lasting, watching = await _lasting(
+            config, records, registry, state, closers, lambda: gateway.generation.limiter
+        )
         made = generation(config, lasting)
         once = _once(config, closers)
     except BaseException as exc:
@@ -187,9 +202,9 @@ async def build(config: Config, read: Callable[[], Config] | None = None) -> Gat
         registry,
         in_flight=lambda: state.in_flight,
         breakers=lasting.fleet.breakers,
-        healthy=lambda: _healthy(records, lasting),
+        healthy=lambda: healthy(records, watching, lasting.sharing),
         version=lambda: gateway.generation.version,
-        also=[o.refresh for o in lasting.observers if isinstance(o, PrometheusObserver | TierMetrics)],
+        also=watching.refreshes,
     )
     gateway = Gateway(
         generation=made,
@@ -199,6 +214,7 @@ async def build(config: Config, read: Callable[[], Config] | None = None) -> Gat
         records=records,
         lasting=lasting,
         vitals=vitals,
+        telemetry=watching,
         once=once,
         reloader=Reloader(read, apply, registry),
         data=Site(config.server, state, failures, cors=config.server.cors_origins),
@@ -206,6 +222,11 @@ async def build(config: Config, read: Callable[[], Config] | None = None) -> Gat
         closers=closers,
     )
     gateway.serve(made)
+    await watching.start()
+    closers.append(watching.close)
+    checks = ActiveHealth(registry, lasting.fleet, lasting.credentials, lambda: checked(gateway.generation))
+    await checks.start()
+    closers.append(checks.close)
     await vitals.start()
     closers.append(vitals.close)
     return gateway
@@ -270,9 +291,41 @@ def _key_source(config: Config, records: Records, fetch: Fetch) -> KeySource:
     return Tokens(config.auth.jwt, records.keys, fetch)
 
 
+def checked(runs: Generation) -> Checked:
+    """What active checks look at."""
+    return Checked(
+        runs.config.health.active, runs.routes, {name: upstream for name, (_, upstream) in runs.pools.items()}
+    )
+
+
+def healthy(records: Records, watching: Telemetry, sharing: Sharing | None) -> dict[str, bool]:
+    """Store -> whether it can be used now, as this worker sees it."""
+    ledger = {"ledger": records.ledger.is_healthy} if records.ledger is not None else {}
+    shared = {"health": sharing.active} if sharing is not None else {}
+    return {**watching.stores.healthy, **ledger, **shared}
+
+
+def _asks(config: Config, records: Records, closers: list[Closer]) -> dict[str, Ask]:
+    """A question that each store must be able to answer."""
+    asks: dict[str, Ask] = {"database": records.database.ping}
+    if config.redis is not None:
+        from .records.idempotency_redis import connect
+
+        client = connect(config.redis)
+        closers.append(client.aclose)
+        asks["redis"] = client.ping
+    return asks
+
+
 async def _lasting(
-    config: Config, records: Records, registry: CollectorRegistry, state: State, closers: list[Closer]
-) -> Lasting:
+    config: Config,
+    records: Records,
+    registry: CollectorRegistry,
+    state: State,
+    closers: list[Closer],
+    counters: Callable[[], Limiter],
+) -> tuple[Lasting, Telemetry]:
+    """``counters`` gives the limiter of the configuration that runs, once one does."""
     session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
     closers.append(session.close)
     credentials = Credentials(HTTPFetch(session))
@@ -298,7 +351,16 @@ async def _lasting(
     protection = Protection(config.server, lambda: state.in_flight)
     await protection.start()
     closers.append(protection.close)
-    return Lasting(
+    watching = telemetry(
+        config,
+        registry,
+        pools=pools,
+        ledger=records.ledger,
+        counters=counters,
+        asks=_asks(config, records, closers),
+        closers=closers,
+    )
+    lasting = Lasting(
         credentials=credentials,
         limiter=limiter,
         fleet=fleet,
@@ -308,11 +370,14 @@ async def _lasting(
         pools=pools,
         ramps=ramps,
         protection=protection,
-        observers=_observers(config, registry, pools, closers),
+        observers=watching.observers,
+        trace=watching.trace,
+        capture=config.tracing.enabled and config.tracing.content,
         keeper=_keeper(config, records, resolve, closers),
         resolve=resolve,
         groups=groups,
     )
+    return lasting, watching
 
 
 def _keeper(config: Config, records: Records, resolve: SystemResolver, closers: list[Closer]) -> Keeper | None:
@@ -322,25 +387,6 @@ def _keeper(config: Config, records: Records, resolve: SystemResolver, closers: 
     if images is not None:
         closers.append(images.close)
     return Keeper(records.stored, images)
-
-
-def _observers(
-    config: Config, registry: CollectorRegistry, pools: Pools, closers: list[Closer]
-) -> tuple[Observer, ...]:
-    observers: list[Observer] = [PrometheusObserver(registry), TierMetrics(registry, pools.all), AccessLog()]
-    if config.metrics.tenant_labels:
-        observers.append(TenantObserver(registry, config.metrics.max_label_values))
-    if config.tracing.endpoint is not None:
-        try:
-            from .observers.tracing import TracingObserver
-        except ImportError:
-            raise ConfigError(
-                ["tracing.endpoint: needs the extra `otel`: pip install 'sluice-gateway[otel]'"]
-            ) from None
-        tracing = TracingObserver(config.tracing)
-        closers.append(tracing.closer())
-        observers.append(tracing)
-    return tuple(observers)
 
 
 def _once(config: Config, closers: list[Closer]) -> Callable[[Authenticator], Once] | None:
@@ -372,12 +418,6 @@ def _limiter(
     limiter = Limiter.from_config(config, spent=spent, on_orphan=budgets.orphaned)
     limiter.on_threshold.append(budgets.passed)
     return limiter
-
-
-def _healthy(records: Records, lasting: Lasting) -> dict[str, bool]:
-    """Which stores can be used."""
-    found = {"ledger": records.ledger.is_healthy} if records.ledger is not None else {}
-    return found | ({"health": lasting.sharing.active} if lasting.sharing is not None else {})
 
 
 async def _start(part: Limiter | Pools) -> None:

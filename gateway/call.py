@@ -60,6 +60,8 @@ class Call:
     include_usage: bool = False
     obfuscation: bool = True
     store: bool = False
+    traced: bool = False
+    """Whether the answer is put together again for a trace."""
     n: int = 1
     operation: Any = None
     """How it is prepared and its answer read: an ``answer.Operation``."""
@@ -135,6 +137,8 @@ class CallRecord:
     """The HTTP status the client got; 499 when it left before it got one."""
     code: str = "ok"
     """``ok`` or the code of the error."""
+    operation: str = "chat"
+    """``chat`` or ``embeddings``, as OpenTelemetry names them."""
     stream: bool = False
     requested_tier: str | None = None
     effective_tier: str | None = None
@@ -163,11 +167,17 @@ class CallRecord:
     """Phases in their order, each with the moment (``time.perf_counter``) at which it ended."""
     waited: float = 0.0
     """Seconds that providers took: up to the first content of a stream, or to the whole answer."""
+    reached: float = 0.0
+    """Seconds to get to the provider that answered: a place among its connections, connecting, writing the request."""
     dropped: tuple[str, ...] = ()
     client_request_id: str | None = None
     """The client's own ``X-Client-Request-Id``: for its support cases, not ours."""
     traceparent: str | None = None
     """The W3C trace context that the client sent."""
+    passed_on: str | None = None
+    """The W3C trace context that providers are given."""
+    content: tuple[Any, Any] | None = None
+    """The messages and the completion, where the operator wants them in traces; observers alone see them."""
     client_retries: str | None = None
     """The ``X-Stainless-Retry-Count`` that OpenAI's SDKs send."""
     fallback: str | None = None
@@ -181,17 +191,17 @@ class CallRecord:
     def phases(self) -> dict[str, float]:
         """Seconds by phase; empty for a call that has no answer.
 
-        ``auth``, ``limits`` (settling and the ledger included), ``translate`` (checking and routing too) and ``stream``
-        (the last bytes) are the gateway's own and add up to what it adds to an answer; ``queue`` is its queue;
-        ``upstream`` is the provider's time.
+        ``auth``, ``limits`` (settling and the ledger included), ``translate`` (checking and routing too), ``upstream``
+        (connecting and sending) and ``stream`` (the last bytes) are the gateway's own and add up to what it adds to an
+        answer; ``queue`` is its queue; ``provider`` is the provider's time.
         """
         if not self.laps:
             return {}
         queued = self.queued or 0.0
-        found = {"upstream": self.waited, "queue": queued}
+        found = {"provider": self.waited, "queue": queued, "upstream": self.reached}
         before = self.laps[0][1]
         for name, at in self.laps[1:]:
             found[name] = found.get(name, 0.0) + at - before
             before = at
-        found["translate"] = max(found.get("translate", 0.0) - self.waited - queued, 0.0)
+        found["translate"] = max(found.get("translate", 0.0) - self.waited - queued - self.reached, 0.0)
         return found

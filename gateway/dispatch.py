@@ -11,12 +11,11 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
 from adapters import ratelimits
 from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
-from adapters.ratelimits import RateLimits
 from config.schema import Retries, Timeouts
 
 from . import tiers
 from .answer import MAX_BODY, StreamedAnswer, WholeAnswer
-from .call import Attempt, Call, CallRecord, Deployment, Plan, Route
+from .call import Attempt, CallRecord, Deployment, Plan, Route
 from .continuation import CONTINUED, Rest, Resumable, Sendable
 from .credentials import Credentials
 from .errors import GatewayError, InvalidRequest, NoHealthyUpstream
@@ -219,10 +218,7 @@ class Dispatcher:
         try:
             request, tier = call.outgoing(deployment)
             row.sent_tier = tier.sent
-            left = self._left(call, record) if record.attempts else None
-            answer = await self._exchange(
-                call.call, request, tier, deployment, call.told, left, hints=len(call.plan) > 1
-            )
+            answer = await self._exchange(call, record, request, tier, deployment)
         except UnsupportedParameter:
             if probe:
                 member.health.release()
@@ -328,39 +324,36 @@ class Dispatcher:
         return any(d.id != deployment.id and self._fleet[d.id].health.serves for d in plan)
 
     async def _exchange(
-        self,
-        call: Call,
-        request: Mapping[str, Any],
-        tier: AttemptTier,
-        deployment: Deployment,
-        told: Callable[[Deployment, RateLimits], None],
-        left: float | None,
-        *,
-        hints: bool,
+        self, call: Sendable, record: CallRecord, request: Mapping[str, Any], tier: AttemptTier, deployment: Deployment
     ) -> Answer:
         target = deployment.target
         if deployment.credential is not None:
             target = replace(target, api_key=await self._credentials.token(deployment.credential))
-        sent = call.operation.prepare(deployment.adapter, request, target)
+        sent = call.call.operation.prepare(deployment.adapter, request, target)
         if deployment.credential is not None:
             sent = await self._credentials.sign(sent, deployment.credential)
+        if record.passed_on is not None:  # last: a signature does not cover it, for proxies may change it
+            sent = replace(sent, headers={**sent.headers, "traceparent": record.passed_on})
         timeouts = deployment.tier_timeouts.get(tier.expected, deployment.timeouts)
-        if left is not None:
-            timeouts = _within(timeouts, left)
+        if record.attempts:
+            timeouts = _within(timeouts, self._left(call, record))
+        began = time.perf_counter()
         response = await self._upstreams[deployment.provider].open(sent, timeouts)
+        reached = response.opened - began
         try:
             if response.status not in STATUSES_OK:
                 body = await response.read(MAX_BODY)
                 error = deployment.adapter.error(response.status, response.headers, body)
                 raise tiers.refused(deployment, tier, error)
-            if (hints or deployment.pool is not None) and (limits := ratelimits.read(response.headers)) is not None:
+            hinted = len(call.plan) > 1 or deployment.pool is not None
+            if hinted and (limits := ratelimits.read(response.headers)) is not None:
                 self._fleet[deployment.id].health.hinted(limits)
-                told(deployment, limits)
+                call.told(deployment, limits)
             try:
-                answer: Answer = await call.operation.read(call, deployment, sent, tier, response)
+                answer: Answer = await call.call.operation.read(call.call, deployment, sent, tier, response)
             except NONSENSE as exc:
                 raise unforeseen(exc) from exc  # another deployment may give a better one
-            answer.waited = response.taken
+            answer.waited, answer.reached = response.taken, reached
             return answer
         except BaseException as exc:
             if isinstance(exc, ProviderError):

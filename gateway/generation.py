@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -14,7 +14,7 @@ from adapters.usage import Usage
 from config.schema import Config, Provider, Queue
 
 from .auth import Authenticator, KeySource, configured_keys
-from .call import Route
+from .call import CallRecord, Route
 from .credentials import Credentials
 from .deployments import routes
 from .dispatch import Dispatcher
@@ -62,6 +62,8 @@ class Lasting:
     resolve: SystemResolver
     sharing: Sharing | None
     """Keeps ``fleet`` and those of other workers alike, where there is Redis."""
+    trace: Callable[[CallRecord], str | None]
+    capture: bool
     groups: dict[str, tuple[str, ...]]
     """The model groups that run: what counters are restored by."""
 
@@ -78,6 +80,7 @@ class Generation:
     estimator: Estimator
     prices: PriceBook
     pools: Mapping[str, Pool]
+    routes: Mapping[str, Route]
 
 
 def generation(config: Config, lasting: Lasting, before: Generation | None = None) -> Generation:
@@ -108,9 +111,11 @@ def generation(config: Config, lasting: Lasting, before: Generation | None = Non
         allow=frozenset(name for model in config.models.values() for name in model.params.allow),
         keeper=lasting.keeper,
         protection=lasting.protection,
+        trace=lasting.trace,
+        capture=lasting.capture,
         litellm_headers=config.admin.litellm_compat,
     )
-    return Generation(config, version(config), pipeline, limiter, estimator, prices, pools)
+    return Generation(config, version(config), pipeline, limiter, estimator, prices, pools, table)
 
 
 def _pool(provider: Provider, lasting: Lasting, before: Pool | None) -> Pool:

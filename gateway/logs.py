@@ -62,6 +62,7 @@ def configure(config: Logging) -> None:
     root.setLevel(config.level.upper())
     logging.getLogger("sluice.access").setLevel(logging.INFO if config.access else logging.CRITICAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it prints representations of what failed
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)  # what it has loaded is nobody's event
 
 
 def log_crash(exc: object) -> None:

@@ -34,7 +34,6 @@ from .records.ledger import Ledger
 from .records.spent import spent_in
 from .records.stored import StoredCompletions
 from .records.usage import UsageStore
-from .server import State
 from .throttle import Failures
 
 
@@ -109,18 +108,18 @@ def admin_endpoints(config: Config, records: Records, failures: Failures) -> Adm
 
 
 def admin_routes(
-    state: State,
+    unready: Callable[[], str],
     registry: CollectorRegistry,
     refresh: Callable[[], None],
     admin: AdminEndpoints,
     listed: Iterable[Operation],
 ) -> Routes:
-    """Everything operators call."""
+    """Everything operators call. ``unready`` says why no traffic should come; nothing where it may."""
     routes = Routes()
     admin.add_to(routes, listed)
 
     async def readyz(exchange: Exchange, _: str) -> web.StreamResponse:
-        return await health.readyz(exchange, state.ready, "draining" if state.draining else "")
+        return await health.readyz(exchange, unready())
 
     async def metrics(exchange: Exchange, _: str) -> web.StreamResponse:
         return await health.metrics(exchange, registry, refresh)

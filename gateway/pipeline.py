@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from adapters.errors import ProviderError
@@ -65,7 +65,10 @@ class Pipeline:
 
     protection: Protection | None = None
     """Turns away what a worker with too much to do should not begin."""
-
+    trace: Callable[[CallRecord], str | None] = field(default=lambda record: record.traceparent)
+    """The trace context that providers get."""
+    capture: bool = False
+    """Whether observers see prompts and answers."""
     litellm_headers: bool = False
     """Whether answers carry the headers that clients of LiteLLM read."""
 
@@ -78,13 +81,17 @@ class Pipeline:
         try:
             record.client_request_id, record.client_retries = incoming.client_marks
             record.traceparent = incoming.traceparent
+            record.passed_on = self.trace(record)
             principal = record.principal = await self.auth.authenticate(incoming.credential, record.started)
             incoming.headers.update(tenant_headers(principal))
             laps.append(("auth", clock()))
             call = read(incoming.id, await incoming.body(), principal, self.allow)
+            if self.capture:
+                call = replace(call, traced=True)
             if call.store and (self.keeper is None or not principal.may_store):
                 call = replace(call, store=False)
             record.stream, record.requested_tier = call.stream, call.request.get("service_tier")
+            record.operation = call.operation.name
             laps.append(("translate", clock()))
             route = self.router.resolve(call.model, principal)
             record.model = route.name
@@ -98,6 +105,7 @@ class Pipeline:
             laps.append(("translate", answered))
             record.ttft = answered - started
             record.laps = laps
+            record.reached = answer.reached
             record.waited = answer.waited + sum([a.seconds for a in record.attempts[:-1]])
             headers = metered.headers(answer, record)
             if self.litellm_headers:
@@ -160,7 +168,7 @@ class Pipeline:
         try:
             await reply.start(headers)
             await answer.pour(reply)
-            record.laps.append(("upstream", time.perf_counter()))
+            record.laps.append(("provider", time.perf_counter()))
             last = answer.last()
             await metered.settled(answer, record)
             record.laps.append(("limits", time.perf_counter()))
@@ -178,6 +186,8 @@ class Pipeline:
             raise
 
     async def _keep(self, answer: StreamedAnswer | WholeAnswer, metered: Metered, record: CallRecord) -> None:
+        if metered.call.traced:
+            record.content = (metered.call.request.get("messages"), answer.completion(metered.call))
         if metered.call.store and self.keeper is not None and record.principal is not None:
             await self.keeper.keep(metered.call, record.principal, answer)
 

@@ -35,9 +35,18 @@ class Reloader:
         for result in ("ok", "invalid"):
             self._results.labels(result)
         self._good = Gauge(
-            "sluice_config_last_reload_successful", "1 unless the last reload was refused.", registry=registry
+            "sluice_config_last_reload_successful",
+            "1 unless the last reload was refused by any worker.",
+            registry=registry,
+            multiprocess_mode="livemin",
         )
         self._good.set(1)
+        self._refused = False
+
+    @property
+    def refused(self) -> bool:
+        """Whether the last reload was refused: the file on disk is not what runs."""
+        return self._refused
 
     async def reload(self) -> str:
         """Run what the file says now; the version that runs. Raises ConfigError, and then what ran goes on."""
@@ -49,10 +58,12 @@ class Reloader:
             except ConfigError as exc:
                 self._results.labels("invalid").inc()
                 self._good.set(0)
+                self._refused = True
                 LOGGER.error("%s", orjson.dumps({"event": "config refused", "problems": exc.problems}).decode())  # noqa: TRY400 - a mistake of the operator has no trace
                 raise
             self._results.labels("ok").inc()
             self._good.set(1)
+            self._refused = False
             LOGGER.info("%s", orjson.dumps({"event": "config reloaded", "version": version}).decode())
             return version
 

@@ -46,7 +46,7 @@ def test_every_link_leads_somewhere() -> None:
 
 
 def test_the_readme_s_smallest_file_is_a_configuration() -> None:
-    found = re.search(r"```yaml\n(.+?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    found = re.search(r"```yaml[^\n]*\n(.+?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert found is not None
     assert set(parse(found[1], SECRETS).models) == {"fast"}
 
@@ -75,7 +75,14 @@ def test_every_example_of_the_routing_page_is_a_configuration() -> None:
 
 
 def test_the_quickstart_s_file_is_a_configuration() -> None:
-    found = re.search(r"```yaml\n(.+?)```", (ROOT / "docs" / "quickstart.md").read_text(), re.DOTALL)
+    found = re.search(r"```yaml[^\n]*\n(.+?)```", (ROOT / "docs" / "quickstart.md").read_text(), re.DOTALL)
     assert found is not None
     secrets = {**SECRETS, "SLUICE_ADMIN_KEY": "a" * 32, "SLUICE_PEPPER": "p" * 32}
     assert set(parse(found[1], secrets).teams) == {"research"}
+
+
+def test_every_metric_that_a_page_names_exists() -> None:
+    known = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE))
+    for page in PAGES:
+        for name in re.findall(r"`((?:sluice|gen_ai_server|gen_ai_client)_[a-z_]+)[`{]", page.read_text()):
+            assert re.sub(r"_(bucket|sum|count)$", "", name) in known, f"{page.name}: {name}"

@@ -1,64 +1,31 @@
-"""What observers tell of calls: spans, tenants' series, and never a prompt."""
+"""What observers tell of calls, and that nobody can make series at will."""
 
 import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from aiohttp import web
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+import aiohttp
+import orjson
+import pytest
 from prometheus_client import CollectorRegistry
 
-from gateway.call import CallRecord, Principal
+from adapters.usage import Usage
+from gateway.app import Gateway
+from gateway.call import Attempt, CallRecord, Principal
+from gateway.errors import ModelNotFound, Unauthenticated
+from gateway.observers.access_log import AccessLog
+from gateway.observers.genai import DURATION, GenAIMetrics
+from gateway.observers.metrics import PrometheusObserver
 from gateway.observers.tenants import TenantObserver
+from gateway.observers.tiers import TierMetrics
 
-from .running import KEY, deployment, running
+from .running import KEY, running
+from .servers import RedisServer
 
-PROMPT = "a prompt that nobody else may read"
-PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-
-
-async def collector() -> tuple[web.AppRunner, str, list[bytes]]:
-    received: list[bytes] = []
-
-    async def take(request: web.Request) -> web.Response:
-        received.append(await request.read())
-        return web.Response()
-
-    application = web.Application()
-    application.router.add_post("/v1/traces", take)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    return runner, f"http://127.0.0.1:{runner.addresses[0][1]}/v1/traces", received
-
-
-def spans(received: list[bytes]) -> list[Any]:
-    found = []
-    for body in received:
-        request = ExportTraceServiceRequest.FromString(body)
-        found += [s for r in request.resource_spans for scope in r.scope_spans for s in scope.spans]
-    return found
-
-
-async def test_a_call_is_a_span_that_continues_the_client_s_trace_and_holds_no_prompt() -> None:
-    import aiohttp
-
-    runner, endpoint, received = await collector()
-    models = {"m": [deployment("demo-529"), deployment("demo-echo", "anthropic")]}
-    async with running(models, tracing={"endpoint": endpoint}) as (gateway, _), aiohttp.ClientSession() as http:
-        body = {"model": "m", "messages": [{"role": "user", "content": PROMPT}]}
-        headers = {"authorization": f"Bearer {KEY}", "traceparent": PARENT}
-        async with http.post(f"{gateway.url}/v1/chat/completions", json=body, headers=headers) as response:
-            assert response.status == 200
-    await runner.cleanup()
-    (span,) = await asyncio.to_thread(spans, received)
-    assert span.trace_id.hex() == PARENT.split("-")[1]
-    assert span.parent_span_id.hex() == PARENT.split("-")[2]
-    attributes = {a.key: a.value for a in span.attributes}
-    assert attributes["gen_ai.request.model"].string_value == "m"
-    assert attributes["gen_ai.provider.name"].string_value == "anthropic"
-    assert attributes["gen_ai.usage.output_tokens"].int_value > 0
-    assert [e.name for e in span.events] == ["attempt", "attempt"]
-    assert not any(PROMPT.encode() in body or KEY.encode() in body for body in received)
+NOBODY: Any = None
+"""The reply of a request that is refused before any."""
 
 
 def test_tenants_over_the_cap_share_one_series() -> None:
@@ -75,20 +42,247 @@ def test_tenants_over_the_cap_share_one_series() -> None:
     }
 
 
-async def test_100000_unknown_models_and_keys_make_no_series() -> None:
-    """Ten requests through HTTP show that the label is the same; the observer is then told of the rest directly."""
-    import aiohttp
+class Incoming:
+    """A request whose head has been read, without its connection."""
 
-    async with running({"m": "demo-ok"}) as (gateway, _), aiohttp.ClientSession() as http:
-        url, good = f"{gateway.url}/v1/chat/completions", {"authorization": f"Bearer {KEY}"}
-        counts = []
-        for number in range(10):
-            body = {"model": f"unknown-{number}", "messages": [{"role": "user", "content": "hi"}]}
-            await (await http.post(url, json=body, headers=good)).read()
-            await (await http.post(url, json=body, headers={"authorization": f"Bearer sk-{number:040d}"})).read()
-            counts.append(sum(len(m.samples) for m in gateway.registry.collect()))
-        assert counts[0] == counts[-1]
+    client_marks, traceparent = (None, None), None
+
+    def __init__(self, number: int, credential: str, model: str) -> None:
+        self.id = f"req_{number:032x}"
+        self.headers: dict[str, str] = {}
+        self.credential = credential
+        self._body = orjson.dumps({"model": model, "messages": [{"role": "user", "content": "hi"}]})
+
+    async def body(self) -> bytes:
+        return self._body
+
+
+def series(gateway: Gateway) -> set[tuple[str, tuple[tuple[str, str], ...]]]:
+    return {(s.name, tuple(s.labels.items())) for m in gateway.registry.collect() for s in m.samples}
+
+
+async def test_100000_unknown_models_and_keys_make_no_series() -> None:
+    """All of them go through the whole pipeline, some of them through HTTP before, which makes what series there are."""
+    everything = {"tenant_labels": True, "max_label_values": 100}
+    pepper = {"pepper": "p" * 32}
+    async with (
+        running({"m": "demo-ok"}, metrics=everything, auth=pepper) as (gateway, _),
+        aiohttp.ClientSession() as http,
+    ):
+        url = f"{gateway.url}/v1/chat/completions"
+        for key, model in ((KEY, "m"), (KEY, "unknown"), ("sk-sl-unknown", "m")):
+            body = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
+            async with http.post(url, json=body, headers={"authorization": f"Bearer {key}"}) as response:
+                assert response.status in (200, 404, 401)
+        before = series(gateway)
         for number in range(100_000):
-            record = CallRecord(f"req_{number}", status=404, code="model_not_found")
-            gateway.pipeline.observers[0].call_finished(record)
-        assert sum(len(m.samples) for m in gateway.registry.collect()) == counts[-1]
+            with pytest.raises(ModelNotFound):
+                await gateway.pipeline.run(Incoming(number, KEY, f"unknown-{number}"), NOBODY)
+            with pytest.raises(Unauthenticated):
+                await gateway.pipeline.run(Incoming(number, f"sk-sl-{number:032d}", "m"), NOBODY)
+        assert series(gateway) == before
+        value = gateway.registry.get_sample_value
+        assert (
+            value("sluice_requests_total", {"model": "unknown", "code": "model_not_found", "status": "404"}) == 100_001
+        )
+        assert (
+            value("sluice_requests_total", {"model": "unknown", "code": "invalid_api_key", "status": "401"}) == 100_001
+        )
+
+
+def test_known_models_and_deployments_over_the_cap_share_one_series() -> None:
+    registry = CollectorRegistry()
+    observers = (PrometheusObserver(registry, 3), GenAIMetrics(registry, {}, 3), TierMetrics(registry, {}, 3))
+    for number in range(50):
+        attempt = Attempt(1, f"d{number}", "p", "m", usage=Usage(input=1, output=2), cost=5)
+        record = CallRecord(
+            "r", model=f"m{number}", effective_tier="default", served_tier="default", attempts=[attempt]
+        )
+        for observer in observers:
+            observer.call_finished(record)
+    labels = {
+        (name, label)
+        for metric in registry.collect()
+        for sample in metric.samples
+        for name, label in sample.labels.items()
+        if name in ("model", "gen_ai_request_model", "deployment")
+    }
+    assert {label for name, label in labels if name == "deployment"} == {"d0", "d1", "d2", "other"}
+    assert {label for name, label in labels if name != "deployment"} == {"m0", "m1", "m2", "other"}
+
+
+def test_durations_are_named_by_the_conventions() -> None:
+    registry = CollectorRegistry()
+    observer = GenAIMetrics(registry, {"europe": "azure.ai.openai"}, 10)
+    usage = Usage(input=100, output=11)
+    observer.call_finished(
+        CallRecord(
+            "r", model="m", stream=True, ttft=0.5, seconds=2.5, usage=usage, served_tier="flex",
+            attempts=[Attempt(1, "d", "europe", "gpt", usage=usage)],
+        )
+    )  # fmt: skip
+    who = {
+        "gen_ai_operation_name": "chat",
+        "gen_ai_provider_name": "azure.ai.openai",
+        "gen_ai_request_model": "m",
+    }
+    value, tier = registry.get_sample_value, {"openai_response_service_tier": "flex"}
+    assert value("gen_ai_server_request_duration_seconds_sum", {**who, "error_type": ""}) == 2.5
+    assert value("gen_ai_server_time_to_first_token_seconds_sum", {**who, **tier}) == 0.5
+    assert value("gen_ai_server_time_per_output_token_seconds_sum", {**who, **tier}) == pytest.approx(0.2)
+    assert value("gen_ai_client_token_usage_sum", {**who, "gen_ai_token_type": "input"}) == 100
+    assert value("gen_ai_client_token_usage_sum", {**who, "gen_ai_token_type": "output"}) == 11
+    observer.call_finished(CallRecord("r", model="m", status=502, code="upstream_error", seconds=1))
+    failed = {**who, "gen_ai_provider_name": "sluice", "error_type": "upstream_error"}
+    assert value("gen_ai_server_request_duration_seconds_sum", failed) == 1
+
+
+async def test_what_is_left_of_limits_and_budgets_is_told() -> None:
+    keys = [{"name": "test", "key": KEY, "team": "search", "limits": {"rpm": 60}}]
+    teams = {"search": {"limits": {"budget": {"month": 10}}}}
+    labelled = {"tenant_labels": True}
+    async with running({"m": "demo-ok"}, keys=keys, teams=teams, metrics=labelled) as (gateway, _):
+        value, standing = gateway.registry.get_sample_value, gateway.telemetry.standing
+        await standing.look()
+        budget = {"owner": "team", "scope": "search", "limit": "budget.month"}
+        assert value("sluice_budget_remaining_usd", budget) == 10, "told before anybody calls"
+        async with aiohttp.ClientSession(headers={"authorization": f"Bearer {KEY}"}) as http:
+            body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+            for _ in range(6):
+                async with http.post(f"{gateway.url}/v1/chat/completions", json=body) as response:
+                    assert response.status == 200
+        await standing.look()
+        spent = value("sluice_tenant_cost_usd_total", {"team": "search", "key": "test"})
+        assert spent
+        assert value("sluice_budget_cap_usd", budget) == 10
+        assert value("sluice_budget_remaining_usd", budget) == pytest.approx(10 - spent, abs=1e-6)
+        assert value("sluice_limit_remaining_ratio", {"owner": "team", "limit": "budget.month"}) == pytest.approx(
+            1 - spent / 10, abs=1e-6
+        )
+        left = value("sluice_limit_remaining", {"owner": "key", "scope": "test", "limit": "rpm"})
+        assert left is not None
+        assert 53 <= left <= 56  # six of sixty, and a second or two regains one or two
+        assert value("sluice_limit_cap", {"owner": "key", "scope": "test", "limit": "rpm"}) == 60
+
+
+async def test_a_redis_that_dies_is_told() -> None:
+    own = RedisServer()
+    try:
+        async with running({"m": "demo-ok"}, redis={"url": own.url}) as (gateway, _):
+            healthy = gateway.telemetry.stores.healthy
+            assert healthy == {"database": True, "redis": True}
+            own.kill()
+            await until(lambda: not healthy["redis"])
+            gateway.vitals.refresh()
+            value = gateway.registry.get_sample_value
+            assert value("sluice_store_healthy", {"store": "redis"}) == 0
+            assert value("sluice_store_healthy", {"store": "database"}) == 1
+            own.start()
+            await until(lambda: healthy["redis"])
+            assert value("sluice_store_latency_seconds", {"store": "redis"})
+    finally:
+        own.stop()
+
+
+async def until(holds: Callable[[], bool], seconds: float = 10) -> None:
+    async with asyncio.timeout(seconds):
+        while not holds():
+            await asyncio.sleep(0.05)
+
+
+def test_histograms_say_what_prometheus_s_own_would() -> None:
+    """Bulk counting goes around ``Histogram.observe``: every boundary, just below and above it, and far beyond."""
+    from prometheus_client import Histogram
+
+    registry, plain = CollectorRegistry(), CollectorRegistry()
+    observer = GenAIMetrics(registry, {}, 10)
+    name = "gen_ai_server_request_duration_seconds"
+    own = Histogram(name, "", buckets=DURATION, registry=plain)
+    values = [v for bound in DURATION for v in (bound - 1e-9, bound, bound + 1e-9)] + [0.0, 1e6]
+    for value in values:
+        own.observe(value)
+        observer.call_finished(CallRecord("r", model="m", seconds=value))
+        if value > 40:
+            observer.refresh()
+
+    def buckets(found: CollectorRegistry) -> dict[str, float]:
+        metrics = [m for m in found.collect() if m.name == name]
+        return {
+            s.labels.get("le", s.name[len(name) :]): s.value
+            for m in metrics
+            for s in m.samples
+            if "_created" not in s.name
+        }
+
+    assert buckets(registry) == pytest.approx(buckets(plain))
+
+
+def test_the_documented_line_of_the_log_has_the_fields_of_a_call(caplog: pytest.LogCaptureFixture) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "observability.md").read_text()
+    documented = json.loads(page.split("```json\n")[1].split("```")[0])
+    context = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    with caplog.at_level("INFO", "sluice.access"):
+        AccessLog().call_finished(CallRecord("r", traceparent=context))
+    said = json.loads(caplog.messages[-1])
+    assert ["at", "level", "logger", *said] == list(documented)
+    assert said["trace_id"] == context[3:35]
+
+
+async def test_a_version_that_no_longer_runs_has_no_series() -> None:
+    read: list[Any] = []
+    async with running({"m": "demo-ok"}, lambda: read[-1]) as (gateway, _):
+        for attempts in range(2, 6):
+            config = gateway.config
+            read.append(config.model_copy(update={"retries": config.retries.model_copy(update={"attempts": attempts})}))
+            await gateway.reloader.try_reload()
+            gateway.vitals.refresh()
+        versions = [s for m in gateway.registry.collect() if m.name == "sluice_config_info" for s in m.samples]
+        assert [(s.labels["version"], s.value) for s in versions] == [(gateway.generation.version, 1)]
+
+
+async def test_what_a_budget_refused_has_a_row_and_is_no_request() -> None:
+    admin = "a" * 32
+    keys = [{"name": "test", "key": KEY, "limits": {"budget": {"day": "0.01"}, "rpd": 100}}]
+    async with running({"m": "demo-ok"}, keys=keys, admin={"keys": {"ops": admin}}) as (gateway, _):
+        async with aiohttp.ClientSession() as http:
+            body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+            told = []
+            for most in (10, 100_000, 100_000):
+                asked = {**body, "max_completion_tokens": most}
+                headers = {"authorization": f"Bearer {KEY}"}
+                async with http.post(f"{gateway.url}/v1/chat/completions", json=asked, headers=headers) as response:
+                    told.append((response.status, (await response.json()).get("error", {}).get("code")))
+            assert told == [(200, None), (429, "insufficient_quota"), (429, "insufficient_quota")]
+
+            async def get(path: str) -> Any:
+                url, headers = f"{gateway.admin_url}/admin/v1/{path}", {"authorization": f"Bearer {admin}"}
+                async with http.get(url, headers=headers) as response:
+                    assert response.status == 200
+                    return (await response.json())["data"]
+
+            (row,) = await get("usage?group_by=key")
+            assert (row["requests"], row["errors"]) == (1, 2)
+            rows = await get("ledger")
+            assert [(r["status"], r["cost"]) for r in rows if r["attempt"] == 0] == [("insufficient_quota", 0)] * 2
+            assert await get("reconcile") == [], "the counters of requests a day do not count them either"
+
+
+async def test_more_keys_than_the_cap_are_looked_after_in_turn_and_named_only_up_to_it() -> None:
+    keys = [{"name": f"k{n}", "key": f"{KEY}-{n}", "limits": {"rpd": 10 + n}} for n in range(6)]
+    few = {"tenant_labels": True, "max_label_values": 3}
+    async with running({"m": "demo-ok"}, keys=keys, metrics=few) as (gateway, _), aiohttp.ClientSession() as http:
+        standing = gateway.telemetry.standing
+        await standing.look()
+        for number in (5, 4, 3):
+            for _ in range(2):
+                body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+                headers = {"authorization": f"Bearer {KEY}-{number}"}
+                async with http.post(f"{gateway.url}/v1/chat/completions", json=body, headers=headers) as response:
+                    assert response.status == 200
+        await standing.look()
+        least = gateway.registry.get_sample_value("sluice_limit_remaining_ratio", {"owner": "key", "limit": "rpd"})
+        assert least == pytest.approx(11 / 13), "of the three that called last"
+        named = {
+            s.labels["scope"] for m in gateway.registry.collect() if m.name == "sluice_limit_cap" for s in m.samples
+        }
+        assert len(named) == 3

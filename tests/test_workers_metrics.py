@@ -42,12 +42,28 @@ async def test_the_metrics_of_two_workers_are_summed(tmp_path: Path, redis_serve
             await asyncio.gather(*(ask(http, port) for _ in range(REQUESTS)))
             await asyncio.sleep(2 * SECONDS)  # each worker tells what it counted so often
             seen = {await counted(http, admin) for _ in range(12)}
+            text = await (await http.get(f"http://127.0.0.1:{admin}/metrics")).text()
+            status = (await http.get(f"http://127.0.0.1:{admin}/readyz")).status
     finally:
         process.send_signal(signal.SIGTERM)
         code = await asyncio.to_thread(process.wait, 30)
         await upstream.close()
     assert seen == {(float(REQUESTS), 2.0)}
     assert code == 0
+    assert status == 200
+    assert total(text, "gen_ai_server_request_duration_seconds_count") == REQUESTS, "histograms are summed too"
+    assert total(text, "gen_ai_client_token_usage_count") == 2 * REQUESTS
+    assert total(text, 'sluice_store_healthy{store="redis"}') == 1, "the least of the two, not their sum"
+    assert total(text, "sluice_config_last_reload_successful") == 1
+    assert total(text, "sluice_memory_bytes") > 2 * 30_000_000
+    assert "pid=" not in text, "a worker that is replaced leaves no series behind"
+
+
+def total(text: str, name: str) -> float:
+    """Of all series of a metric, or of one series."""
+    found = re.findall(rf"^{re.escape(name)}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE)
+    assert found, name
+    return sum(map(float, found))
 
 
 async def ready(http: aiohttp.ClientSession, admin: int) -> None:

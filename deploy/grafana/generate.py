@@ -8,8 +8,32 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-RATE = "$__rate_interval"
-QUANTILES = "histogram_quantile({q}, sum by (le, model) (rate({metric}_bucket[{r}])))"
+R = "$__rate_interval"
+
+
+def quantile(q: str, metric: str, by: str) -> str:
+    return f"histogram_quantile({q}, sum by (le, {by}) (rate({metric}_bucket[{R}])))"
+
+
+def quantiles(metric: str, by: str = "gen_ai_request_model") -> list[tuple[str, str]]:
+    """The median and the 95th percentile."""
+    return [(quantile(q, metric, by), f"p{q[2:]} {{{{{by}}}}}") for q in ("0.50", "0.95")]
+
+
+def rate(metric: str, by: str, match: str = "") -> list[tuple[str, str]]:
+    """A counter's rate by some of its labels."""
+    legend = " ".join(f"{{{{{label}}}}}" for label in by.split(", "))
+    return [(f"sum by ({by}) (rate({metric}{match}[{R}]))", legend)]
+
+
+def hourly(metric: str, by: str) -> list[tuple[str, str]]:
+    return [(f"sum by ({by}) (rate({metric}[1h])) * 3600", f"{{{{{by}}}}}")]
+
+
+DURATION = "gen_ai_server_request_duration_seconds"
+TTFT = "gen_ai_server_time_to_first_token_seconds"
+PER_TOKEN = "gen_ai_server_time_per_output_token_seconds"
+TIER = "openai_response_service_tier"
 
 # Title, unit, and the queries with their legends.
 Panel = tuple[str, str, list[tuple[str, str]]]
@@ -17,141 +41,122 @@ BOARDS: dict[str, tuple[str, list[Panel]]] = {
     "overview": (
         "Sluice: overview",
         [
-            ("Requests by status", "reqps", [(f"sum by (status) (rate(sluice_requests_total[{RATE}]))", "{{status}}")]),
-            (
-                "Errors by code",
-                "reqps",
-                [(f'sum by (code) (rate(sluice_requests_total{{code!="ok"}}[{RATE}]))', "{{code}}")],
-            ),
-            (
-                "Time to first token, p50 and p95",
-                "s",
-                [
-                    (
-                        QUANTILES.format(q=q, metric="sluice_time_to_first_token_seconds", r=RATE),
-                        f"p{q[2:]} {{{{model}}}}",
-                    )
-                    for q in ("0.50", "0.95")
-                ],
-            ),
-            (
-                "Duration, p50 and p95",
-                "s",
-                [
-                    (QUANTILES.format(q=q, metric="sluice_request_duration_seconds", r=RATE), f"p{q[2:]} {{{{model}}}}")
-                    for q in ("0.50", "0.95")
-                ],
-            ),
+            ("Requests by status", "reqps", rate("sluice_requests_total", "status")),
+            ("Errors by code", "reqps", rate("sluice_requests_total", "code", '{code!="ok"}')),
+            ("Time to first token, p50 and p95", "s", quantiles(TTFT)),
+            ("Time per output token, p50 and p95", "s", quantiles(PER_TOKEN)),
+            ("Duration, p50 and p95", "s", quantiles(DURATION)),
+            ("The gateway's own time by phase, p50 and p95", "s", quantiles("sluice_overhead_seconds", "phase")),
+            ("Tokens by kind", "short", rate("sluice_tokens_total", "kind")),
             ("In flight", "short", [("sum by (instance) (sluice_in_flight)", "{{instance}}")]),
             ("Event loop lag", "s", [("max by (instance) (sluice_loop_lag_seconds)", "{{instance}}")]),
-            ("Memory", "bytes", [("process_resident_memory_bytes", "{{instance}}")]),
-            ("Configuration", "short", [("count by (version) (sluice_config_info)", "{{version}}")]),
+            ("Stores that answer", "short", [("min by (store) (sluice_store_healthy)", "{{store}}")]),
+            ("Latency of stores", "s", [("max by (store) (sluice_store_latency_seconds)", "{{store}}")]),
+            ("Memory", "bytes", [("sum by (instance) (sluice_memory_bytes)", "{{instance}}")]),
+            ("Workers by configuration", "short", [("sum by (version) (sluice_config_info) > 0", "{{version}}")]),
+            (
+                "Reloads of the configuration",
+                "short",
+                [("sum by (result) (sluice_config_reloads_total)", "{{result}}")],
+            ),
         ],
     ),
     "money": (
-        "Sluice: tokens and money",
+        "Sluice: tenants and money",
         [
+            ("Spend per hour by model", "currencyUSD", hourly("sluice_cost_usd_total", "model")),
+            ("Spend per hour by deployment", "currencyUSD", hourly("sluice_cost_usd_total", "deployment")),
             (
-                "Spend per hour by model",
-                "currencyUSD",
-                [("sum by (model) (rate(sluice_cost_usd_total[1h])) * 3600", "{{model}}")],
+                "Least left of any limit or budget",
+                "percentunit",
+                [("min by (owner, limit) (sluice_limit_remaining_ratio)", "{{owner}} {{limit}}")],
             ),
             (
-                "Spend per hour by deployment",
-                "currencyUSD",
-                [("sum by (deployment) (rate(sluice_cost_usd_total[1h])) * 3600", "{{deployment}}")],
+                "Budgets that passed a threshold",
+                "short",
+                [("sum by (budget, percent) (sluice_budget_thresholds_passed_total)", "{{budget}} {{percent}} %")],
             ),
-            ("Tokens by kind", "short", [(f"sum by (kind) (rate(sluice_tokens_total[{RATE}]))", "{{kind}}")]),
             (
                 "Spend per hour by team (needs metrics.tenant_labels)",
                 "currencyUSD",
-                [("sum by (team) (rate(sluice_tenant_cost_usd_total[1h])) * 3600", "{{team}}")],
+                hourly("sluice_tenant_cost_usd_total", "team"),
+            ),
+            (
+                "Tokens by team and key (needs metrics.tenant_labels)",
+                "short",
+                rate("sluice_tenant_tokens_total", "team, key"),
+            ),
+            (
+                "Requests by team and key (needs metrics.tenant_labels)",
+                "reqps",
+                rate("sluice_tenant_requests_total", "team, key"),
+            ),
+            (
+                "Budgets: left (needs metrics.tenant_labels)",
+                "currencyUSD",
+                [("min by (owner, scope, limit) (sluice_budget_remaining_usd)", "{{owner}} {{scope}} {{limit}}")],
+            ),
+            (
+                "Limits: share left (needs metrics.tenant_labels)",
+                "percentunit",
+                [
+                    (
+                        "min by (owner, scope, limit) (sluice_limit_remaining)"  # noqa: ISC004
+                        " / max by (owner, scope, limit) (sluice_limit_cap)",
+                        "{{owner}} {{scope}} {{limit}}",
+                    )
+                ],
             ),
         ],
     ),
     "providers": (
         "Sluice: providers",
         [
-            (
-                "Attempts by outcome",
-                "reqps",
-                [(f"sum by (deployment, status) (rate(sluice_attempts_total[{RATE}]))", "{{deployment}} {{status}}")],
-            ),
+            ("Attempts by outcome", "reqps", rate("sluice_attempts_total", "deployment, status")),
             (
                 "Success by deployment",
                 "percentunit",
                 [
                     (
-                        f'sum by (deployment) (rate(sluice_attempts_total{{status="ok"}}[{RATE}]))'  # noqa: ISC004
-                        f" / sum by (deployment) (rate(sluice_attempts_total[{RATE}]))",
+                        f'sum by (deployment) (rate(sluice_attempts_total{{status="ok"}}[{R}]))'  # noqa: ISC004
+                        f" / sum by (deployment) (rate(sluice_attempts_total[{R}]))",
                         "{{deployment}}",
                     )
                 ],
             ),
+            ("Attempts beyond the first", "reqps", rate("sluice_retries_total", "model")),
+            ("Answers by another model", "reqps", rate("sluice_fallbacks_total", "model, to")),
             ("Breaker open", "short", [("max by (deployment) (sluice_breaker_open)", "{{deployment}}")]),
             ("Cool-down", "s", [("max by (deployment) (sluice_cool_down_seconds)", "{{deployment}}")]),
+            (
+                "Reached by active checks (needs health.active)",
+                "short",
+                [("min by (provider) (sluice_upstream_reachable)", "{{provider}}")],
+            ),
+            ("Duration by provider, p50 and p95", "s", quantiles(DURATION, "gen_ai_provider_name")),
         ],
     ),
     "tiers": (
         "Sluice: service tiers",
         [
+            ("Answers by tier that served", "reqps", rate("sluice_tier_served_total", "served")),
+            ("Answers by tier that was asked for", "reqps", rate("sluice_tier_served_total", "requested")),
+            ("Time to first token by tier, p50 and p95", "s", quantiles(TTFT, TIER)),
+            ("Spend per hour by tier", "currencyUSD", hourly("sluice_cost_usd_total", "tier")),
+            ("Downgrades by reason", "reqps", rate("sluice_tier_downgrades_total", "effective, reason")),
+            ("Flex requests refused", "reqps", rate("sluice_tier_refused_total", "model")),
+            ("Queue: waiting", "short", [("sum by (model, class) (sluice_queue_waiting)", "{{model}} {{class}}")]),
             (
-                "Answers by tier that served",
-                "reqps",
-                [(f"sum by (served) (rate(sluice_tier_served_total[{RATE}]))", "{{served}}")],
-            ),
-            (
-                "Dear tiers that ran as default, by reason",
-                "reqps",
-                [(f"sum by (model, reason) (rate(sluice_tier_downgrades_total[{RATE}]))", "{{model}} {{reason}}")],
-            ),
-            (
-                "Money by tier",
-                "currencyUSD",
-                [(f"sum by (tier) (rate(sluice_cost_usd_total[{RATE}])) * 3600", "{{tier}} an hour")],
-            ),
-            (
-                "Tokens by tier",
-                "short",
-                [(f"sum by (tier) (rate(sluice_tokens_total[{RATE}])) * 60", "{{tier}} a minute")],
-            ),
-            (
-                "Wait in the gateway's own queue, p99",
-                "s",
-                [
-                    (
-                        f"histogram_quantile(0.99, sum by (le, model, tier) (rate(sluice_queue_wait_seconds_bucket[{RATE}])))",
-                        "{{model}} {{tier}}",
-                    )
-                ],
-            ),
-            (
-                "Turned away",
-                "reqps",
-                [
-                    (f"sum by (model, tier) (rate(sluice_queue_shed_total[{RATE}]))", "queue of {{model}} {{tier}}"),
-                    (f"sum by (tier) (rate(sluice_worker_shed_total[{RATE}]))", "busy worker {{tier}}"),
-                    (f"sum by (model) (rate(sluice_tier_refused_total[{RATE}]))", "flex of {{model}}"),
-                ],
-            ),
-            (
-                "Capacity that was found, and in flight",
+                "Queue: in flight and capacity",
                 "short",
                 [
-                    ("sum by (model) (sluice_queue_capacity)", "capacity of {{model}}"),
                     ("sum by (model, class) (sluice_queue_in_flight)", "{{model}} {{class}}"),
+                    ("sum by (model) (sluice_queue_capacity)", "{{model}} capacity"),
                 ],
             ),
-            (
-                "Time to first token by tier, p95",
-                "s",
-                [
-                    (
-                        f"histogram_quantile(0.95, sum by (le, tier) (rate(sluice_time_to_first_token_seconds_bucket[{RATE}])))",
-                        "{{tier}}",
-                    )
-                ],
-            ),
+            ("Queue: wait, p50 and p95", "s", quantiles("sluice_queue_wait_seconds", "tier")),
+            ("Queue: turned away", "reqps", rate("sluice_queue_shed_total", "model, tier")),
+            ("Busy workers: turned away", "reqps", rate("sluice_worker_shed_total", "tier")),
         ],
     ),
 }

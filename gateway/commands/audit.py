@@ -5,6 +5,7 @@ import sys
 import click
 
 from .operator import BASE, Operator, operating, show, table
+from .progress import progress
 
 COLUMNS = {"seq": "no.", "time": "time", "actor": "actor", "action": "action", "target": "target", "result": "result"}
 
@@ -19,7 +20,8 @@ def command() -> None:
 @operating
 async def _verify(operator: Operator, as_json: bool, anchor: str | None) -> None:
     """Recompute the whole chain; exit with 1 when a row was changed, removed or reordered."""
-    verdict = await operator("GET", f"{BASE}/audit/verify", query={"anchor": anchor} if anchor else {})
+    with progress("recomputing the audit log's chain"):
+        verdict = await operator("GET", f"{BASE}/audit/verify", query={"anchor": anchor} if anchor else {})
     head = verdict["head"]
     if as_json:
         show(verdict, as_json)

@@ -5,7 +5,8 @@ import sys
 
 import click
 
-from .operator import file_option, opened
+from .operator import file_option, json_option, opened, show
+from .progress import progress
 
 
 @click.group("db")
@@ -15,20 +16,23 @@ def command() -> None:
 
 @command.command("upgrade")
 @file_option
-def _upgrade(file: str) -> None:
+@json_option
+def _upgrade(file: str, as_json: bool) -> None:
     """Bring the schema up to date; safe to run twice, and beside running gateways."""
 
     async def run() -> None:
         async with opened(file) as (_, database):
             await database.upgrade()
 
-    asyncio.run(run())
-    click.echo("up to date")
+    with progress("bringing the schema up to date"):
+        asyncio.run(run())
+    show({"current": True}, as_json, lambda _: "up to date")
 
 
 @command.command("check")
 @file_option
-def _check(file: str) -> None:
+@json_option
+def _check(file: str, as_json: bool) -> None:
     """Exit with 1 when the schema is not the one this version expects."""
 
     async def run() -> bool:
@@ -36,5 +40,8 @@ def _check(file: str) -> None:
             return await database.current()
 
     current = asyncio.run(run())
-    click.echo("up to date" if current else "needs `sluice db upgrade`", err=not current)
+    if as_json:
+        show({"current": current}, as_json)
+    else:
+        click.echo("up to date" if current else "needs `sluice db upgrade`", err=not current)
     sys.exit(0 if current else 1)

@@ -44,6 +44,7 @@ def explainer(config: Config) -> Explainer:
 @click.argument("request", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option("--config", "-c", "file", required=True, type=click.Path(), help="The configuration file.")
 @click.option("--key", help="Name of a key of the configuration: its limits, tiers and models apply.")
+@click.option("--json", is_flag=True, expose_value=False, help="Print JSON, as it does in any case.")
 def command(request: str, file: str, key: str | None) -> None:
     """Print what would be done with the body in REQUEST (a JSON file, - for standard input), as JSON.
 

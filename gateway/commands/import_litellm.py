@@ -21,6 +21,7 @@ from ..records.admin import Admin
 from ..records.database import Database, DatabaseError
 from ..records.keys import Peppers
 from .operator import dollars
+from .progress import progress
 
 _VARIABLE = re.compile(r"(?<!\$)\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 SOURCE_SECONDS = 600.0
@@ -101,8 +102,11 @@ async def bring(source_url: str, target_url: str) -> Imported:
         source = Database(DatabaseOptions(url=SecretStr(source_url)), timeout=SOURCE_SECONDS)
         target = Database(DatabaseOptions(url=SecretStr(target_url)))
         await target.upgrade()
-        tables = await read(source)
-        return await Importer(Admin(target, Peppers(()), Config()), target).run(tables)
+        with progress("reading LiteLLM's database"):
+            tables = await read(source)
+        rows = sum(len(tables[name]) for name in ("organizations", "teams", "users", "keys"))
+        with progress("owners and keys", rows) as advance:
+            return await Importer(Admin(target, Peppers(()), Config()), target, advance).run(tables)
     except DatabaseError as error:
         raise click.ClickException(str(error)) from None
     except GatewayError as error:

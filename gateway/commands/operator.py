@@ -173,6 +173,9 @@ file_option = click.option(
 )
 
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
 def show(value: Any, as_json: bool, text: Callable[[Any], str] | None = None) -> None:
     click.echo(json.dumps(value, indent=2) if as_json or text is None else text(value))
 

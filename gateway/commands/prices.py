@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ..pricing import Change, PriceList, check, differences, less_and_less_precise
+from .progress import progress
 
 SHOWN = 200
 """Changes that are printed; the rest is counted."""
@@ -23,14 +24,14 @@ def command() -> None:
 @command.command("show")
 @click.argument("model", metavar="PROVIDER/MODEL")
 @click.option("--list", "path", type=click.Path(exists=True), help="A price list instead of the shipped one.")
+@click.option("--json", is_flag=True, expose_value=False, help="Print JSON, as it does in any case.")
 def show(model: str, path: str | None) -> None:
     """Print the price of a model as the gateway finds it: JSON, whole pico-dollars per token ($1/M is 1000000)."""
     provider, _, name = model.partition("/")
     known = _read(path)
     price = PriceList(known).find(provider, name)
     if price is None:
-        click.echo(f"{model}: not in the price list", err=True)
-        sys.exit(1)
+        raise click.ClickException(f"{model}: not in the price list; give it a `price` in the configuration.")
     listed = next(n for n in less_and_less_precise(name) if PriceList(known).find(provider, n) is not None)
     told = {"provider": provider, "model": listed, **asdict(price)}
     click.echo(json.dumps({**told, "source": known.get("source", ""), "date": known.get("date", "")}))
@@ -43,9 +44,10 @@ def show(model: str, path: str | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the changes as JSON.")
 def update(file: str, to: str | None, yes: bool, as_json: bool) -> None:
     """Show what FILE changes of the prices, then write it to --to; without --to compare with the shipped list."""
-    after = _read(file)
-    before = _read(to if to is not None and Path(to).exists() else None)
-    changes = differences(before, after)
+    with progress("comparing price lists"):
+        after = _read(file)
+        before = _read(to if to is not None and Path(to).exists() else None)
+        changes = differences(before, after)
     if as_json:
         click.echo(json.dumps([change._asdict() for change in changes]))
     else:

@@ -3,6 +3,7 @@
 import click
 
 from .operator import BASE, Operator, operating, show, table
+from .progress import progress
 
 COLUMNS = {"scope": "scope", "limit": "limit", "counter": "counter", "ledger": "ledger", "mended": "mended"}
 
@@ -12,7 +13,8 @@ COLUMNS = {"scope": "scope", "limit": "limit", "counter": "counter", "ledger": "
 @operating
 async def command(operator: Operator, as_json: bool, mend: bool) -> None:
     """Compare budgets and daily limits with the ledger (needs --url): money in nano-dollars."""
-    found = await operator("POST" if mend else "GET", f"{BASE}/reconcile")
+    with progress("comparing counters with the ledger"):
+        found = await operator("POST" if mend else "GET", f"{BASE}/reconcile")
     if as_json:
         show(found["data"], as_json)
     elif found["data"]:

@@ -23,7 +23,8 @@ def forget(parent: int, folder: str) -> None:
 @click.argument("file", type=click.Path())
 @click.option("--host", help="Listen here instead of `server.host`.")
 @click.option("--port", type=click.IntRange(0, 65_535), help="Listen here instead of `server.port`.")
-def command(file: str, host: str | None, port: int | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Log JSON, whatever `logging.format` says.")
+def command(file: str, host: str | None, port: int | None, as_json: bool) -> None:
     """Serve the configuration in FILE until SIGTERM or SIGINT; a second signal ends it at once.
 
     FILE is read again when it changes and on SIGHUP; a file with mistakes changes nothing."""
@@ -31,7 +32,8 @@ def command(file: str, host: str | None, port: int | None) -> None:
 
     def read() -> Config:
         config = load(file)
-        return config.model_copy(update={"server": config.server.model_copy(update=given)})
+        logging = config.logging.model_copy(update={"format": "json"}) if as_json else config.logging
+        return config.model_copy(update={"server": config.server.model_copy(update=given), "logging": logging})
 
     def run(read: Callable[[], Config], path: Path) -> None:
         if read().server.workers == 1:

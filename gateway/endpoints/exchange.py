@@ -14,12 +14,11 @@ from config.schema import Server as ServerConfig
 
 from ..auth import bearer
 from ..errors import ClientDisconnected, InvalidRequest, RequestTooLarge, UnsupportedMediaType
+from ..tracecontext import valid
 
 JSON_TYPES = frozenset({"application/json", ""})
 """An absent Content-Type is taken for JSON: curl without -H and some SDKs send none."""
 MAX_CLIENT_REQUEST_ID = 512
-TRACEPARENT = 55
-"""Characters of version 00: two hex digits, 32, 16 and 2 with dashes between."""
 
 
 NONE: list[str] = []
@@ -75,9 +74,8 @@ class Exchange:
 
     @property
     def traceparent(self) -> str | None:
-        """The client's W3C trace context; its own length says whether it can be one."""
-        given = self.request.headers.get("traceparent")
-        return given if given is not None and len(given) == TRACEPARENT else None
+        """The client's W3C trace context, where what it sent is one."""
+        return valid(self.request.headers.get("traceparent"))
 
     @property
     def address(self) -> str:

@@ -16,10 +16,10 @@ async def healthz(exchange: Exchange, _: str) -> web.StreamResponse:
     return json_response({"status": "ok"}, exchange.headers)
 
 
-async def readyz(exchange: Exchange, ready: bool, reason: str) -> web.StreamResponse:
+async def readyz(exchange: Exchange, reason: str) -> web.StreamResponse:
     """Whether to send traffic here; says why not, without naming a tenant, a provider or an address."""
-    body = {"status": "ready" if ready else "not ready", "reason": reason}
-    return json_response(body, exchange.headers, 200 if ready else 503)
+    body = {"status": "not ready" if reason else "ready", "reason": reason}
+    return json_response(body, exchange.headers, 503 if reason else 200)
 
 
 async def metrics(exchange: Exchange, registry: CollectorRegistry, refresh: Callable[[], None]) -> web.StreamResponse:

@@ -1,7 +1,7 @@
 """LiteLLM's database: keys by their digests, so that clients keep them, teams, users, and what they spent."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -96,8 +96,10 @@ async def read(source: Database) -> dict[str, Table]:
 class Importer:
     """Makes owners and keys through the same door as the admin API: a second run makes nothing twice."""
 
-    def __init__(self, admin: Admin, database: Database) -> None:
+    def __init__(self, admin: Admin, database: Database, advance: Callable[[int], None] = lambda _: None) -> None:
         self._admin = admin
+        self._advance = advance
+        """Told of every row that was dealt with."""
         self._database = database
         self._done = Imported()
         self._teams: dict[str, str] = {}
@@ -175,6 +177,7 @@ class Importer:
                 self._spends.append((f"key-{digest[:32]}", whose, float(spend)))
 
     async def _make(self, kind: KindName, body: JSON) -> JSON | None:
+        self._advance(1)
         try:
             made = await self._admin.create(ACTOR, kind, body)
         except Conflict:

@@ -23,8 +23,10 @@ class AccessLog:
                     "request_id": record.id,
                     "client_request_id": record.client_request_id,
                     "client_retries": record.client_retries,
+                    "trace_id": trace_id(record),
                     "key": principal.key_id if principal else None,
                     "team": principal.team if principal else None,
+                    "operation": record.operation,
                     "model": record.model or None,
                     "status": record.status,
                     "code": record.code,
@@ -39,3 +41,9 @@ class AccessLog:
                 }
             ).decode(),
         )
+
+
+def trace_id(record: CallRecord) -> str | None:
+    """Where the call is found among traces: the client's trace, or one of our own."""
+    context = record.passed_on or record.traceparent
+    return context[3:35] if context is not None else None

@@ -2,18 +2,16 @@
 
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from adapters.usage import TOKEN_BUCKETS, Usage
 
 from ..call import Attempt, CallRecord
+from .bounded import Bounded
+from .genai import UNKNOWN
 
-SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
-TTFT = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60)
-UNKNOWN = "unknown"
-"""The model label of requests that never reached a known model: a client cannot make series."""
 NANO = 1e-9
 
 
@@ -49,30 +47,19 @@ class Tally:
 
 
 class PrometheusObserver(Collector):
-    """Counts calls, attempts, tokens and money. Counters are brought up to date by ``refresh`` and when they are read."""
+    """Counts calls, attempts, tokens and money. Counters are brought up to date by ``refresh`` and when they are read.
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    ``cap`` bounds the models and the deployments that have series of their own.
+    """
+
+    def __init__(self, registry: CollectorRegistry, cap: int = 500) -> None:
+        self._models, self._deployments = Bounded(cap), Bounded(cap)
         registry.register(self)  # before the counters, so that it is asked before them
-        model = ["model", "tier"]
         self._requests = Counter(
             "sluice_requests", "Requests by outcome.", ["model", "code", "status"], registry=registry
         )
         self._attempts = Counter(
             "sluice_attempts", "Upstream attempts by outcome.", ["deployment", "status"], registry=registry
-        )
-        self._duration = Histogram(
-            "sluice_request_duration_seconds",
-            "From the head of a request to its last byte.",
-            ["model"],
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self._ttft = Histogram(
-            "sluice_time_to_first_token_seconds",
-            "To the first content of a stream.",
-            model,
-            buckets=TTFT,
-            registry=registry,
         )
         self._tokens = Counter(
             "sluice_tokens", "Tokens by kind.", ["model", "deployment", "tier", "kind"], registry=registry
@@ -89,46 +76,40 @@ class PrometheusObserver(Collector):
         self._fallbacks = Counter(
             "sluice_fallbacks", "Answers by another model than the one asked for.", ["model", "to"], registry=registry
         )
+        self._retries = Counter(
+            "sluice_retries",
+            "Upstream attempts beyond the first of a request: retries, failovers and hedges.",
+            ["model"],
+            registry=registry,
+        )
         self._denied = Counter(
             "sluice_retries_denied",
             "Requests that the retry budget kept from another attempt.",
             ["model"],
             registry=registry,
         )
-        self._durations: dict[str, Histogram] = {}
-        self._first_tokens: dict[tuple[str, str], Histogram] = {}
         self._calls: dict[tuple[str, str, int], int] = {}
         """(model, code, status) -> requests since the last refresh."""
         self._tallies: dict[tuple[str, str, str, str], Tally] = {}
         """(model, deployment, status, tier) -> attempts since the last refresh."""
 
     def call_finished(self, record: CallRecord) -> None:
-        name = record.model or UNKNOWN
+        name = self._models(record.model) if record.model else UNKNOWN
         key = (name, record.code, record.status)
         self._calls[key] = self._calls.get(key, 0) + 1
-        duration = self._durations.get(name)
-        if duration is None:
-            duration = self._durations[name] = self._duration.labels(name)
-        duration.observe(record.seconds)
         for attempt in record.attempts:
             self._attempt(name, attempt)
-        if record.stream and record.ttft is not None:
-            self._first_token(name, record.served_tier or record.effective_tier or "default", record.ttft)
         if record.spillover is not None:
             self._spillover.labels(name, *record.spillover).inc()
         if record.fallback is not None and record.status == 200:
             self._fallbacks.labels(name, record.fallback).inc()
+        if len(record.attempts) > 1:
+            self._retries.labels(name).inc(len(record.attempts) - 1)
         if record.retry_denied:
             self._denied.labels(name).inc()
 
-    def _first_token(self, name: str, tier: str, seconds: float) -> None:
-        found = self._first_tokens.get((name, tier))
-        if found is None:
-            found = self._first_tokens[name, tier] = self._ttft.labels(name, tier)
-        found.observe(seconds)
-
     def _attempt(self, name: str, attempt: Attempt) -> None:
-        key = (name, attempt.deployment, attempt.status, attempt.served_tier or "default")
+        key = (name, self._deployments(attempt.deployment), attempt.status, attempt.served_tier or "default")
         tally = self._tallies.get(key)
         if tally is None:
             tally = self._tallies[key] = Tally()

@@ -3,9 +3,8 @@
 from prometheus_client import CollectorRegistry, Counter
 
 from ..call import CallRecord
+from .bounded import OTHER
 
-OTHER = "other"
-"""The label of every tenant over the cap."""
 NANO = 1e-9
 
 

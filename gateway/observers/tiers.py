@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from ..call import CallRecord
 from ..pools import Pool
 from ..scheduler import NAMES, Scheduler
+from .bounded import Bounded
 
 WAITS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300, 900)
 UNNAMED = "auto"
@@ -16,9 +17,10 @@ REQUESTED = frozenset({"auto", "default", "flex", "priority", "scale", "fast", "
 
 
 class TierMetrics:
-    """Label values are models of the configuration and the known tiers, so the number of series is bounded."""
+    """Label values are models of the configuration, up to ``cap``, and the known tiers: the number of series is bounded."""
 
-    def __init__(self, registry: CollectorRegistry, pools: Mapping[str, Pool]) -> None:
+    def __init__(self, registry: CollectorRegistry, pools: Mapping[str, Pool], cap: int = 500) -> None:
+        self._models = Bounded(cap)
         self._served = Counter(
             "sluice_tier_served",
             "Answers by the tier that was asked for, the one the policy allowed and the one that served.",
@@ -82,25 +84,26 @@ class TierMetrics:
             return
         if record.shed:
             self._turned_away.labels(effective).inc()
+        model = self._models(record.model)
         if record.queued is not None:
-            self._queue(record, record.queued, effective)
+            self._queue(model, record, record.queued, effective)
         if record.code == "resource_unavailable":
-            self._refused.labels(record.model).inc()
+            self._refused.labels(model).inc()
         if record.served_tier is not None:
             requested = record.requested_tier if record.requested_tier in REQUESTED else UNNAMED
-            key = (record.model, requested, effective, record.served_tier)
+            key = (model, requested, effective, record.served_tier)
             child = self._children.get(key)
             if child is None:
                 child = self._children[key] = self._served.labels(*key)
             child.inc()
         if record.downgrade is not None:
-            self._downgrades.labels(record.model, effective, record.downgrade).inc()
+            self._downgrades.labels(model, effective, record.downgrade).inc()
 
-    def _queue(self, record: CallRecord, seconds: float, effective: str) -> None:
+    def _queue(self, model: str, record: CallRecord, seconds: float, effective: str) -> None:
         if record.attempts:
-            self._wait.labels(record.model, effective).observe(seconds)
+            self._wait.labels(model, effective).observe(seconds)
         elif record.status in (429, 503):
-            self._shed.labels(record.model, effective).inc()
+            self._shed.labels(model, effective).inc()
 
 
 def _limit(scheduler: Scheduler) -> float:

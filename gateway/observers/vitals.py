@@ -6,12 +6,16 @@ workers can be summed (prometheus_client's multiprocess mode takes values only).
 
 import asyncio
 import contextlib
+import mmap
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 
 SECONDS = 0.5
+PAGE = mmap.PAGESIZE
 
 
 class Breaker(Protocol):
@@ -72,23 +76,32 @@ class Vitals:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self._memory = Gauge("sluice_memory_bytes", "Resident memory.", registry=registry, multiprocess_mode="livesum")
         self._versions: set[str] = set()
         self._task: asyncio.Task[None] | None = None
         ProcessCollector(registry=registry)
 
     def refresh(self) -> None:
         self._in_flight.set(self._read_in_flight())
+        self._memory.set(resident())
         for name, breaker in self._read_breakers().items():
             self._open.labels(name).set(not breaker.closed)
             self._cooling.labels(name).set(breaker.cooling)
         for name, good in self._read_healthy().items():
             self._healthy.labels(name).set(good)
         runs = self._read_version()
+        self._tell_version(runs)
+        for refresh in self._also:
+            refresh()
+
+    def _tell_version(self, runs: str) -> None:
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:  # there a series stays until its worker ends
+            for version in self._versions - {runs}:
+                self._config.remove(version)
+            self._versions.clear()
         self._versions.add(runs)
         for version in self._versions:
             self._config.labels(version).set(version == runs)
-        for refresh in self._also:
-            refresh()
 
     async def start(self) -> None:
         self.refresh()
@@ -108,3 +121,15 @@ class Vitals:
             await asyncio.sleep(SECONDS)
             self._lag.set(max(loop.time() - due, 0.0))
             self.refresh()
+
+
+def resident() -> int:
+    """Bytes of this process in memory; what it had at most where there is no /proc."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * PAGE
+    except OSError:
+        import resource
+
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else most * 1024

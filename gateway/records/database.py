@@ -56,6 +56,11 @@ class Database:
     def dialect(self) -> Any:
         return self._engine.dialect
 
+    async def ping(self) -> None:
+        """Whether it answers; raises StoreUnavailable where it does not."""
+        async with self.read() as connection:
+            await connection.execute(text("SELECT 1"))
+
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A connection for queries; nothing is committed."""

@@ -16,6 +16,8 @@ Running: TypeAlias = list[Any]
 
 UNFINISHED = "unfinished"
 """The status of a request whose process died under it."""
+REFUSED = "insufficient_quota"
+"""The status of a request that a budget refused."""
 _DAY = 86_400
 _MAX_TEXT = 200
 _MAX_TAGS = 500
@@ -34,10 +36,13 @@ _NOBODY = Principal(key_id="", organization="")
 
 
 def rows_of(record: CallRecord) -> list[Row]:
-    """One row per attempt; the last one is ``final`` and stands for the request when requests are counted."""
+    """One row per attempt; the last one is ``final`` and stands for the request when requests are counted.
+
+    A request that was refused does not count.
+    """
     attempts = record.attempts
     if len(attempts) == 1:  # nearly always
-        return [_row(record, attempts[0], final=True)]
+        return [_row(record, attempts[0], final=attempts[0].status != REFUSED)]
     last = len(attempts) - 1
     return [_row(record, attempt, final=i == last) for i, attempt in enumerate(attempts)]
 

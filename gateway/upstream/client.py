@@ -69,14 +69,23 @@ class Upstream:
         """Open connections, idle ones included."""
         return len(self._born)
 
-    async def open(self, request: UpstreamRequest, timeouts: Timeouts) -> UpstreamResponse:
-        """POST and wait for the head of the answer, whatever its status; raises ProviderError.
+    async def reach(self, url: str, seconds: float) -> None:
+        """Connect and send nothing; the connection is there for the next request. Raises ProviderError."""
+        try:
+            origin = locate(url).origin
+        except ValueError as error:
+            raise ProviderError(ErrorKind.CONNECTION, "The provider's address cannot be written.") from error
+        self._put_idle(await self._connect(origin, seconds))
+
+    async def open(self, request: UpstreamRequest, timeouts: Timeouts, method: str = "POST") -> UpstreamResponse:
+        """Send and wait for the head of the answer, whatever its status; raises ProviderError.
 
         Cancelling it aborts the connection.
         """
         try:
             place = locate(request.url)
-            opening = head(place.opening, request.headers, len(request.body))
+            first = place.opening if method == "POST" else place.opening.replace("POST", method, 1)
+            opening = head(first, request.headers, len(request.body))
         except ValueError as error:
             raise ProviderError(ErrorKind.CONNECTION, "The request to the provider cannot be written.") from error
         if self._slots.locked():

@@ -40,7 +40,7 @@ class UpstreamResponse:
             "_done",
             "_end",
             "_ended",
-            "_opened",
+            "opened",
             "_error",
             "_loop",
             "_on_end",
@@ -69,7 +69,7 @@ class UpstreamResponse:
         self.status = 0
         self.headers: dict[str, str] = {}
         self.sent = loop.time()
-        self._opened = time.perf_counter()  # the loop's own clock is coarse
+        self.opened = time.perf_counter()  # the loop's own clock is coarse
         self._ended = 0.0
         self._loop = loop
         self._timeouts = timeouts
@@ -180,7 +180,7 @@ class UpstreamResponse:
     @property
     def taken(self) -> float:
         """Seconds from the request to the end of the answer, or until now."""
-        return (self._ended or time.perf_counter()) - self._opened
+        return (self._ended or time.perf_counter()) - self.opened
 
     @property
     def answered(self) -> bool:

@@ -1,0 +1,26 @@
+"""Requests that a budget refused have a row in the ledger too: what a team asks about is there to be found."""
+
+from dataclasses import replace
+from typing import Protocol
+
+from ..call import Attempt, CallRecord
+
+REFUSED = "insufficient_quota"
+"""The code of the error and the status of the row. Refusals by a rate are told by the metrics alone: they pass by themselves."""
+
+
+class Ledger(Protocol):
+    """Where rows are kept: ``gateway.records.ledger``."""
+
+    def append(self, record: CallRecord) -> object: ...
+
+
+class RefusalObserver:
+    """Writes attempt 0 of a refused request: nothing was sent, nothing is owed, and it does not count as a request."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def call_finished(self, record: CallRecord) -> None:
+        if record.code == REFUSED and not record.attempts and record.principal is not None:
+            self._ledger.append(replace(record, attempts=[Attempt(0, "", "", "", status=REFUSED)]))

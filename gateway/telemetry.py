@@ -1,0 +1,109 @@
+"""Everything that watches a worker: the observers of its calls, and what is looked up in the background."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+
+from config import ConfigError
+from config.schema import Config
+
+from .auth import configured_keys
+from .call import CallRecord
+from .observers.access_log import AccessLog
+from .observers.conventions import provider_names
+from .observers.genai import GenAIMetrics
+from .observers.metrics import PrometheusObserver
+from .observers.overhead import OverheadMetrics
+from .observers.refusals import Ledger, RefusalObserver
+from .observers.standing import Counters, StandingObserver
+from .observers.stores import Ask, StoreHealth
+from .observers.tenants import TenantObserver
+from .observers.tiers import TierMetrics
+from .pipeline import Observer
+from .pools import Pools
+
+
+@dataclass(slots=True)
+class Telemetry:
+    """Outlives a configuration, and is told of the next one."""
+
+    observers: tuple[Observer, ...]
+    tiers: TierMetrics
+    standing: StandingObserver
+    stores: StoreHealth
+    providers: dict[str, str]
+    """An account of the configuration that runs -> its name in the conventions."""
+    trace: Callable[[CallRecord], str | None]
+    """The trace context that providers get of a call."""
+
+    @property
+    def refreshes(self) -> list[Callable[[], None]]:
+        """What brings gauges and counters up to date, to be called at least as often as they are read."""
+        kinds = (PrometheusObserver, GenAIMetrics, OverheadMetrics, TierMetrics)
+        return [o.refresh for o in self.observers if isinstance(o, kinds)]
+
+    def configure(self, config: Config) -> None:
+        self.providers.clear()
+        self.providers.update(provider_names(config))
+        self.standing.know(principal for principal, _ in configured_keys(config).values())
+
+    async def start(self) -> None:
+        await self.stores.start()
+        await self.standing.start()
+
+    async def close(self) -> None:
+        await self.standing.close()
+        await self.stores.close()
+
+
+def telemetry(
+    config: Config,
+    registry: CollectorRegistry,
+    *,
+    pools: Pools,
+    ledger: Ledger | None,
+    counters: Callable[[], Counters],
+    asks: Mapping[str, Ask],
+    closers: list[Callable[[], Awaitable[None]]],
+) -> Telemetry:
+    """``counters``: the limiter that runs; ``asks``: a question to each store. Raises ConfigError."""
+    cap, labelled = config.metrics.max_label_values, config.metrics.tenant_labels
+    providers = provider_names(config)
+    tiers = TierMetrics(registry, pools.all, cap)
+    standing = StandingObserver(registry, counters, cap=cap, labelled=labelled)
+    observers: list[Observer] = [
+        PrometheusObserver(registry, cap),
+        GenAIMetrics(registry, providers, cap),
+        OverheadMetrics(registry),
+        tiers,
+        standing,
+        AccessLog(),
+    ]
+    if ledger is not None:
+        observers.append(RefusalObserver(ledger))
+    if labelled:
+        observers.append(TenantObserver(registry, cap))
+    trace: Callable[[CallRecord], str | None] = _the_client_s
+    if config.tracing.enabled:
+        try:
+            from .observers.tracing import TracingObserver
+        except ImportError:
+            raise ConfigError(["tracing: needs the extra `otel`: pip install 'sluice-gateway[otel]'"]) from None
+        tracing = TracingObserver(config.tracing, providers)
+        closers.append(tracing.closer())
+        observers.append(tracing)
+        trace = tracing.announce
+    if not config.tracing.propagate:
+        trace = _nobody_s
+    made = Telemetry(tuple(observers), tiers, standing, StoreHealth(registry, asks), providers, trace)
+    made.configure(config)
+    return made
+
+
+def _the_client_s(record: CallRecord) -> str | None:
+    return record.traceparent
+
+
+def _nobody_s(_: CallRecord) -> None:
+    return None

@@ -1,0 +1,194 @@
+"""One style of commands: every one knows --json, errors say what to do, long work shows a bar, shells complete."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from gateway.__main__ import COMMANDS, main
+
+from .running import KEY, running
+
+ISSUE = {
+    "serve",
+    "check",
+    "explain",
+    "demo",
+    "keys",
+    "usage",
+    "prices",
+    "db",
+    "audit",
+    "reconcile",
+    "import-litellm",
+    "bench",
+}
+
+
+def leaves(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from leaves(command, (*path, name))
+        else:
+            yield " ".join((*path, name)), command
+
+
+LEAVES = dict(leaves(main))
+
+
+def sluice(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **more}
+    return subprocess.run(
+        [sys.executable, "-m", "gateway", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_every_command_is_there() -> None:
+    assert set(COMMANDS) >= ISSUE
+
+
+@pytest.mark.parametrize("name", sorted(LEAVES))
+def test_every_command_can_print_json_and_says_what_it_does(name: str) -> None:
+    command = LEAVES[name]
+    options = {o for p in command.params if isinstance(p, click.Option) for o in p.opts}
+    assert "--json" in options
+    assert command.help, "said in --help"
+    assert command.get_short_help_str(200).endswith((".", "...")) or command.help
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete(shell: str) -> None:
+    made = sluice(_SLUICE_COMPLETE=f"{shell}_source")
+    assert made.returncode == 0, made.stderr
+    assert "_SLUICE_COMPLETE" in made.stdout
+    asked = (
+        {"COMP_WORDS": "sluice import", "COMP_CWORD": "1"}
+        if shell != "fish"
+        else {"COMP_WORDS": "sluice import", "COMP_CWORD": "import"}
+    )
+    found = sluice(_SLUICE_COMPLETE=f"{shell}_complete", **asked)
+    assert "import-litellm" in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("keys", "list", "--config", "/nowhere/sluice.yaml"), "/nowhere/sluice.yaml"),
+        (("keys", "list", "--url", "http://127.0.0.1:1"), "SLUICE_ADMIN_KEY"),
+        (("keys", "create", "x", "--budget", "5/fortnight"), "50/month"),
+        (("usage", "--by", "nonsense"), "group"),
+        (("prices", "show", "openai/nothing-like-it"), "`price`"),
+        (("bench", "http://127.0.0.1:1/v1"), "OPENAI_API_KEY"),
+        (("reconcile",), "--url"),
+        (("nonsense",), "No such command"),
+    ],
+)
+def test_errors_say_what_to_do_in_words_or_json(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    config = tmp_path / "sluice.yaml"
+    config.write_text(f'database: {{url: "sqlite:///{tmp_path}/x.db"}}\n')
+    environment = {"SLUICE_CONFIG": str(config), "OPENAI_API_KEY": "", "SLUICE_ADMIN_KEY": ""}
+    plain = sluice(*arguments, **environment)
+    assert plain.returncode != 0
+    assert told in plain.stderr
+    assert "Traceback" not in plain.stderr
+    shaped = sluice(*arguments, "--json", **environment)
+    assert shaped.returncode == plain.returncode
+    assert told in json.loads(shaped.stderr)["error"]["message"]
+
+
+def test_the_database_commands_speak_json(tmp_path: Path) -> None:
+    config = tmp_path / "sluice.yaml"
+    config.write_text(f'database: {{url: "sqlite:///{tmp_path}/x.db"}}\n')
+    runner = CliRunner()
+    assert json.loads(runner.invoke(main, ["db", "check", "-c", str(config), "--json"]).stdout) == {"current": False}
+    assert json.loads(runner.invoke(main, ["db", "upgrade", "-c", str(config), "--json"]).stdout) == {"current": True}
+    assert json.loads(runner.invoke(main, ["db", "check", "-c", str(config), "--json"]).stdout) == {"current": True}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_bench_measures_an_embedded_gateway(stream: bool) -> None:
+    done = sluice("bench", "-n", "40", "-c", "8", "--json", *(["--stream"] if stream else []))
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["requests"], told["answered"], told["statuses"]) == (40, 40, {"200": 40})
+    assert 0 < told["latency_ms"]["p50"] <= told["latency_ms"]["p99"]
+    assert ("first_token_ms" in told) == stream
+    assert told["output_tokens_per_second"] > 0
+
+
+async def test_bench_measures_a_gateway_that_runs_and_fails_where_requests_fail() -> None:
+    import asyncio
+
+    keys = [{"name": "test", "key": KEY, "limits": {"rpd": 25}}]
+    async with running({"m": "demo-ok"}, keys=keys) as (gateway, upstream):
+        given = ("bench", f"{gateway.url}/v1", "--model", "m", "-n")
+        good = await asyncio.to_thread(sluice, *given, "20", "--json", OPENAI_API_KEY=KEY)
+        assert (good.returncode, len(list(upstream.journal))) == (0, 20)
+        bad = await asyncio.to_thread(sluice, *given, "10", OPENAI_API_KEY=KEY)
+        assert bad.returncode == 1
+        assert "5 of 10 answered" in bad.stdout
+        assert "5 x 429" in bad.stdout
+
+
+async def test_a_stream_that_breaks_counts_as_failed() -> None:
+    import asyncio
+
+    async with running({"m": "demo-cut"}) as (gateway, _):
+        given = ("bench", f"{gateway.url}/v1", "--model", "m", "-n", "3", "--stream", "--json")
+        done = await asyncio.to_thread(sluice, *given, OPENAI_API_KEY=KEY)
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["answered"] == 0
+
+
+def test_long_work_shows_a_bar_to_a_person_and_nothing_to_a_pipe() -> None:
+    def seen(argument: str) -> str:
+        main_end, terminal = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gateway", "bench", "-n", argument, "--json"],
+            stdout=subprocess.PIPE, stderr=terminal, env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+        )  # fmt: skip
+        os.close(terminal)
+        parts: list[bytes] = []
+
+        def read() -> None:
+            try:
+                while data := os.read(main_end, 4096):
+                    parts.append(data)
+            except OSError:
+                return  # the other end is closed
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        out, _ = process.communicate(timeout=60)
+        reader.join(10)
+        os.close(main_end)
+        assert json.loads(out)["answered"] == int(argument), "what is piped on is JSON and nothing else"
+        return b"".join(parts).decode()
+
+    assert "600/600" in seen("600")
+    assert sluice("bench", "-n", "20").stderr == ""
+
+
+def test_prices_are_compared_as_json(tmp_path: Path) -> None:
+    from importlib.resources import files
+
+    path = tmp_path / "prices.json"
+    path.write_text((files("config") / "prices.json").read_text())
+    done = sluice("prices", "update", str(path), "--json")
+    assert (done.returncode, json.loads(done.stdout)) == (0, [])

@@ -1,0 +1,96 @@
+"""/readyz: start, drain, and by policy the configuration, Redis and the database."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+import pytest
+
+from config import ConfigError, parse
+
+from .running import running
+from .servers import RedisServer, postgres
+
+
+async def asked(gateway: Any) -> tuple[int, str]:
+    async with aiohttp.ClientSession() as http:
+        async with http.get(f"{gateway.admin_url}/readyz") as response:
+            return response.status, (await response.json())["reason"]
+
+
+async def becomes(gateway: Any, wanted: tuple[int, str], seconds: float = 10) -> None:
+    async with asyncio.timeout(seconds):
+        while await asked(gateway) != wanted:
+            await asyncio.sleep(0.05)
+
+
+async def test_it_is_not_ready_while_it_drains() -> None:
+    async with running({"m": "demo-ok"}) as (gateway, _):
+        assert await asked(gateway) == (200, "")
+        gateway.state.draining = True
+        assert await asked(gateway) == (503, "draining")
+        gateway.state.draining, gateway.state.ready = False, False
+        assert await asked(gateway) == (503, "starting")
+
+
+@pytest.mark.parametrize(("policy", "wanted"), [([], (200, "")), (["redis"], (503, "redis does not answer"))])
+async def test_redis_counts_where_the_policy_says_so(policy: list[str], wanted: tuple[int, str]) -> None:
+    redis = RedisServer()
+    try:
+        sections: dict[str, Any] = {"redis": {"url": redis.url}, "admin": {"ready_requires": policy}}
+        async with running({"m": "demo-ok"}, **sections) as (gateway, _):
+            await becomes(gateway, (200, ""))
+            redis.kill()
+            async with asyncio.timeout(10):
+                while gateway.telemetry.stores.healthy["redis"]:
+                    await asyncio.sleep(0.05)
+            assert await asked(gateway) == wanted
+            redis.start()
+            await becomes(gateway, (200, ""))
+    finally:
+        redis.stop()
+
+
+async def test_the_database_counts_where_the_policy_says_so() -> None:
+    with contextlib.ExitStack() as stack:
+        url = stack.enter_context(postgres())
+        sections: dict[str, Any] = {"database": {"url": url}, "admin": {"ready_requires": ["database"]}}
+        async with running({"m": "demo-ok"}, **sections) as (gateway, _):
+            await becomes(gateway, (200, ""))
+            await asyncio.to_thread(stack.close)
+            await becomes(gateway, (503, "database does not answer"), 20)
+
+
+async def test_a_refused_reload_counts_where_the_policy_says_so() -> None:
+    def broken() -> Any:
+        raise ConfigError(["models.m: nonsense"])
+
+    says: list[Callable[[], Any]] = [broken]
+
+    def read() -> Any:
+        return says[-1]()
+
+    async with running({"m": "demo-ok"}, read, admin={"ready_requires": ["config"]}) as (gateway, _):
+        assert await asked(gateway) == (200, "")
+        await gateway.reloader.try_reload()
+        assert await asked(gateway) == (503, "the configuration file has mistakes")
+        config = gateway.config
+        says.append(lambda: config)
+        await gateway.reloader.try_reload()
+        assert await asked(gateway) == (200, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("admin: {ready_requires: [mysql]}", "ready_requires"),
+        ("admin: {ready_requires: [redis]}", "no `redis`"),
+        ("tracing: {content: true}", "tracing.langfuse"),
+        ("health: {active: {kind: ping}}", "health.active.kind"),
+    ],
+)
+def test_what_cannot_be_watched_is_refused(text: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        parse(text, {})
