@@ -2,58 +2,35 @@
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-import aiohttp
 from prometheus_client import CollectorRegistry
 
 from config import ConfigError
 from config.schema import Config
 
-from .active import ActiveHealth, Checked
-from .auth import Authenticator, KeySource
-from .credentials import Credentials, HTTPFetch
-from .credentials.issue import Fetch
+from .active import ActiveHealth
+from .assembly import Closer, checked, close_all, healthy, lasting_of, once_of, records_of
+from .auth import Authenticator
 from .endpoints.once import Once
 from .endpoints.routes import Routes
 from .errors import StoreUnavailable
-from .fleet import Fleet
 from .generation import Generation, Lasting, generation, needs_restart
-from .keeping import Keeper
-from .limits import Limiter, StoreDown
 from .management.configuration import Configuration
 from .management.operation import Operation
-from .observers.budgets import BudgetObserver
-from .observers.stores import Ask
 from .observers.vitals import Vitals
 from .paths import Records, admin_endpoints, admin_routes, data_routes, operations
 from .pipeline import Pipeline
-from .pools import Pools
-from .protection import Protection
-from .ramps import Ramps
-from .records.admin import Admin
-from .records.audit import AuditLog
-from .records.cache import KeyCache
-from .records.database import Database, DatabaseError
-from .records.housekeeping import Housekeeper
-from .records.idempotency import IdempotencyStore, MemoryIdempotency, secret_of
-from .records.keys import KeyStore, Peppers
-from .records.ledger import Ledger
-from .records.spent import spent_in
-from .records.stored import StoredCompletions
-from .records.usage import UsageStore
+from .records.database import DatabaseError
 from .reload import Reloader
-from .remote_images import RemoteImages
 from .server import Serving, Site, State
-from .sharing import Sharing
-from .telemetry import Telemetry, telemetry
+from .telemetry import Telemetry
 from .throttle import Failures
-from .upstream import SystemResolver, Upstream
+from .upstream import Upstream
 
 IDLE_POLL = 0.2
 """Seconds between two looks whether pools that a reload left over are still used."""
-Closer = Callable[[], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -179,13 +156,13 @@ async def build(config: Config, read: Callable[[], Config] | None = None) -> Gat
     closers: list[Closer] = []
     try:
         registry = CollectorRegistry()
-        records = await _records(config, closers)
+        records = await records_of(config, closers)
         state = State()
-        lasting, watching = await _lasting(
+        lasting, watching = await lasting_of(
             config, records, registry, state, closers, lambda: gateway.generation.limiter
         )
         made = generation(config, lasting)
-        once = _once(config, closers)
+        once = once_of(config, closers)
     except BaseException as exc:
         await close_all(closers)
         if isinstance(exc, DatabaseError):
@@ -241,188 +218,3 @@ async def _close_when_idle(leaving: list[Serving], pools: list[Upstream]) -> Non
 async def _close_pools(pools: Iterable[Upstream]) -> None:
     for pool in pools:
         await pool.close()
-
-
-async def close_all(closers: list[Closer]) -> None:
-    for closer in reversed(closers):
-        await closer()
-
-
-async def _records(config: Config, closers: list[Closer]) -> Records:
-    database = Database(config.database)
-    closers.append(database.close)
-    if config.database.migrate:
-        await database.upgrade()
-    elif not await database.current():
-        raise DatabaseError("database.migrate: the schema is not this version's; run `sluice db upgrade` first")
-    peppers = Peppers.of(config)
-    store = KeyStore(database, config)
-    keys = KeyCache(database, store, peppers, ttl=config.auth.cache_ttl, size=config.auth.cache_size)
-    await keys.start()
-    closers.append(keys.close)
-    ledger = None
-    if config.ledger.enabled:
-        ledger = Ledger(database, config.ledger)
-        await ledger.start()
-        closers.append(ledger.close)
-    usage = UsageStore(database)
-    stored = StoredCompletions(database, config.stored_completions) if config.stored_completions.enabled else None
-    housekeeper = Housekeeper(database, usage, stored, retention_days=config.ledger.retention_days)
-    await housekeeper.start()
-    closers.append(housekeeper.close)
-    audit = AuditLog(database)
-    admin = Admin(database, peppers, config, audit=audit, on_change=keys.poll)
-
-    def configure(config: Config) -> None:
-        store.configure(config)
-        keys.clear()
-        records.admin = Admin(database, peppers, config, audit=audit, on_change=keys.poll)
-
-    records = Records(database, keys, ledger, usage, admin, audit, stored, configure)
-    return records
-
-
-def _key_source(config: Config, records: Records, fetch: Fetch) -> KeySource:
-    """Virtual keys and, where an identity provider is configured, its tokens."""
-    if config.auth.jwt is None:
-        return records.keys
-    from .tokens import Tokens
-
-    return Tokens(config.auth.jwt, records.keys, fetch)
-
-
-def checked(runs: Generation) -> Checked:
-    """What active checks look at."""
-    return Checked(
-        runs.config.health.active, runs.routes, {name: upstream for name, (_, upstream) in runs.pools.items()}
-    )
-
-
-def healthy(records: Records, watching: Telemetry, sharing: Sharing | None) -> dict[str, bool]:
-    """Store -> whether it can be used now, as this worker sees it."""
-    ledger = {"ledger": records.ledger.is_healthy} if records.ledger is not None else {}
-    shared = {"health": sharing.active} if sharing is not None else {}
-    return {**watching.stores.healthy, **ledger, **shared}
-
-
-def _asks(config: Config, records: Records, closers: list[Closer]) -> dict[str, Ask]:
-    """A question that each store must be able to answer."""
-    asks: dict[str, Ask] = {"database": records.database.ping}
-    if config.redis is not None:
-        from .records.idempotency_redis import connect
-
-        client = connect(config.redis)
-        closers.append(client.aclose)
-        asks["redis"] = client.ping
-    return asks
-
-
-async def _lasting(
-    config: Config,
-    records: Records,
-    registry: CollectorRegistry,
-    state: State,
-    closers: list[Closer],
-    counters: Callable[[], Limiter],
-) -> tuple[Lasting, Telemetry]:
-    """``counters`` gives the limiter of the configuration that runs, once one does."""
-    session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
-    closers.append(session.close)
-    credentials = Credentials(HTTPFetch(session))
-    closers.append(credentials.close)
-    groups = dict(config.model_groups)
-    webhook = config.counters.webhook
-    budgets = BudgetObserver(registry, session, webhook.get_secret_value() if webhook else None)
-    closers.append(budgets.close)
-    limiter = _limiter(config, records, groups, budgets)
-    closers.append(limiter.close)
-    await _start(limiter)
-    resolve = SystemResolver()
-    pools = Pools(config)
-    closers.append(pools.close)
-    await _start(pools)
-    fleet = Fleet(config.health, config.retries)
-    sharing = Sharing(fleet, config.redis) if config.redis is not None else None
-    if sharing is not None:
-        closers.append(sharing.close)
-        await sharing.start()
-    ramps = Ramps.of(config)
-    closers.append(ramps.close)
-    protection = Protection(config.server, lambda: state.in_flight)
-    await protection.start()
-    closers.append(protection.close)
-    watching = telemetry(
-        config,
-        registry,
-        pools=pools,
-        ledger=records.ledger,
-        counters=counters,
-        asks=_asks(config, records, closers),
-        closers=closers,
-    )
-    lasting = Lasting(
-        credentials=credentials,
-        limiter=limiter,
-        fleet=fleet,
-        sharing=sharing,
-        keys=_key_source(config, records, HTTPFetch(session)),
-        ledger=records.ledger,
-        pools=pools,
-        ramps=ramps,
-        protection=protection,
-        observers=watching.observers,
-        trace=watching.trace,
-        capture=config.tracing.enabled and config.tracing.content,
-        keeper=_keeper(config, records, resolve, closers),
-        resolve=resolve,
-        groups=groups,
-    )
-    return lasting, watching
-
-
-def _keeper(config: Config, records: Records, resolve: SystemResolver, closers: list[Closer]) -> Keeper | None:
-    if records.stored is None:
-        return None
-    images = RemoteImages(resolve) if config.stored_completions.fetch_images else None
-    if images is not None:
-        closers.append(images.close)
-    return Keeper(records.stored, images)
-
-
-def _once(config: Config, closers: list[Closer]) -> Callable[[Authenticator], Once] | None:
-    """What answers a repeated Idempotency-Key; shared by all workers where there is Redis."""
-    options = config.idempotency
-    if not options.enabled:
-        return None
-    # A claim must outlive the longest answer; after that its worker is dead.
-    lease = max(config.timeouts.total, config.timeouts.response) + 60
-    store: IdempotencyStore = MemoryIdempotency(ttl=options.ttl, lease=lease, max_replay=options.max_replay)
-    if config.redis is not None:
-        from .records.idempotency_redis import RedisIdempotency, connect
-
-        shared = RedisIdempotency(connect(config.redis), ttl=options.ttl, max_replay=options.max_replay)
-        closers.append(shared.close)
-        store = shared
-    pepper = config.auth.pepper or (config.redis and config.redis.url)
-    secret = secret_of(pepper.get_secret_value() if pepper else None)
-    return lambda auth: Once(auth, store, secret, options.max_replay)
-
-
-def _limiter(
-    config: Config, records: Records, groups: Mapping[str, tuple[str, ...]], budgets: BudgetObserver
-) -> Limiter:
-    """The limiter, whose counters begin with what the ledger knows."""
-    spent = None
-    if records.ledger is not None:
-        spent = spent_in(UsageStore(records.database), records.ledger, lambda: groups)
-    limiter = Limiter.from_config(config, spent=spent, on_orphan=budgets.orphaned)
-    limiter.on_threshold.append(budgets.passed)
-    return limiter
-
-
-async def _start(part: Limiter | Pools) -> None:
-    """Raises ConfigError where it cannot work."""
-    try:
-        await part.start()
-    except StoreDown as exc:
-        raise ConfigError([f"redis: {exc}"]) from exc

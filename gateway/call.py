@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any, TypeAlias
 
 from adapters.errors import ErrorKind
@@ -163,6 +164,8 @@ class CallRecord:
     """Wall clock, seconds since the epoch."""
     seconds: float = 0.0
     ttft: float | None = None
+    began: float = field(default_factory=perf_counter)
+    """By ``time.perf_counter``."""
     laps: list[tuple[str, float]] = field(default_factory=list)
     """Phases in their order, each with the moment (``time.perf_counter``) at which it ended."""
     waited: float = 0.0
@@ -187,6 +190,19 @@ class CallRecord:
     spillover: tuple[str, str] | None = None
     """The rung of the capacity ladder that should have served and the one that did, where they differ."""
 
+    def lap(self, phase: str) -> None:
+        """A phase has ended."""
+        self.laps.append((phase, perf_counter()))
+
+    def answered(self, waited: float, reached: float) -> None:
+        """There is an answer, or the first content of one."""
+        self.lap("translate")
+        self.ttft = self.laps[-1][1] - self.began
+        self.waited, self.reached = waited + sum([a.seconds for a in self.attempts[:-1]]), reached
+
+    def over(self) -> None:
+        self.seconds = perf_counter() - self.began
+
     @property
     def phases(self) -> dict[str, float]:
         """Seconds by phase; empty for a call that has no answer.
@@ -195,12 +211,12 @@ class CallRecord:
         (connecting and sending) and ``stream`` (the last bytes) are the gateway's own and add up to what it adds to an
         answer; ``queue`` is its queue; ``provider`` is the provider's time.
         """
-        if not self.laps:
+        if self.ttft is None:
             return {}
         queued = self.queued or 0.0
         found = {"provider": self.waited, "queue": queued, "upstream": self.reached}
-        before = self.laps[0][1]
-        for name, at in self.laps[1:]:
+        before = self.began
+        for name, at in self.laps:
             found[name] = found.get(name, 0.0) + at - before
             before = at
         found["translate"] = max(found.get("translate", 0.0) - self.waited - queued - self.reached, 0.0)

@@ -18,8 +18,8 @@ from .answer import MAX_BODY, StreamedAnswer, WholeAnswer
 from .call import Attempt, CallRecord, Deployment, Plan, Route
 from .continuation import CONTINUED, Rest, Resumable, Sendable
 from .credentials import Credentials
-from .errors import GatewayError, InvalidRequest, NoHealthyUpstream
-from .failures import NONSENSE, to_gateway_error, unforeseen
+from .errors import GatewayError
+from .failures import NONSENSE, NobodyAvailable, told, unforeseen
 from .fleet import SAMPLES, Fleet, Load, Member
 from .plaintext import plain
 from .pools import FlexFull, QueueFull
@@ -33,15 +33,6 @@ NOTICEABLE = 0.05
 """Seconds by which a deployment must be slower than another before that counts."""
 HEDGE_LOST = "hedge_lost"
 Answer: TypeAlias = StreamedAnswer | WholeAnswer
-
-
-class NobodyAvailable(Exception):
-    """Every deployment of a model is open or cooling down; nothing was tried. ``kinds``: what took them out."""
-
-    def __init__(self, wait: float, kinds: Sequence[ErrorKind]) -> None:
-        super().__init__(wait)
-        self.wait = wait
-        self.kinds = kinds
 
 
 FAILURES = (ProviderError, UnsupportedParameter, NobodyAvailable, QueueFull, FlexFull)
@@ -108,7 +99,7 @@ class Dispatcher:
                 if self._left(call, record) <= 0 or not await self._fall_back(call, waiting, seen, record):
                     if isinstance(exc, GatewayError):
                         raise
-                    raise _told(exc, record) from exc
+                    raise told(exc, record) from exc
 
     def _left(self, call: Sendable, record: CallRecord) -> float:
         """Seconds that all attempts of a call together have left."""
@@ -399,22 +390,3 @@ async def _pause(seconds: float) -> None:
 
 def _leave(load: Load) -> None:
     load.in_flight -= 1
-
-
-def _told(failure: Exception, record: CallRecord) -> GatewayError:
-    """What the client is told of the last failure, and after how many attempts."""
-    error = _error(failure, record)
-    error.extra_headers["x-sluice-attempts"] = str(len(record.attempts))
-    return error
-
-
-def _error(failure: Exception, record: CallRecord) -> GatewayError:
-    if isinstance(failure, ProviderError):
-        error = to_gateway_error(failure, tried=len(record.attempts))
-        if record.retry_denied:
-            error.should_retry = False  # what we may not do the client should not do either
-        return error
-    if isinstance(failure, UnsupportedParameter):
-        return InvalidRequest(failure.message, param=failure.param, code="unsupported_parameter")
-    wait = failure.wait if isinstance(failure, NobodyAvailable) else 1.0
-    return NoHealthyUpstream("No provider of this model is available right now.", retry_after=max(wait, 1.0))

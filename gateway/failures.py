@@ -1,9 +1,10 @@
 """What an upstream's failure becomes for the client: a table from kind to error."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from adapters.errors import ErrorKind, ProviderError
+from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
 
+from .call import CallRecord
 from .errors import (
     CapacityUnavailable,
     GatewayError,
@@ -83,3 +84,31 @@ def to_gateway_error(error: ProviderError, *, tried: int = 1) -> GatewayError:
     if tried > 1 and made.status >= 429:
         made.should_retry = False
     return made
+
+
+class NobodyAvailable(Exception):
+    """Every deployment of a model is open or cooling down; nothing was tried. ``kinds``: what took them out."""
+
+    def __init__(self, wait: float, kinds: Sequence[ErrorKind]) -> None:
+        super().__init__(wait)
+        self.wait = wait
+        self.kinds = kinds
+
+
+def told(failure: Exception, record: CallRecord) -> GatewayError:
+    """What the client is told of the last failure, and after how many attempts."""
+    error = _error(failure, record)
+    error.extra_headers["x-sluice-attempts"] = str(len(record.attempts))
+    return error
+
+
+def _error(failure: Exception, record: CallRecord) -> GatewayError:
+    if isinstance(failure, ProviderError):
+        error = to_gateway_error(failure, tried=len(record.attempts))
+        if record.retry_denied:
+            error.should_retry = False  # what we may not do the client should not do either
+        return error
+    if isinstance(failure, UnsupportedParameter):
+        return InvalidRequest(failure.message, param=failure.param, code="unsupported_parameter")
+    wait = failure.wait if isinstance(failure, NobodyAvailable) else 1.0
+    return NoHealthyUpstream("No provider of this model is available right now.", retry_after=max(wait, 1.0))

@@ -74,53 +74,22 @@ class Pipeline:
 
     async def run(self, incoming: Incoming, reply: Reply, read: Read = read_call) -> None:
         """Serve one call; raises GatewayError while nothing was sent, ClientDisconnected when nobody is there."""
-        clock = time.perf_counter
-        record, started = CallRecord(incoming.id, started=time.time()), clock()
-        laps = [("", started)]
+        record = CallRecord(incoming.id, started=time.time())
         metered: Metered | None = None
         try:
-            record.client_request_id, record.client_retries = incoming.client_marks
-            record.traceparent = incoming.traceparent
-            record.passed_on = self.trace(record)
-            principal = record.principal = await self.auth.authenticate(incoming.credential, record.started)
-            incoming.headers.update(tenant_headers(principal))
-            laps.append(("auth", clock()))
-            call = read(incoming.id, await incoming.body(), principal, self.allow)
-            if self.capture:
-                call = replace(call, traced=True)
-            if call.store and (self.keeper is None or not principal.may_store):
-                call = replace(call, store=False)
-            record.stream, record.requested_tier = call.stream, call.request.get("service_tier")
-            record.operation = call.operation.name
-            laps.append(("translate", clock()))
+            principal = await self._authenticated(incoming, record)
+            call = await self._read(incoming, principal, record, read)
             route = self.router.resolve(call.model, principal)
-            record.model = route.name
-            record.effective_tier = tiers.effective(call.request, principal)
+            record.model, record.effective_tier = route.name, tiers.effective(call.request, principal)
             if self.protection is not None:
                 self.protection.admit(record, principal.key_id)
             metered = await self._reserve(call, principal, route, record)
-            laps.append(("limits", clock()))
+            record.lap("limits")
             answer = await flex.answer(self.dispatch, metered, record)
-            answered = clock()
-            laps.append(("translate", answered))
-            record.ttft = answered - started
-            record.laps = laps
-            record.reached = answer.reached
-            record.waited = answer.waited + sum([a.seconds for a in record.attempts[:-1]])
-            headers = metered.headers(answer, record)
-            if self.litellm_headers:
-                headers |= {"x-litellm-model-id": answer.deployment.id, "x-litellm-call-id": record.id}
-            if isinstance(answer, WholeAnswer):
-                await metered.settled(answer, record)
-                laps.append(("limits", clock()))
-                await self._keep(answer, metered, record)
-                if self.litellm_headers:
-                    headers["x-litellm-response-cost"] = dollars(record.cost)
-                await reply.whole(answer.body, headers)
-            else:
-                await self._stream(answer, metered, record, reply, headers)
+            record.answered(answer.waited, answer.reached)
+            await self._reply(answer, metered, record, reply)
             record.status = 200
-            laps.append(("stream", clock()))
+            record.lap("stream")
         except GatewayError as exc:
             record.status, record.code = exc.status, exc.label
             exc.extra_headers.update(metered.limit_headers() if metered is not None else {})
@@ -132,12 +101,32 @@ class Pipeline:
             record.status, record.code = 500, "internal_error"
             raise
         finally:
-            record.seconds = clock() - started
+            record.over()
             if metered is not None:
                 metered.close(record)  # synchronous: no cancellation can come between
             if self.protection is not None:
                 self.protection.leave(record)
             self.tell(record)
+
+    async def _authenticated(self, incoming: Incoming, record: CallRecord) -> Principal:
+        record.client_request_id, record.client_retries = incoming.client_marks
+        record.traceparent = incoming.traceparent
+        record.passed_on = self.trace(record)
+        principal = record.principal = await self.auth.authenticate(incoming.credential, record.started)
+        incoming.headers.update(tenant_headers(principal))
+        record.lap("auth")
+        return principal
+
+    async def _read(self, incoming: Incoming, principal: Principal, record: CallRecord, read: Read) -> Call:
+        call = read(incoming.id, await incoming.body(), principal, self.allow)
+        if self.capture:
+            call = replace(call, traced=True)
+        if call.store and (self.keeper is None or not principal.may_store):
+            call = replace(call, store=False)
+        record.stream, record.requested_tier = call.stream, call.request.get("service_tier")
+        record.operation = call.operation.name
+        record.lap("translate")
+        return call
 
     async def _reserve(self, call: Call, principal: Principal, route: Route, record: CallRecord) -> Metered:
         """For the model asked for, or for its cheaper one where the key takes that instead of a refusal by a limit."""
@@ -160,6 +149,22 @@ class Pipeline:
     def _plan(self, call: Call, principal: Principal, route: Route, record: CallRecord) -> Plan:
         return tiers.fitting(self.router.plan(route, call), record, principal)
 
+    async def _reply(
+        self, answer: StreamedAnswer | WholeAnswer, metered: Metered, record: CallRecord, reply: Reply
+    ) -> None:
+        headers = metered.headers(answer, record)
+        if self.litellm_headers:
+            headers |= {"x-litellm-model-id": answer.deployment.id, "x-litellm-call-id": record.id}
+        if isinstance(answer, StreamedAnswer):
+            await self._stream(answer, metered, record, reply, headers)
+            return
+        await metered.settled(answer, record)
+        record.lap("limits")
+        await self._keep(answer, metered, record)
+        if self.litellm_headers:
+            headers["x-litellm-response-cost"] = dollars(record.cost)
+        await reply.whole(answer.body, headers)
+
     async def _stream(
         self, answer: StreamedAnswer, metered: Metered, record: CallRecord, reply: Reply, headers: dict[str, str]
     ) -> None:
@@ -168,10 +173,10 @@ class Pipeline:
         try:
             await reply.start(headers)
             await answer.pour(reply)
-            record.laps.append(("provider", time.perf_counter()))
+            record.lap("provider")
             last = answer.last()
             await metered.settled(answer, record)
-            record.laps.append(("limits", time.perf_counter()))
+            record.lap("limits")
             await self._keep(answer, metered, record)
             await reply.finish(last)
             await answer.close()

@@ -20,6 +20,7 @@ from config.schema import Ledger as LedgerOptions
 from gateway.call import Attempt, CallRecord, Principal
 from gateway.errors import StoreUnavailable
 from gateway.records import journal as j
+from gateway.records import segment as files
 from gateway.records.database import Database, DatabaseError
 from gateway.records.ledger import Ledger
 from gateway.records.rows import cleaned, rows_of
@@ -349,15 +350,15 @@ async def test_a_file_that_was_never_used_is_deleted_a_minute_later(tmp_path: Pa
 
 def framed(n: int = 5) -> tuple[bytes, list[bytes]]:
     payloads = [f'["c","req_{i}",[]]'.encode() * (i + 1) for i in range(n)]
-    return b"".join(j.frame(p) for p in payloads), payloads
+    return b"".join(files.frame(p) for p in payloads), payloads
 
 
 def test_a_torn_tail_costs_only_the_torn_record() -> None:
     """Cut at every byte."""
     data, payloads = framed()
-    ends = [sum(len(j.frame(p)) for p in payloads[: i + 1]) for i in range(len(payloads))]
+    ends = [sum(len(files.frame(p)) for p in payloads[: i + 1]) for i in range(len(payloads))]
     for cut in range(len(data)):
-        found = j.scan(data[:cut])
+        found = files.scan(data[:cut])
         whole = sum(end <= cut for end in ends)
         assert [p for _, p in found.records] == payloads[:whole]
         assert found.damaged == 0
@@ -367,14 +368,14 @@ def test_a_torn_tail_costs_only_the_torn_record() -> None:
 def test_a_flipped_byte_costs_only_its_record() -> None:
     """Flip every byte, one at a time; length fields and magics too."""
     data, payloads = framed()
-    owner = [i for i, p in enumerate(payloads) for _ in j.frame(p)]
+    owner = [i for i, p in enumerate(payloads) for _ in files.frame(p)]
     for position in range(len(data)):
         damaged = bytearray(data)
         damaged[position] ^= 0x41
-        found = j.scan(bytes(damaged))
+        found = files.scan(bytes(damaged))
         expected = [p for i, p in enumerate(payloads) if i != owner[position]]
         assert [p for _, p in found.records] == expected
-        assert found.damaged + found.torn == len(j.frame(payloads[owner[position]]))
+        assert found.damaged + found.torn == len(files.frame(payloads[owner[position]]))
 
 
 async def test_a_damaged_journal_is_kept_for_a_person(database: Database, tmp_path: Path) -> None:

@@ -6,10 +6,8 @@ A local append-only file per process: what is in it survives the process, and af
 * take()    the oldest records SQL does not have yet; the file itself is the queue, memory holds none
 * done()    SQL has them: noted in the file, and a file that is done with is deleted
 
-A record is magic, length, CRC-32 of both, payload; the magic's first byte is in no UTF-8 text, so that a reader finds the
-next record after a damaged one. A file is made at its full size, so that a full disk is met when it is made and not by
-a copy; behind the last record it holds zeros. Each file is held with flock by its process: a file that can be locked belongs to a dead
-one. One thread does the syncing; at most one sync per ``interval`` seconds, and none waits when the last is longer ago.
+Each file (``segment``) is held with flock by its process: a file that can be locked belongs to a dead one. One thread
+does the syncing; at most one sync per ``interval`` seconds, and none waits when the last is longer ago.
 """
 
 import asyncio
@@ -17,23 +15,19 @@ import contextlib
 import fcntl
 import mmap
 import os
-import struct
 import time
-import zlib
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_HEADER = struct.Struct("<4sII")
-_MAGIC = b"\xffSL\x01"
+from .segment import GROWTH, Scan, Segment, frame, scan
+
 _SUFFIX = ".journal"
 _READ = 1 << 20
 """Bytes taken for SQL at once: some two thousand rows."""
-_GROWTH = 1 << 20
-"""Bytes by which a file grows that has no successor yet."""
 _CLOSE_SECONDS = 5.0
 _NEW = ".new"
 """Ending of a file between its creation and its lock."""
@@ -95,48 +89,6 @@ class Ticket:
         return self._group.durable
 
 
-@dataclass(slots=True, eq=False)
-class Segment:
-    """One file of a journal."""
-
-    path: Path
-    fd: int
-    size: int = 0
-    map: mmap.mmap | None = None
-    """Of a file of this process: where records are copied to."""
-    done: int = 0
-    """Everything before this offset is in SQL."""
-    synced: int = 0
-
-    def is_finished(self) -> bool:
-        """Whether nobody needs the file any more, the syncing thread included."""
-        return self.done >= self.size and self.synced >= self.size
-
-    def put(self, data: bytes) -> None:
-        """Copy behind the last record; raises OSError when the file has no room and cannot get more."""
-        room, start = self.map, self.size
-        assert room is not None, "only a process's own files are written"
-        end = start + len(data)
-        if end > len(room):
-            self._grow(end)
-        room[start:end] = data
-        self.size = end
-
-    def _grow(self, end: int) -> None:
-        assert self.map is not None, "see put"
-        room = len(self.map)
-        more = max(end - room, _GROWTH)
-        os.posix_fallocate(self.fd, room, more)  # a hole that the disk cannot fill would kill the process
-        self.map.resize(room + more)
-
-    def close(self) -> None:
-        """Let go of the file, and of its lock."""
-        if self.map is not None:
-            self.map.close()
-            self.map = None
-        os.close(self.fd)
-
-
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Records on their way to SQL."""
@@ -144,62 +96,6 @@ class Batch:
     segment: Segment
     payloads: list[bytes]
     end: int
-
-
-@dataclass(slots=True)
-class Scan:
-    """What a file holds: its records, the bytes lost in its middle and the bytes of a record cut off at its end."""
-
-    records: list[tuple[int, bytes]] = field(default_factory=list)
-    end: int = 0
-    damaged: int = 0
-    torn: int = 0
-
-
-def frame(payload: bytes) -> bytes:
-    length = len(payload)
-    return _HEADER.pack(_MAGIC, length, zlib.crc32(payload, length)) + payload
-
-
-def scan(data: bytes) -> Scan:
-    """Read records, stepping over damage to the next whole one."""
-    used = len(data.rstrip(b"\0"))
-    if len(data) - used > _HEADER.size:  # no record ends in so many zeros: this is room that was never used
-        data = data[:used]
-    found = Scan()
-    position = 0
-    while 0 <= position < len(data):
-        payload = _record_at(data, position)
-        if payload is None:
-            position = data.find(_MAGIC, position + 1)
-            continue
-        found.damaged += position - found.end
-        found.records.append((position, payload))
-        position = found.end = position + _HEADER.size + len(payload)
-    rest = len(data) - found.end
-    if rest and _is_cut_off(data, found.end):
-        found.torn = rest
-    else:
-        found.damaged += rest
-    return found
-
-
-def _record_at(data: bytes, position: int) -> bytes | None:
-    if len(data) - position < _HEADER.size:
-        return None
-    magic, length, checksum = _HEADER.unpack_from(data, position)
-    start = position + _HEADER.size
-    payload = data[start : start + length]
-    whole = magic == _MAGIC and len(payload) == length and zlib.crc32(payload, length) == checksum
-    return payload if whole else None
-
-
-def _is_cut_off(data: bytes, position: int) -> bool:
-    """Whether the bytes from ``position`` on can be the beginning of a record."""
-    if len(data) - position < _HEADER.size:
-        return True
-    magic, length, _ = _HEADER.unpack_from(data, position)
-    return bool(magic == _MAGIC and position + _HEADER.size + length > len(data))
 
 
 class Journal:
@@ -359,8 +255,8 @@ class Journal:
         fd = os.open(new, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(fd, fcntl.LOCK_EX)
         try:
-            os.posix_fallocate(fd, 0, self._segment_size + _GROWTH)
-            mapped = mmap.mmap(fd, self._segment_size + _GROWTH)
+            os.posix_fallocate(fd, 0, self._segment_size + GROWTH)
+            mapped = mmap.mmap(fd, self._segment_size + GROWTH)
         except OSError:
             new.unlink()
             os.close(fd)

@@ -1,0 +1,376 @@
+"""A reservation while its call runs, and its settlement, whatever happened: tokens, money, and the row that proves it."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
+from adapters.ratelimits import RateLimits
+
+from . import tiers
+from .answer import StreamedAnswer, WholeAnswer
+from .call import Attempt, Call, CallRecord, Deployment, Plan, Principal, Route
+from .errors import BudgetExceeded, CapacityUnavailable, InvalidRequest, LimitExceeded, Overloaded, StoreUnavailable
+from .limits import Amounts, Limiter, Reservation
+from .limits.estimate import Bound, Estimator
+from .outgoing import outgoing
+from .pools import Pools, Slot
+from .pricing import PriceBook
+from .ramps import NO_GROWTH, Growth, Ramps
+from .settlement import NOTHING_USED, Ledger, Ticket, amounts_of, less, never_ran, outcome_of, sum_of
+from .tiers import AttemptTier
+from .walk import DeploymentFull
+
+DURABLE_WITHIN = 5.0
+"""Seconds that an answer's last byte waits for its row at most; the row is safe from our own death long before."""
+CHECKPOINT_SECONDS = 5.0
+"""Between two notes of what a stream has used so far: what is charged for it should this process die."""
+KINDS: Mapping[str, ErrorKind] = {kind.value: kind for kind in ErrorKind}
+NO_PRICE = "This model has no price in the gateway's configuration, so no budget can bound it."
+
+
+class Means:
+    """What calls are metered with. One per configuration."""
+
+    def __init__(
+        self,
+        limiter: Limiter,
+        prices: PriceBook,
+        estimator: Estimator,
+        ledger: Ledger | None,
+        pools: Pools,
+        ramps: Ramps,
+    ) -> None:
+        self.limiter = limiter
+        self.pools = pools
+        self.ramps = ramps
+        self.prices = prices
+        self.estimator = estimator
+        self.ledger = ledger
+
+    def worst_case(self, deployment: Deployment, bound: Bound, tier: str) -> int:
+        """The most nano-dollars that a deployment may cost at any tier it may be served at; 0 without a price."""
+        return self.prices.worst_case(deployment, bound.most, *tiers.reachable(deployment, tier)) or 0
+
+
+@dataclass(slots=True)
+class Held:
+    """What a running attempt holds."""
+
+    worst: int
+    """Nano-dollars."""
+    capacity: Reservation | None
+    slot: Slot | None
+
+
+class Metered:
+    """The reservation of one call, and its settlement: exactly once, never awaiting, never raising.
+
+    What is reserved covers, at every moment, what finished attempts may be billed and what running ones may cost.
+    """
+
+    def __init__(
+        self,
+        means: Means,
+        call: Call,
+        principal: Principal,
+        route: Route,
+        plan: Plan,
+        tier: str,
+        reservation: Reservation,
+        bound: Bound,
+        *,
+        hard: bool,
+    ) -> None:
+        self.call = call
+        self.principal = principal
+        self.tier = tier
+        """The tier that is asked for from now on: what was reserved for."""
+        self.answer: StreamedAnswer | WholeAnswer | None = None
+        self._means = means
+        self.route = route
+        """The model that is to serve: another one after ``fall_back``."""
+        self.plan = plan
+        self._reservation = reservation
+        self._bound = bound
+        self._hard = hard
+        """Whether a budget applies."""
+        self._paid = 0
+        """Nano-dollars that failed attempts may be billed and that are not booked yet."""
+        self._held: dict[int, Held] = {}
+        self._bounds: dict[str, Bound] = {}
+        self._whole: Bound | None = None
+        """The bound of the whole answer, while that of its rest holds."""
+        self._started = time.perf_counter()
+        self._timer: asyncio.TimerHandle | None = None
+        self._accounted = False
+        self._moves = 0
+        self._failed: list[Attempt] = []
+        self._booked = NOTHING_USED
+        """What was settled on the limits of models and tiers that the call has left."""
+        self.downgraded: str | None = None
+        """Why it runs at a lower tier than it was allowed to."""
+        self.queued: float | None = None
+        """Seconds in the gateway's own queue; None where there is none."""
+        self.growth: Growth = NO_GROWTH
+        self.flex_until = 0.0
+        """The moment (``time.monotonic``) until which a flex request may wait."""
+
+    async def admit(self, deployment: Deployment, number: int) -> None:
+        """See ``dispatch.Prepared``: more is reserved where the plan's dearest deployment is not enough."""
+        slot = await self._enter(deployment) if deployment.pool is not None else None
+        try:
+            bound, capacity = self._bound_of(deployment), None
+            worst = self._means.worst_case(deployment, bound, self.tier)
+            if self._hard:
+                if self._means.prices.price(deployment) is None:
+                    raise UnsupportedParameter("model", NO_PRICE)
+                need = self._paid + sum([held.worst for held in self._held.values()]) + worst
+                if need > self._reservation.amounts.cost:
+                    await self._reservation.adjust(self._reservation.amounts._replace(cost=need))
+            if self._means.limiter.has_capacity(deployment.id):
+                capacity = await self._take_capacity(deployment, number, bound, worst)
+        except BaseException:
+            if slot is not None:
+                slot.leave()
+            raise
+        self._held[number] = Held(worst, capacity, slot)
+
+    async def _take_capacity(self, deployment: Deployment, number: int, bound: Bound, worst: int) -> Reservation:
+        amounts = Amounts(1, bound.input_tokens, bound.output_tokens, worst)
+        try:
+            return await self._means.limiter.reserve_capacity(f"{self.call.id}.{number}", deployment.id, amounts)
+        except LimitExceeded as exc:
+            full = "The capacity bought for this deployment is used up."
+            kind = ErrorKind.QUOTA if isinstance(exc, BudgetExceeded) else ErrorKind.RATE_LIMITED
+            raise DeploymentFull(kind, full, retry_after=exc.retry_after) from exc
+
+    async def _enter(self, deployment: Deployment) -> Slot | None:
+        """A place in the deployment's pool, if the gateway has a queue in front of it.
+
+        A dear tier that finds none in time queues as default, and is billed as it.
+        """
+        pool = self._means.pools.get(deployment.pool) if deployment.pool is not None else None
+        if pool is None:
+            return None
+        key, size = self.principal.key_id, self._bound.input_tokens
+        cost, started = size + self._bound.output_tokens, time.perf_counter()
+        try:
+            return await pool.enter(self.tier, key, cost, max(self.flex_until - time.monotonic(), 0.0), size)
+        except Overloaded:
+            lower = tiers.instead(self.tier, self.principal)
+            if lower is None:
+                raise
+            await self.move(lower)
+            self.downgraded = "capacity"
+            return await pool.enter(lower, key, cost, 0, size)
+        finally:
+            self.queued = (self.queued or 0.0) + time.perf_counter() - started
+
+    def told(self, deployment: Deployment, word: RateLimits | ProviderError) -> None:
+        """See ``dispatch.Prepared``: the queue in front of the deployment waits for what it would refuse."""
+        slot = next((held.slot for held in self._held.values() if held.slot is not None), None)
+        if slot is not None:
+            slot.told(deployment.id, word)
+
+    def outgoing(self, deployment: Deployment) -> tuple[Mapping[str, Any], AttemptTier]:
+        """What is sent to a deployment: see ``gateway.outgoing``."""
+        return outgoing(self.call, self.route, deployment, self.tier, self._bound_of(deployment).max_output)
+
+    def over(self, attempt: Attempt, deployment: Deployment, *, maybe_billed: bool) -> None:
+        """See ``dispatch.Prepared``: what nobody refused may be billed for its prompt."""
+        if maybe_billed:
+            usage = self._means.estimator.settle_without_usage(self._bound_of(deployment), 0)
+            tier = tiers.attempt(deployment, self.tier).expected
+            cost = self._means.prices.cost(deployment, usage, tier)
+            attempt.usage, attempt.estimated, attempt.cost, attempt.served_tier = usage, True, cost, tier
+            self._paid += cost
+            self._failed.append(attempt)
+        self._let_go(attempt)
+
+    def broke_off(self, answer: StreamedAnswer, record: CallRecord, kind: ErrorKind) -> Attempt:
+        """Bill the beginning of an answer; from now on what is reserved for is its rest."""
+        row = record.attempts[-1]
+        if self._timer is not None:
+            self._timer.cancel()
+        self._bill(row, answer, complete=False)
+        row.status, row.error = kind.value, kind
+        self._paid += row.cost
+        self._failed.append(row)
+        self._let_go(row)
+        self._whole, self._bound = self._bound, self._means.estimator.rest(self._bound, answer.text_bytes)
+        return row
+
+    def gave_up(self, row: Attempt, record: CallRecord) -> None:
+        """Nobody went on with the answer: what it was is its beginning, whose row is the last."""
+        assert self._whole is not None, "set when it broke off"
+        self._bound = self._whole
+        self._paid -= row.cost
+        self._failed.remove(row)
+        record.attempts.sort(key=lambda attempt: attempt is row)
+
+    async def fall_back(self, route: Route, plan: Plan) -> None:
+        """Reserve for another model instead; raises LimitExceeded and its kin, and then holds nothing or what it held."""
+        if self.tier == "flex":
+            plan = tiers.able(plan, "flex")
+            if not plan:
+                raise CapacityUnavailable("The model's fallback has no flex.")
+        limits = self._means.limiter.applies(self.principal, route.name, self.tier)
+        hard = limits is not None and bool(limits.budgets)
+        if hard and any(self._means.prices.price(d) is None for d in plan):
+            raise InvalidRequest(NO_PRICE, param="model", code="model_not_priced")
+        bound = self._means.estimator.bound(self.call, plan, route.config.params.default, hard=hard)
+        worst = max((self._means.worst_case(d, bound, self.tier) for d in plan), default=0)
+        if limits is self._reservation.limits and not self._reservation.settled:
+            if self._paid + worst > self._reservation.amounts.cost:
+                await self._reservation.adjust(self._reservation.amounts._replace(cost=self._paid + worst))
+        else:
+            self._book()  # what is held goes back first, or a key with one slot could never fall back
+            self._moves += 1
+            amounts = Amounts(1, bound.input_tokens, bound.output_tokens, worst)
+            rid = f"{self.call.id}:{self._moves}"
+            self._reservation = await self._means.limiter.reserve(rid, self.principal, route.name, self.tier, amounts)
+        self.route, self.plan, self._bound, self._hard = route, plan, bound, hard
+
+    async def move(self, tier: str) -> None:
+        """Reserve for another tier instead; raises LimitExceeded and its kin, and then holds nothing."""
+        amounts = self._reservation.amounts
+        amounts = amounts._replace(cost=max(amounts.cost - self._paid, 0))
+        self._book()
+        self._moves += 1
+        rid = f"{self.call.id}:{self._moves}"
+        limiter = self._means.limiter
+        self._reservation = await limiter.reserve(rid, self.principal, self.route.name, tier, amounts)
+        self.tier = tier
+
+    def _book(self) -> None:
+        """Settle what failed attempts may be billed on the limits that were reserved for them."""
+        failed = amounts_of(0, sum_of(a.usage for a in self._failed), sum(a.cost for a in self._failed))
+        self._reservation.settle(less(failed, self._booked))
+        self._booked, self._paid = failed, 0
+
+    def limit_headers(self) -> Mapping[str, str]:
+        return self._reservation.headers
+
+    def headers(self, answer: StreamedAnswer | WholeAnswer, record: CallRecord) -> dict[str, str]:
+        """What the answer's head says of limits, routing and dropped parameters."""
+        headers = {**self._reservation.headers, "x-sluice-deployment": answer.deployment.id}
+        headers["x-sluice-attempts"] = str(len(record.attempts))
+        if record.fallback is not None:
+            headers["x-sluice-fallback"] = record.fallback
+        if record.dropped:
+            headers["x-sluice-dropped-params"] = ",".join(record.dropped)
+        if reason := self._downgrade(answer, record):
+            headers["x-sluice-tier-downgrade"] = reason
+        headers["openai-processing-ms"] = str(int((time.perf_counter() - self._started) * 1000))
+        return headers
+
+    def _downgrade(self, answer: StreamedAnswer | WholeAnswer, record: CallRecord) -> str | None:
+        effective = record.effective_tier or "default"
+        return self.downgraded or tiers.downgrade(effective, answer.tier, answer.served_tier)
+
+    def note(self, principal: Principal, record: CallRecord, reserved: int | None = None) -> None:
+        """Note in the ledger that the call runs, and what it is charged should this process die."""
+        if self._means.ledger is not None:
+            self._means.ledger.open(
+                self.call.id, principal, self.route.name,
+                reserved=self._reservation.amounts.cost if reserved is None else reserved, started=record.started,
+                stream=self.call.stream, requested_tier=record.requested_tier, effective_tier=self.tier,
+            )  # fmt: skip
+
+    def streaming(self, answer: StreamedAnswer, record: CallRecord) -> None:
+        """A stream begins: from now on what it has used is noted every few seconds."""
+        self.answer = answer
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(CHECKPOINT_SECONDS, self._checkpoint, record)
+
+    def _checkpoint(self, record: CallRecord) -> None:
+        assert self.answer is not None, "set when the timer was"
+        self._bill(record.attempts[-1], self.answer, complete=False)
+        usage = sum_of(a.usage for a in record.attempts)
+        used = amounts_of(1, usage, sum(a.cost for a in record.attempts))
+        self._reservation.checkpoint(less(used, self._booked))
+        with contextlib.suppress(StoreUnavailable):  # then the whole reservation stays noted
+            self.note(self.principal, record, used.cost)
+        self._timer = asyncio.get_running_loop().call_later(CHECKPOINT_SECONDS, self._checkpoint, record)
+
+    async def settled(self, answer: StreamedAnswer | WholeAnswer, record: CallRecord) -> None:
+        """Account for a complete answer and wait until its row is on disk: before the client has the last byte."""
+        self.answer = answer
+        ticket = self._account(record, complete=True)
+        if ticket is not None:
+            await ticket.within(DURABLE_WITHIN)
+
+    def close(self, record: CallRecord) -> None:
+        """Account for whatever happened, if ``settled`` did not: no await, so no cancellation can come between."""
+        if not self._accounted:
+            self._account(record, complete=False)
+
+    def _account(self, record: CallRecord, *, complete: bool) -> Ticket | None:
+        self._accounted = True
+        if self._timer is not None:
+            self._timer.cancel()
+        attempts = record.attempts
+        if attempts and self.answer is not None:
+            last = attempts[-1]
+            self._bill(last, self.answer, complete=complete)
+            record.served_tier = last.served_tier
+            record.downgrade = self._downgrade(self.answer, record)
+            if not complete:
+                last.status = record.code.removeprefix("stream_")  # whose fault it was
+                last.error = KINDS.get(last.status)
+            self._let_go(last)
+        for held in self._held.values():  # of an attempt that answered and was never read
+            if held.capacity is not None:
+                held.capacity.settle(held.capacity.amounts)
+            if held.slot is not None:
+                held.slot.leave()
+        record.queued = self.queued
+        record.usage = total = sum_of([a.usage for a in attempts])
+        record.cost = sum([a.cost for a in attempts])
+        requests = 0 if never_ran(record) else 1
+        actual = less(amounts_of(requests, total, record.cost), self._booked)
+        served = record.served_tier or self.tier
+        self.growth.settle(total.prompt_tokens + total.completion_tokens if served in tiers.DEAR else 0)
+        if served == self.tier:
+            self._reservation.settle(actual)
+        else:
+            self._means.limiter.settle_as(self._reservation, self.principal, self.route.name, served, actual)
+        return self._means.ledger.append(record) if self._means.ledger is not None else None
+
+    def _bill(self, attempt: Attempt, answer: StreamedAnswer | WholeAnswer, *, complete: bool) -> None:
+        """Fill in the attempt that answered. Usage told before an answer broke off is only the beginning of it."""
+        usage, estimated = answer.usage, False
+        bound, estimator = self._bound_of(answer.deployment), self._means.estimator
+        if usage is None or not (complete or answer.finished):
+            usage, estimated = estimator.settle_without_usage(bound, answer.text_bytes, usage), True
+        elif complete and estimator.wants_to_learn():
+            estimator.learn(bound, usage, answer.text_bytes)
+        tier = answer.served_tier
+        attempt.usage, attempt.estimated, attempt.served_tier = usage, estimated, tier
+        attempt.cost = self._means.prices.cost(answer.deployment, usage, tier)
+        attempt.seconds = time.perf_counter() - self._started
+
+    def _bound_of(self, deployment: Deployment) -> Bound:
+        """That of the plan; a fallback's deployment has its own, because another model may write longer answers."""
+        if deployment in self.plan:
+            return self._bound
+        found = self._bounds.get(deployment.id)
+        if found is None:
+            defaults = self.route.config.params.default
+            found = self._means.estimator.bound(self.call, (deployment,), defaults, hard=self._hard)
+            self._bounds[deployment.id] = found
+        return found
+
+    def _let_go(self, attempt: Attempt) -> None:
+        held = self._held.pop(attempt.number, None)
+        if held is not None:
+            if held.slot is not None:
+                streamed = attempt.ttft if self.call.stream else None  # a whole answer's time tells of its length
+                first_token = None if streamed is None else max(streamed - held.slot.waited, 0.0)
+                held.slot.leave(outcome_of(attempt), first_token)
+            if held.capacity is not None:
+                held.capacity.settle(amounts_of(1, attempt.usage, attempt.cost))
