@@ -39,7 +39,8 @@ class Resumable(StreamedAnswer):
         """Be the other one from now on."""
         self.deployment, self.tier, self.sent = other.deployment, other.tier, other.sent
         self._response, self._relay, self._first, self._kept = other._response, other._relay, other._first, other._kept
-        self._complete, self._on_end, self.waited = False, other._on_end, other.waited
+        self._complete, self._on_end = False, other._on_end
+        self.waited, self.reached = other.waited, other.reached
 
     @property
     def said(self) -> str:

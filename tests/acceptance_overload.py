@@ -25,7 +25,7 @@ import aiohttp
 import yaml
 from aiohttp import web
 
-from .acceptance_chaos import Figures
+from .chaos.traffic import Figures
 from .running import KEY
 from .servers import RedisServer, free_port
 

@@ -26,7 +26,8 @@ LIMITS: dict[str, Any] = {
 }
 HAS = {**LIMITS, "per_model": {"fast": {"rpm": 5}}, "per_tier": {"flex": {"rpm": 5}}}
 """What the acting key has of every limit there is."""
-TIERS = {"allowed": ["default", "flex"], "max": "default"}
+RAMP = {"above_tpm": 1000, "percent": 20, "minutes": 15}
+TIERS = {"allowed": ["default", "flex"], "max": "default", "ramp": RAMP}
 WITHIN: dict[str, Any] = {
     "limits": HAS, "tiers": TIERS, "models": ["fast"], "restricted_params": ["logprobs"], "store": False,
     "expires": "2027-01-15T07:59:00Z",
@@ -38,15 +39,21 @@ BEYOND: dict[str, tuple[str, Any]] = {
     **{
         f"limits.budget.{n} absent": ("limits", {**HAS, "budget": {**LIMITS["budget"], n: None}})
         for n in LIMITS["budget"]
+        if n != "overdraft"  # without one there is nothing to go beyond
     },
     "limits.per_model.rpm": ("limits", {**HAS, "per_model": {"fast": {"rpm": 6}}}),
     "limits.per_model.rpm absent": ("limits", {**HAS, "per_model": {}}),
     "limits.per_tier.rpm": ("limits", {**HAS, "per_tier": {"flex": {"rpm": 6}}}),
     "limits.per_tier.rpm absent": ("limits", {**HAS, "per_tier": {}}),
     "tiers.allowed": ("tiers", {**TIERS, "allowed": ["default", "priority"]}),
-    "tiers.allowed absent": ("tiers", {"max": "default"}),
+    "tiers.allowed absent": ("tiers", {"max": "default", "ramp": RAMP}),
     "tiers.max": ("tiers", {**TIERS, "max": "priority"}),
-    "tiers.max absent": ("tiers", {"allowed": ["default"]}),
+    "tiers.max absent": ("tiers", {"allowed": ["default"], "ramp": RAMP}),
+    "tiers.ramp absent": ("tiers", {"allowed": ["default"], "max": "default"}),
+    **{
+        f"tiers.ramp.{n}": ("tiers", {**TIERS, "ramp": {**RAMP, n: v}})
+        for n, v in (("above_tpm", 1001), ("percent", 21), ("minutes", 14))
+    },
     "models": ("models", ["fast", "smart"]),
     "models wildcard": ("models", ["*"]),
     "models absent": ("models", None),

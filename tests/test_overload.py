@@ -1,7 +1,7 @@
 """Three times too much of every tier over HTTP, for seconds: ``make overload`` does it for minutes."""
 
-from .acceptance_chaos import Figures
 from .acceptance_overload import Promised, overload
+from .chaos.traffic import Figures
 
 
 async def test_C_479_three_times_too_much_at_two_replicas() -> None:

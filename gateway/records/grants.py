@@ -9,7 +9,7 @@ dollars, spend ten dollars together. Who has such limits may therefore raise and
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from config.schema import Budget, Limits, LimitValues, TierPolicy
+from config.schema import Budget, Limits, LimitValues, Ramp, TierPolicy
 from config.schema import Owner as Settings
 
 from ..call import Owner, Principal
@@ -141,6 +141,12 @@ def _excess_tiers(given: TierPolicy, own: TierPolicy) -> Iterator[str]:
         yield "tiers.allowed"
     if own.max is not None and (given.max is None or _TIER_RANK[given.max] > _TIER_RANK[own.max]):
         yield "tiers.max"
+    if own.ramp is not None and (given.ramp is None or _is_steeper(given.ramp, own.ramp)):
+        yield "tiers.ramp"
+
+
+def _is_steeper(given: Ramp, own: Ramp) -> bool:
+    return given.above_tpm > own.above_tpm or given.percent > own.percent or given.minutes < own.minutes
 
 
 def _excess_limits(given: Limits, own: Limits) -> Iterator[str]:
