@@ -141,12 +141,17 @@ def _excess_tiers(given: TierPolicy, own: TierPolicy) -> Iterator[str]:
         yield "tiers.allowed"
     if own.max is not None and (given.max is None or _TIER_RANK[given.max] > _TIER_RANK[own.max]):
         yield "tiers.max"
-    if own.ramp is not None and (given.ramp is None or _is_steeper(given.ramp, own.ramp)):
-        yield "tiers.ramp"
+    if own.ramp is not None:
+        yield from ("tiers.ramp",) if given.ramp is None else _excess_ramp(given.ramp, own.ramp)
 
 
-def _is_steeper(given: Ramp, own: Ramp) -> bool:
-    return given.above_tpm > own.above_tpm or given.percent > own.percent or given.minutes < own.minutes
+def _excess_ramp(given: Ramp, own: Ramp) -> Iterator[str]:
+    if given.above_tpm > own.above_tpm:
+        yield "tiers.ramp.above_tpm"
+    if given.percent > own.percent:
+        yield "tiers.ramp.percent"
+    if given.minutes < own.minutes:
+        yield "tiers.ramp.minutes"
 
 
 def _excess_limits(given: Limits, own: Limits) -> Iterator[str]:
