@@ -45,6 +45,7 @@ class StandingObserver:
         self._scopes = Bounded(cap)
         self._principals: dict[str, Principal] = {}
         self._task: asyncio.Task[None] | None = None
+        self._closing = False
 
         def gauge(name: str, text: str, labels: list[str]) -> Gauge:
             return Gauge(name, text, labels, registry=registry, multiprocess_mode="livemin")
@@ -80,9 +81,10 @@ class StandingObserver:
         self._task = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
+        self._closing = True  # redis-py can swallow a cancellation that meets a reply
         if self._task is not None:
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await asyncio.wait([self._task], timeout=PATIENCE)
 
     async def look(self) -> None:
         """Set every gauge to what holds now; counters that cannot be read leave theirs as they were."""
@@ -122,7 +124,7 @@ class StandingObserver:
                     yield owner, principal.organization
 
     async def _watch(self) -> None:
-        while True:
+        while not self._closing:
             try:
                 await self.look()
             except Exception:

@@ -29,6 +29,7 @@ class StoreHealth:
             multiprocess_mode="livemax",
         )
         self._tasks: list[asyncio.Task[None]] = []
+        self._closing = False
 
     @property
     def healthy(self) -> Mapping[str, bool]:
@@ -38,12 +39,14 @@ class StoreHealth:
         self._tasks = [asyncio.create_task(self._watch(name, ask)) for name, ask in self._asks.items()]
 
     async def close(self) -> None:
+        self._closing = True  # redis-py can swallow a cancellation that meets a reply
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=PATIENCE)
 
     async def _watch(self, name: str, ask: Ask) -> None:
-        while True:
+        while not self._closing:
             self._healthy[name] = await self._answers(name, ask)
             await asyncio.sleep(SECONDS)
 
