@@ -182,18 +182,6 @@ class StreamedAnswer:
     def text_bytes(self) -> int:
         return self._relay.text_bytes
 
-    async def next(self) -> bytes | None:
-        """More bytes for the client (never empty), None when the upstream is done; raises ProviderError."""
-        if first := self._first:
-            self._first = b""
-            return first
-        since = None
-        while data := await self._response.chunk():
-            if out := self._relay.feed(data):
-                return out
-            since = _progress(since, self.deployment, self.tier)
-        return None
-
     async def pour(self, reply: Pourable) -> None:
         """Send the stream until the upstream is done, each piece as it arrives; raises ProviderError."""
         if self._first:

@@ -2,13 +2,16 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from typing import Any
 
 import aiohttp
 import pytest
+from prometheus_client import CollectorRegistry
 
 from config import ConfigError, parse
+from gateway.observers.stores import StoreHealth
 
 from .running import running
 from .servers import RedisServer, postgres
@@ -94,3 +97,21 @@ async def test_a_refused_reload_counts_where_the_policy_says_so() -> None:
 def test_what_cannot_be_watched_is_refused(text: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         parse(text, {})
+
+
+async def test_a_question_that_swallows_its_cancellation_holds_up_no_end() -> None:
+    """redis-py does so when the cancellation meets a reply."""
+    begun = asyncio.Event()
+
+    async def ask() -> None:
+        begun.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+
+    health = StoreHealth(CollectorRegistry(), {"redis": ask})
+    await health.start()
+    await begun.wait()
+    began = time.monotonic()
+    await asyncio.wait_for(health.close(), 10)
+    assert time.monotonic() - began < 1
+    assert not [task for task in asyncio.all_tasks() if "_watch" in repr(task)]

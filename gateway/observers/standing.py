@@ -129,4 +129,5 @@ class StandingObserver:
                 await self.look()
             except Exception:
                 log.exception("limits could not be looked up")
-            await asyncio.sleep(SECONDS)
+            if not self._closing:
+                await asyncio.sleep(SECONDS)

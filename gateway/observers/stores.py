@@ -48,7 +48,8 @@ class StoreHealth:
     async def _watch(self, name: str, ask: Ask) -> None:
         while not self._closing:
             self._healthy[name] = await self._answers(name, ask)
-            await asyncio.sleep(SECONDS)
+            if not self._closing:
+                await asyncio.sleep(SECONDS)
 
     async def _answers(self, name: str, ask: Ask) -> bool:
         began = time.perf_counter()
