@@ -73,10 +73,17 @@ class Usage:
     @classmethod
     def from_openai(cls, usage: Mapping[str, Any]) -> "Usage":
         """Read an OpenAI-shaped ``usage``; foreign or missing numbers count as 0, and no bucket is ever negative."""
-        prompt, completion = count(usage, "prompt_tokens"), count(usage, "completion_tokens")
-        given_in, given_out = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
-        inside: Mapping[str, Any] = given_in if isinstance(given_in, dict) else {}
-        outside: Mapping[str, Any] = given_out if isinstance(given_out, dict) else {}
+        inside, outside = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
+        return cls.parted(
+            count(usage, "prompt_tokens"),
+            count(usage, "completion_tokens"),
+            inside if isinstance(inside, dict) else {},
+            outside if isinstance(outside, dict) else {},
+        )
+
+    @classmethod
+    def parted(cls, prompt: int, completion: int, inside: Mapping[str, Any], outside: Mapping[str, Any]) -> "Usage":
+        """Two inclusive counts, and what OpenAI's details say is inside of them."""
         if not any(inside.values()) and not any(outside.values()):  # nearly always
             return cls(input=prompt, output=completion)
         audio_in = min(count(inside, "audio_tokens"), prompt)

@@ -243,7 +243,9 @@ class Dispatcher:
         seconds = self._clock() - started
         if isinstance(answer, StreamedAnswer):
             answer.on_end(lambda: _leave(member.load))
-        self._answered(call, deployment, member, seconds)
+        member.answered(call.call.stream, call.call.size, seconds)
+        if self._latency_ejection is not None and len(call.plan) > 1:
+            self._compare(call, deployment, member, self._latency_ejection)
         record.dropped = answer.sent.dropped
         best, own = call.plan[0].config.capacity, deployment.config.capacity
         record.spillover = (best, own) if best != own else None
@@ -251,19 +253,16 @@ class Dispatcher:
         record.attempts.append(row)
         return answer
 
-    def _answered(self, call: Sendable, deployment: Deployment, member: Member, seconds: float) -> None:
-        """Note a success, and whether it took much longer than the best of the others does."""
+    def _compare(self, call: Sendable, deployment: Deployment, member: Member, factor: float) -> None:
+        """Note that it took much longer, by ``factor``, than the best of the others does."""
         stream, size = call.call.stream, call.call.size
-        member.answered(stream, size, seconds)
-        if self._latency_ejection is None or len(call.plan) == 1:
-            return
         others = [
             known
             for d in call.plan
             if d.id != deployment.id and (known := self._fleet[d.id].load.latency(stream, size, SAMPLES)) is not None
         ]
         own = member.load.latency(stream, size, SAMPLES)
-        if others and own is not None and own > max(min(others) * self._latency_ejection, min(others) + NOTICEABLE):
+        if others and own is not None and own > max(min(others) * factor, min(others) + NOTICEABLE):
             member.health.slow()
             member.load.forget()
 

@@ -118,7 +118,7 @@ class Health:
 
     def ready(self, now: float) -> bool:
         """Whether nothing speaks against it: it is ``available`` and not ``reluctant``, whatever the dice say."""
-        if self._open_seconds or now < max(self._cool_until, self._hint_until, self._slow_until):
+        if self._open_seconds or now < self._cool_until or now < self._hint_until or now < self._slow_until:
             return False
         return self._back_since is None or now - self._back_since >= self.config.slow_start
 

@@ -138,28 +138,21 @@ def read_usage(given: Any) -> Usage | None:
     if not isinstance(given, dict) or not ("prompt_tokens" in given or "completion_tokens" in given):
         return None
     prompt, completion = count(given, "prompt_tokens"), count(given, "completion_tokens")
-    total = count(given, "total_tokens")
-    if total == prompt + completion and given.keys() == _PLAIN:
-        return Usage.from_openai(given)  # OpenAI's own: nothing to mend
     inside, outside = given.get("prompt_tokens_details"), given.get("completion_tokens_details")
-    inside = dict(inside) if isinstance(inside, dict) else {}
-    outside = dict(outside) if isinstance(outside, dict) else {}
+    inside = inside if isinstance(inside, dict) else {}
+    outside = outside if isinstance(outside, dict) else {}
+    if given.keys() == _PLAIN and given["total_tokens"] == prompt + completion:
+        return Usage.parted(prompt, completion, inside, outside)  # OpenAI's own: nothing to mend
+    total = count(given, "total_tokens")
     if not count(inside, "cached_tokens"):
         names = ("prompt_cache_hit_tokens", "num_cached_tokens", "cached_tokens")
-        inside["cached_tokens"] = next((n for name in names if (n := count(given, name))), 0)
+        inside = {**inside, "cached_tokens": next((n for name in names if (n := count(given, name))), 0)}
     if total > prompt + completion:
-        outside["reasoning_tokens"] = total - prompt - completion
+        outside = {**outside, "reasoning_tokens": total - prompt - completion}
         completion = total - prompt
     elif not count(outside, "reasoning_tokens"):
-        outside["reasoning_tokens"] = count(given, "reasoning_tokens")
-    return Usage.from_openai(
-        {
-            "prompt_tokens": prompt,
-            "completion_tokens": completion,
-            "prompt_tokens_details": inside,
-            "completion_tokens_details": outside,
-        }
-    )
+        outside = {**outside, "reasoning_tokens": count(given, "reasoning_tokens")}
+    return Usage.parted(prompt, completion, inside, outside)
 
 
 def served_tier(dialect: Dialect, told: Any) -> str | None:

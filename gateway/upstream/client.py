@@ -94,14 +94,16 @@ class Upstream:
         else:
             await self._queue(timeouts.connect)
         loop = asyncio.get_running_loop()
+        now = loop.time()
         response: UpstreamResponse | None = None
         try:
-            connection = self._take_idle(origin, loop.time())
+            connection = self._take_idle(origin, now)
             reused = connection is not None
             while True:
                 if connection is None:
                     connection = await self._connect(origin, timeouts.connect)
-                response = UpstreamResponse(loop, timeouts, stream=request.stream)
+                    now = loop.time()
+                response = UpstreamResponse(loop, timeouts, now, stream=request.stream)
                 connection.send(head, request.body, response)
                 await response.begun()
                 if response.status:
@@ -219,8 +221,7 @@ class Upstream:
 
     def _put_idle(self, connection: Connection) -> None:
         loop = asyncio.get_running_loop()
-        now = loop.time()
-        connection.usable_until = min(now + IDLE, now + connection.keep_alive, connection.born + MAX_AGE)
+        connection.idle_since = loop.time()
         self._idle[connection.origin].append(connection)
         if self._sweeper is None:
             self._sweeper = loop.call_later(SWEEP, self._sweep)
@@ -245,4 +246,11 @@ class Upstream:
 
 
 def _fit(connection: Connection, now: float) -> bool:
-    return now < connection.usable_until and not connection.closed and not connection.transport.is_closing()
+    unused = now - connection.idle_since
+    return (
+        unused < IDLE
+        and unused < connection.keep_alive
+        and now - connection.born < MAX_AGE
+        and not connection.closed
+        and not connection.transport.is_closing()
+    )

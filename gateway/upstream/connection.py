@@ -39,8 +39,7 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self.origin = origin
         self.born = 0.0
-        self.usable_until = 0.0
-        """Until when it may be used again, once it is idle."""
+        self.idle_since = 0.0
         self.keep_alive = NEVER
         """Seconds that the server says it keeps an idle connection."""
         self.closed = False
@@ -66,7 +65,8 @@ class Connection(asyncio.Protocol):
         self._framing: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
         self._interim = 0
-        self._interim_fields = 0
+        self._head_from = 0
+        """How many of the fields are of interim answers."""
         self._overhead = 0
         self._complete = False
 
@@ -74,7 +74,9 @@ class Connection(asyncio.Protocol):
         self._reset()
         self.silent = True
         self._response = response
-        response.comes_from(self)
+        response.source = self
+        if response.deadline < self._timer_at:
+            self.call_by(response.deadline)
         if self.closed:
             response.fail(ErrorKind.CONNECTION, UNANSWERED)
         elif self.transport.is_closing():
@@ -130,7 +132,7 @@ class Connection(asyncio.Protocol):
             self._wrong = self._wrong or NOT_HTTP
         if self._complete and self._body and not response.status:  # all of it at once, as most answers come
             self._response = None
-            response.whole(self._status, self._fields, self._body)
+            response.whole(self._status, self._head(), self._body)
             self._free()
         else:
             self._judge(len(data), response)
@@ -153,7 +155,7 @@ class Connection(asyncio.Protocol):
     def _judge(self, received: int, response: UpstreamResponse) -> None:
         """What the bytes just parsed mean for the answer: at most one wake-up of its reader."""
         if self._status and not response.status:
-            response.begin(self._status, self._fields)
+            response.begin(self._status, self._head())
         if self._body:
             body, self._body, self._overhead = self._body, [], 0
             response.push(body)
@@ -169,6 +171,9 @@ class Connection(asyncio.Protocol):
             self._response = None
             response.fail(ErrorKind.PROTOCOL, self._wrong)
             self.abort()
+
+    def _head(self) -> list[Field]:
+        return self._fields[self._head_from :] if self._head_from else self._fields
 
     def _free(self) -> None:
         # An answer that came before the request was written leaves a rest of the request on the wire.
@@ -187,11 +192,12 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._status:
             return  # trailers say nothing that we want, a second answer even less
-        if len(self._fields) + self._interim_fields >= MAX_HEADERS:
+        fields = self._fields
+        if len(fields) >= MAX_HEADERS:
             self._wrong = "The provider's answer has too many headers."
             return
         name = name.lower()
-        self._fields.append((name, value))
+        fields.append((name, value))
         if name in FRAMING:
             known = self._framing.get(name)
             self._framing[name] = value if known is None else b"%b, %b" % (known, value)
@@ -202,8 +208,7 @@ class Connection(asyncio.Protocol):
         status = self._parser.get_status_code()
         framing = self._framing
         if 100 <= status < 200 and status != 101:
-            self._interim_fields += len(self._fields)
-            self._fields.clear()
+            self._head_from = len(self._fields)
             framing.clear()
             self._interim += 1
             if self._interim > MAX_INTERIM:
@@ -214,7 +219,7 @@ class Connection(asyncio.Protocol):
             self._wrong = self._wrong or NOT_HTTP
         elif framing.get(b"content-encoding", b"identity").lower() != b"identity":
             self._wrong = self._wrong or "The provider's answer is compressed, which was not asked for."
-        elif self._head_bound > MAX_OVERHEAD and sum(len(n) + len(v) for n, v in self._fields) > MAX_OVERHEAD:
+        elif self._head_bound > MAX_OVERHEAD and sum(len(n) + len(v) for n, v in self._head()) > MAX_OVERHEAD:
             self._wrong = self._wrong or "The provider's answer has a head that is too large."
         if not self._wrong:
             self._status = status

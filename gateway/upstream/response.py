@@ -42,7 +42,7 @@ class UpstreamResponse:
     error: ProviderError | None = None
     _fields: Sequence[Field] = ()
     _headers: dict[str, str] | None = None
-    _source: Source | None = None
+    source: Source | None = None
     _size = 0
     _room = HIGH_WATER
     _whole = False
@@ -61,14 +61,14 @@ class UpstreamResponse:
     _ended = 0.0
     _end = NEVER
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, timeouts: Timeouts, *, stream: bool) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, timeouts: Timeouts, now: float, *, stream: bool) -> None:
         self._loop = loop
         self._timeouts = timeouts
         self._stream = stream
         self._parts: list[bytes] = []
-        self.sent = loop.time()
+        self.sent = now
         self.opened = time.perf_counter()  # the loop's own clock is coarse
-        self._deadline = self.sent + (timeouts.first_byte if stream else timeouts.response)
+        self.deadline = self.sent + (timeouts.first_byte if stream else timeouts.response)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -83,7 +83,10 @@ class UpstreamResponse:
 
     def here(self, limit: int = MAX_BODY) -> bytes | None:
         """The whole body, if it has come already and is no longer than ``limit``."""
-        return self._take() if self._done and self.error is None and self._size <= limit else None
+        if not self._done or self.error is not None or self._size > limit:
+            return None
+        parts, self._parts = self._parts, []
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def chunk(self) -> bytes:
         """What has arrived of the body, at least one byte; empty at the end."""
@@ -171,10 +174,6 @@ class UpstreamResponse:
         """Seconds from the request to the end of the answer, or until now."""
         return (self._ended or time.perf_counter()) - self.opened
 
-    def comes_from(self, source: Source) -> None:
-        self._source = source
-        source.call_by(self._deadline)
-
     def begun(self) -> asyncio.Future[None]:
         """Done when the status and the headers are here, or ``error`` is."""
         self._waiter = waiter = self._loop.create_future()
@@ -184,10 +183,9 @@ class UpstreamResponse:
 
     def on_end(self, callback: Callable[[], None]) -> None:
         """Call when the answer is over, however it ends; at once if it is."""
+        self._on_end = callback
         if self._done:
             callback()
-        else:
-            self._on_end = callback
 
     def begin(self, status: int, fields: Sequence[Field]) -> None:
         self.status, self._fields = status, fields
@@ -200,8 +198,7 @@ class UpstreamResponse:
         if self._done:
             return
         self.status, self._fields, self._parts = status, fields, parts
-        for part in parts:
-            self._size += len(part)
+        self._size = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
         self.finish()
 
     def push(self, parts: Sequence[bytes]) -> None:
@@ -216,17 +213,17 @@ class UpstreamResponse:
         for part in parts:
             self._size += len(part)
         if self._size > self._room:
-            if not self._paused and self._source:
+            if not self._paused and self.source:
                 self._paused = True
-                self._source.pause_reading()
+                self.source.pause_reading()
             self._wake()
         elif not self._whole:
             self._wake()
         elif self._stream:
-            self._deadline = self._loop.time() + self._timeouts.idle
+            self.deadline = self._loop.time() + self._timeouts.idle
 
     def _pass_on(self, sink: Callable[[bytes], bool], data: bytes) -> None:
-        self._deadline = self._loop.time() + self._timeouts.idle
+        self.deadline = self._loop.time() + self._timeouts.idle
         try:
             if sink(data):
                 return
@@ -242,7 +239,7 @@ class UpstreamResponse:
             return
         self._done = True
         self._ended = time.perf_counter()
-        self._source = None
+        self.source = None
         self._wake()
         if self._on_end:
             self._on_end()
@@ -252,7 +249,7 @@ class UpstreamResponse:
         if self._done:
             return
         self.error = ProviderError(kind, message)
-        source = self._source
+        source = self.source
         self.finish()
         if source:
             source.abort()
@@ -265,12 +262,12 @@ class UpstreamResponse:
         return data
 
     def _unpause(self) -> None:
-        if self._paused and self._source:
+        if self._paused and self.source:
             self._paused = False
-            self._source.resume_reading()
+            self.source.resume_reading()
 
     async def _wait(self) -> None:
-        self._arm(self._loop.time() + self._timeouts.idle if self._streaming else self._deadline)
+        self._arm(self._loop.time() + self._timeouts.idle if self._streaming else self.deadline)
         self._waiter = self._loop.create_future()
         try:
             await self._waiter
@@ -287,17 +284,17 @@ class UpstreamResponse:
 
     def _arm(self, deadline: float) -> None:
         """Move the deadline. ``look`` that is called too early has itself called again."""
-        self._deadline = deadline
-        if self._source is not None:
-            self._source.call_by(min(deadline, self._end))
+        self.deadline = deadline
+        if self.source is not None:
+            self.source.call_by(min(deadline, self._end))
 
     def look(self) -> None:
         """See whether a deadline has passed."""
         bounded = self._waiter is not None or self._end == NEVER
-        due = min(self._deadline, self._end) if bounded else self._end  # a slow reader is not the provider's fault
+        due = min(self.deadline, self._end) if bounded else self._end  # a slow reader is not the provider's fault
         if self._loop.time() < due:
-            if self._source is not None:
-                self._source.call_by(due)
+            if self.source is not None:
+                self.source.call_by(due)
         elif self._discard:
             self.abort()
         elif self._streaming:
