@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ from .call import Attempt, CallRecord, Deployment, Plan, Route
 from .continuation import CONTINUED, Rest, Resumable, Sendable
 from .credentials import Credentials
 from .errors import GatewayError
-from .failures import NONSENSE, NobodyAvailable, told, unforeseen
+from .failures import NONSENSE, NobodyAvailable, kinds_of, told, unforeseen
 from .fleet import SAMPLES, Fleet, Load, Member
 from .hedging import HEDGE_LOST, hedged
 from .plaintext import plain
@@ -124,7 +124,7 @@ class Dispatcher:
             try:
                 return await self._model(call, walk, record, failure)
             except FAILURES as exc:
-                kinds = _kinds(exc)
+                kinds = kinds_of(exc)
                 waiting[:0] = [
                     route for kind in kinds for route in self._router.fallbacks(call.route, kind, call.principal)
                 ]
@@ -215,27 +215,9 @@ class Dispatcher:
             request, tier = call.outgoing(deployment)
             row.sent_tier = tier.sent
             answer = await self._exchange(call, record, request, tier, deployment)
-        except UnsupportedParameter:
-            if probe:
-                member.health.release()
-            call.over(row, deployment, maybe_billed=False)
-            raise  # nothing was sent: no row
-        except ProviderError as exc:
-            others = self._others(call.plan, deployment)
-            queued = deployment.pool is not None and not others
-            member.health.failed(exc, last=not others, queued=queued, probe=probe)
-            call.told(deployment, exc)
-            row.status, row.error, row.seconds = exc.kind.value, exc.kind, self._clock() - started
-            call.over(row, deployment, maybe_billed=exc.maybe_billed)
-            record.attempts.append(row)
-            raise
         except BaseException as exc:
-            if probe:
-                member.health.release()
-            row.status = HEDGE_LOST if exc.args == (HEDGE_LOST,) else "client_closed"
             row.seconds = self._clock() - started
-            call.over(row, deployment, maybe_billed=True)
-            record.attempts.append(row)
+            self._failed(call, deployment, record, row, exc, probe=probe)
             raise
         finally:
             if not isinstance(answer, StreamedAnswer):
@@ -252,6 +234,35 @@ class Dispatcher:
         row.ttft = seconds
         record.attempts.append(row)
         return answer
+
+    def _failed(
+        self,
+        call: Sendable,
+        deployment: Deployment,
+        record: CallRecord,
+        row: Attempt,
+        why: BaseException,
+        *,
+        probe: bool,
+    ) -> None:
+        """Note what a failed attempt tells of the deployment and what it may cost, in its row if anything was sent."""
+        health = self._fleet[deployment.id].health
+        if isinstance(why, ProviderError):
+            others = self._others(call.plan, deployment)
+            queued = deployment.pool is not None and not others
+            health.failed(why, last=not others, queued=queued, probe=probe)
+            call.told(deployment, why)
+            row.status, row.error = why.kind.value, why.kind
+            call.over(row, deployment, maybe_billed=why.maybe_billed)
+        else:
+            if probe:
+                health.release()
+            if isinstance(why, UnsupportedParameter):
+                call.over(row, deployment, maybe_billed=False)
+                return
+            row.status = HEDGE_LOST if why.args == (HEDGE_LOST,) else "client_closed"
+            call.over(row, deployment, maybe_billed=True)
+        record.attempts.append(row)
 
     def _compare(self, call: Sendable, deployment: Deployment, member: Member, factor: float) -> None:
         """Note that it took much longer, by ``factor``, than the best of the others does."""
@@ -326,13 +337,16 @@ class Dispatcher:
             sent: UpstreamRequest = operation.prepare(deployment.adapter, request, deployment.target)
         else:
             sent = await self._signed(operation, request, deployment, deployment.credential)
+        own: tuple[tuple[str, str], ...] = ()
         if record.passed_on is not None:  # last: a signature does not cover it, for proxies may change it
-            sent = replace(sent, headers={**sent.headers, "traceparent": record.passed_on})
+            own = (("traceparent", record.passed_on),)
+            if "traceparent" in sent.headers:  # the configuration's
+                sent = replace(sent, headers={k: v for k, v in sent.headers.items() if k != "traceparent"})
         timeouts = deployment.tier_timeouts.get(tier.expected, deployment.timeouts)
         if record.attempts:
             timeouts = _within(timeouts, self._left(call, record))
         began = time.perf_counter()
-        response = await self._upstreams[deployment.provider].open(sent, timeouts)
+        response = await self._upstreams[deployment.provider].open(sent, timeouts, own=own)
         try:
             if not 200 <= response.status < 300:
                 body = await response.read(MAX_BODY)
@@ -364,15 +378,6 @@ class Dispatcher:
         """The request with a credential that expires."""
         target = replace(deployment.target, api_key=await self._credentials.token(credential))
         return await self._credentials.sign(operation.prepare(deployment.adapter, request, target), credential)
-
-
-def _kinds(failure: Exception) -> Sequence[ErrorKind]:
-    """The kinds of failure whose fallbacks hold, in order; none where only this provider lacks something."""
-    if isinstance(failure, ProviderError | FlexFull):
-        return (failure.kind,)
-    if isinstance(failure, UnsupportedParameter):
-        return ()
-    return failure.kinds if isinstance(failure, NobodyAvailable) else (ErrorKind.OVERLOADED,)
 
 
 def _within(timeouts: Timeouts, left: float) -> Timeouts:

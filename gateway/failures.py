@@ -17,6 +17,7 @@ from .errors import (
     UpstreamTimeout,
 )
 from .logs import log_crash
+from .pools import FlexFull
 
 CLASSES: Mapping[ErrorKind, type[GatewayError]] = {
     ErrorKind.INVALID_REQUEST: InvalidRequest,
@@ -93,6 +94,15 @@ class NobodyAvailable(Exception):
         super().__init__(wait)
         self.wait = wait
         self.kinds = kinds
+
+
+def kinds_of(failure: Exception) -> Sequence[ErrorKind]:
+    """The kinds of failure whose fallbacks hold, in order; none where only this provider lacks something."""
+    if isinstance(failure, ProviderError | FlexFull):
+        return (failure.kind,)
+    if isinstance(failure, UnsupportedParameter):
+        return ()
+    return failure.kinds if isinstance(failure, NobodyAvailable) else (ErrorKind.OVERLOADED,)
 
 
 def told(failure: Exception, record: CallRecord) -> GatewayError:

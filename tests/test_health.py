@@ -1,8 +1,11 @@
 """The breaker and the cool-down of one deployment, on a clock of the test's own."""
 
+import random
+
 from adapters.errors import ErrorKind, ProviderError
 from adapters.ratelimits import RateLimits
 from config.schema import Health as HealthConfig
+from gateway.fleet import Fleet
 from gateway.health import Health
 
 
@@ -177,3 +180,46 @@ def test_a_probe_that_was_never_made_does_not_keep_the_breaker_open_for_ever() -
     assert not health.available()
     clock.now = 161
     assert health.available()
+
+
+def test_one_that_is_ready_would_have_been_chosen_first_with_more_thought() -> None:
+    rng, ready, others = random.Random(3), 0, 0
+    for _ in range(2000):
+        clock = Clock()
+        health = Health(HealthConfig(consecutive_failures=2), clock)
+        for _ in range(rng.randint(0, 5)):
+            clock.now += rng.choice([0, 1, 20])
+            rng.choice(
+                [
+                    health.succeeded,
+                    health.slow,
+                    health.available,
+                    lambda h=health: h.failed(broken()),
+                    lambda h=health: h.failed(broken(ErrorKind.RATE_LIMITED)),
+                    lambda h=health: h.hinted(RateLimits(requests=0, reset=5)),
+                ]
+            )()
+        chosen = health.serves and not health.reluctant()
+        if health.ready(clock.now):
+            ready += 1
+            assert chosen
+            assert health.available()
+            assert not health.take()
+        elif chosen:
+            others += 1  # the dice of a slow start said so
+    assert ready > 200
+    assert others < 100
+
+
+def test_a_first_attempt_counts_where_it_is_made_and_an_answer_where_it_came_from() -> None:
+    fleet = Fleet(HealthConfig(consecutive_failures=1), clock=Clock())
+    one = fleet["p/x"]
+    assert one.begin()
+    one.answered(stream=False, size=10, seconds=0.5)
+    assert one.retries.counts()[0] == 1
+    assert one.load.latency(False, 10) == 0.5
+    one.health.failed(broken())
+    assert not one.begin()
+    assert one.retries.counts()[0] == 1
+    one.answered(stream=False, size=10, seconds=0.5)  # as a probe's
+    assert one.health.closed

@@ -1,10 +1,13 @@
 """The table of fates: what a parameter's value may do to a request."""
 
+from dataclasses import replace
+
 import pytest
 
 from adapters.errors import UnsupportedParameter
 from adapters.interface import CredentialSpec, Target, UpstreamRequest
-from adapters.params import NEUTRAL, PARAMS, Fate, unsupported
+from adapters.openai import OpenAI
+from adapters.params import GATEWAY_PARAMS, NEUTRAL, PARAMS, Fate, harmless, unsupported
 
 
 def test_E_085_values_that_ask_for_nothing_are_never_refused():
@@ -21,6 +24,27 @@ def test_n_is_never_dropped(policy):
     with pytest.raises(UnsupportedParameter) as caught:
         unsupported({"n": 2}, {"n": Fate.REJECT}, policy)
     assert caught.value.param == "n"
+
+
+@pytest.mark.parametrize("policy", ["translate", "drop", "reject"])
+def test_what_is_harmless_needs_no_second_look(policy):
+    """And what is not does, at least at some value and policy."""
+    fates = {**{fate.value: fate for fate in Fate}, "model": Fate.REJECT}
+    found = harmless(fates, ("extension", "reject"))
+    assert found == {"pass", "translate", "extension", *GATEWAY_PARAMS}
+    for name in found:
+        for value in (None, 1, [], {"a": 1}, "x"):
+            assert unsupported({name: value}, fates, policy, ("extension", "reject")) == ()
+
+
+def test_what_is_worked_out_for_a_target_is_not_believed_of_another():
+    one = Target("https://x", "m", api_key="a")
+    one.memo["openai"] = "of this one"
+    other = replace(one, api_key="b")
+    assert other.memo == {}
+    assert one == replace(one)
+    up = [OpenAI().prepare({"messages": []}, target) for target in (replace(one), other)]
+    assert [request.headers["authorization"] for request in up] == ["Bearer a", "Bearer b"]
 
 
 def test_S_secrets_are_in_no_repr():

@@ -489,6 +489,84 @@ async def test_at_most_limit_requests_are_in_flight(provider: DemoUpstream) -> N
     await client.close()
 
 
+async def test_places_are_handed_on_in_turn_and_not_to_those_who_left(provider: DemoUpstream) -> None:
+    client = Upstream(limit=1)
+    held = await client.open(chat(provider, "demo-endless", stream=True), SLOW)
+    served: list[int] = []
+
+    async def ask(number: int) -> None:
+        await fetch(client, chat(provider, "demo"))
+        served.append(number)
+
+    tasks = []
+    for number in range(6):
+        tasks.append(asyncio.create_task(ask(number)))
+        await asyncio.sleep(0)
+    tasks[0].cancel()
+    tasks[3].cancel()
+    await asyncio.sleep(0)
+    held.abort()
+    tasks[1].cancel()  # the place is its own already, and it can no longer use it
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert served == [2, 4, 5]
+    assert client.in_flight == 0
+    await client.close()
+
+
+async def test_each_answer_of_a_connection_has_its_own_deadlines(client: Upstream) -> None:
+    """The connection's one timer: neither is a long one late for a short one, nor a short one too early for a long."""
+    waits: list[float] = []
+
+    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await read_request(reader)
+            await asyncio.sleep(waits.pop(0))
+            writer.write(OK)
+
+    async with serving(play) as url:
+        waits += [0, 0.5, 0, 0.5, 5]
+        short, long = QUICK.model_copy(update={"response": 0.2}), SLOW
+        for timeouts in (short, long, short, long):
+            assert await fetch(client, post(url), timeouts) == (200, b"ok")
+        kind, seconds = await timed(failing(client, post(url), QUICK))
+    assert (kind, 0.25 < seconds < 0.6) == (ErrorKind.TIMEOUT, True)
+    assert client.connections == 0
+
+
+async def test_a_body_that_came_with_its_head_is_here_at_once(client: Upstream) -> None:
+    large = HEAD + b"Content-Length: 2000\r\n\r\n" + b"x" * 2000
+    for answer, limit, here in ((OK, 2, b"ok"), (OK, 1, None), (large, 5000, b"x" * 2000)):
+        async with serving(saying(answer)) as url, await client.open(post(url), SLOW) as response:
+            assert response.here(limit) == here
+            assert response.headers["content-length"] == str(len(answer.partition(b"\r\n\r\n")[2]))
+    async with serving(saying(OK[:-1], OK[-1:], pause=0.05)) as url, await client.open(post(url), SLOW) as response:
+        assert response.here() is None
+        assert await response.read() == b"ok"
+    async with serving(saying(OK[:-1])) as url, await client.open(post(url), SLOW) as response:
+        await asyncio.sleep(0.05)
+        assert response.here() is None, "cut short"
+        with pytest.raises(ProviderError):
+            await response.read()
+
+
+async def test_headers_of_one_request_come_besides_those_of_all(client: Upstream) -> None:
+    heads: list[bytes] = []
+
+    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            heads.append((await read_request(reader))[0])
+            writer.write(OK)
+
+    async with serving(play) as url:
+        for own in ((), (("traceparent", "00-1"),), ()):
+            async with await client.open(post(url), SLOW, own=own) as response:
+                assert response.status == 200
+        with pytest.raises(ProviderError) as failed:
+            await client.open(post(url), SLOW, own=(("traceparent", "a\r\nEvil: 1"),))
+        assert failed.value.kind is ErrorKind.CONNECTION
+    assert [b"\r\ntraceparent: 00-1\r\n" in head for head in heads] == [False, True, False]
+
+
 async def test_closing_right_after_the_last_event_keeps_the_connection(client: Upstream) -> None:
     """The chunk that ends the body often follows the last event in a packet of its own."""
 

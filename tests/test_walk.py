@@ -1,5 +1,6 @@
 """Which deployment is next: every one once, then again with a pause, within the retry budget; and when all are out."""
 
+import random
 from collections import Counter
 
 import pytest
@@ -200,3 +201,37 @@ def test_the_reluctant_come_last() -> None:
     fleet = Fleet(clock=Clock())
     fleet["p/x"].health.slow()
     assert walked(walk(fleet, "x", "y"), failure()) == ["y", "x"]
+
+
+FAILURES = (*ErrorKind, UnsupportedParameter("a", "b"))
+
+
+def test_a_walk_begun_without_it_goes_on_like_any_other() -> None:
+    """Its first turn is the same as that of the fast path: the same order, pauses, attempts and budgets."""
+    rng = random.Random(5)
+    for case in range(400):
+        models = "xyz"[: rng.randint(1, 3)]
+        failures = [f if isinstance(f, Exception) else failure(f) for f in rng.choices(FAILURES, k=5)]
+        left, repeat = rng.choice([None, 1, 2, 5]), rng.random() < 0.5
+        budget = rng.choice([{}, {"budget_floor": 0, "budget_percent": 0}])
+        reluctant = rng.sample(models[1:], rng.randint(0, len(models) - 1))
+        seen = []
+        for straight in (False, True):
+            fleet = Fleet(retries=Retries(**budget), clock=Clock())
+            for model in reluctant:
+                fleet[f"p/{model}"].health.slow()
+            made = route("a", *({"model": m} for m in models)).deployments
+            begun = made[0] if straight and fleet["p/x"].begin() else None
+            one = Walk("a", made, fleet, Retries(attempts=5), repeat=repeat, left=left, begun=begun)
+            assert straight is (begun is not None)
+            if begun is None:
+                assert one.first() is made[0]
+            way = []
+            random.seed(case)
+            for each in failures:
+                if not one.goes_on(each):
+                    break
+                assert one.following is not None
+                way.append((one.following.id, one.delay))
+            seen.append((way, one.denied, [fleet[d.id].retries.counts() for d in made]))
+        assert seen[0] == seen[1]

@@ -12,7 +12,7 @@ from config.schema import Timeouts
 
 from .addresses import Resolve, SystemResolver, refusal
 from .connection import Connection
-from .head import Origin, locate, opening
+from .head import Origin, lines, locate, opening
 from .response import UpstreamResponse
 
 IDLE = 30.0
@@ -79,13 +79,22 @@ class Upstream:
             raise ProviderError(ErrorKind.CONNECTION, "The provider's address cannot be written.") from error
         self._put_idle(await self._connect(origin, seconds))
 
-    async def open(self, request: UpstreamRequest, timeouts: Timeouts, method: str = "POST") -> UpstreamResponse:
+    async def open(
+        self,
+        request: UpstreamRequest,
+        timeouts: Timeouts,
+        method: str = "POST",
+        own: tuple[tuple[str, str], ...] = (),
+    ) -> UpstreamResponse:
         """Send and wait for the head of the answer, whatever its status; raises ProviderError.
 
-        Cancelling it aborts the connection.
+        ``own`` are headers that no other request has; they come besides the request's. Cancelling it aborts the
+        connection.
         """
         try:
             origin, first = opening(request.url, method, tuple(request.headers.items()))
+            if own:
+                first += lines(own)
         except ValueError as error:
             raise ProviderError(ErrorKind.CONNECTION, "The request to the provider cannot be written.") from error
         head = b"%bContent-Length: %d\r\n\r\n" % (first, len(request.body))

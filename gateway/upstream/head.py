@@ -1,6 +1,7 @@
 """Where a request goes and its head, byte for byte."""
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -57,15 +58,20 @@ def opening(url: str, method: str, headers: tuple[tuple[str, str], ...]) -> tupl
     Raises ValueError for a URL that cannot be called and for a header that cannot be sent as it is.
     """
     place = locate(url)
-    lines = [f"{method} {place.opening}"]
+    first = f"{method} {place.opening}"
     if all(name.lower() != "user-agent" for name, _ in headers):
-        lines.append("User-Agent: sluice\r\n")  # some front ends refuse a request without one
+        first += "User-Agent: sluice\r\n"  # some front ends refuse a request without one
+    return place.origin, first.encode("latin-1") + lines(headers)
+
+
+def lines(headers: Iterable[tuple[str, str]]) -> bytes:
+    """Headers as they are written; raises ValueError for one that cannot be sent as it is."""
+    made = []
     for name, value in headers:
-        if _name(name) and not _UNPRINTABLE.search(value):
-            lines.append(f"{name}: {value}\r\n")
-        else:
+        if not _name(name) or _UNPRINTABLE.search(value):
             raise ValueError(f"header {name!r} cannot be sent")  # names only: values are secret
-    return place.origin, "".join(lines).encode("latin-1")
+        made.append(f"{name}: {value}\r\n")
+    return "".join(made).encode("latin-1")
 
 
 def _name(name: str) -> bool:
