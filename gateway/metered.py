@@ -60,6 +60,10 @@ class Metered:
     """Nano-dollars that failed attempts may be billed and that are not booked yet."""
     _first: Deployment | None = None
     """Of attempt 1, while it runs and holds nothing besides its part of the reservation."""
+    _held: Mapping[int, Held] = {}
+    """By the attempt's number."""
+    _bounds: Mapping[str, Bound] = {}
+    """Of deployments of models that the call has left."""
     _whole: Bound | None = None
     """The bound of the whole answer, while that of its rest holds."""
     _timer: asyncio.TimerHandle | None = None
@@ -93,8 +97,6 @@ class Metered:
         """Of ``route``, ``plan`` and ``tier``."""
         self._reservation = reservation
         self._bound = bound
-        self._held: dict[int, Held] = {}
-        self._bounds: dict[str, Bound] = {}
         self._started = time.perf_counter()
 
     def give_back(self) -> None:
@@ -126,7 +128,7 @@ class Metered:
             if slot is not None:
                 slot.leave()
             raise
-        self._held[number] = Held(worst, capacity, slot)
+        self._held = {**self._held, number: Held(worst, capacity, slot)}
 
     def _running(self) -> int:
         """The most nano-dollars that the attempts under way may cost."""
@@ -377,14 +379,15 @@ class Metered:
         if found is None:
             defaults = self.route.config.params.default
             found = self._means.estimator.bound(self.call, (deployment,), defaults, hard=self._terms.hard)
-            self._bounds[deployment.id] = found
+            self._bounds = {**self._bounds, deployment.id: found}
         return found
 
     def _let_go(self, attempt: Attempt) -> None:
         if attempt.number == 1:
             self._first = None
-        held = self._held.pop(attempt.number, None)
+        held = self._held.get(attempt.number)
         if held is not None:
+            self._held = {number: other for number, other in self._held.items() if other is not held}
             if held.slot is not None:
                 streamed = attempt.ttft if self.call.stream else None  # a whole answer's time tells of its length
                 first_token = None if streamed is None else max(streamed - held.slot.waited, 0.0)

@@ -47,7 +47,7 @@ def ratelimit_headers(limits: LimitSet, remaining: Sequence[int], reset: Callabl
         headers[remaining_name] = str(remaining[told])
         headers[reset_name] = duration(reset(told) or 0)
     if limits.budgets:
-        headers["x-sluice-budget-remaining-usd"] = dollars(min([remaining[position] for position in limits.budgets]))
+        headers["x-sluice-budget-remaining-usd"] = dollars(min(map(remaining.__getitem__, limits.budgets)))
     return headers
 
 

@@ -212,15 +212,16 @@ class Limiter:
         self, rid: str, amounts: Amounts, engine: Engine, limits: LimitSet, outcome: Granted | Refused
     ) -> Reservation:
         """The reservation as it was granted, or the refusal; tells of thresholds either way."""
-        if limits.budgets and self.on_threshold:
-            self._watch(limits, outcome)
+        watched = limits.budgets and self.on_threshold
         if isinstance(outcome, Refused):
+            if watched:
+                self._watch(limits, outcome)
             raise refusal(outcome)
+        if watched and self._thresholds.may_pass(outcome):
+            self._watch(limits, outcome)
         return Reservation(rid, amounts, engine, limits, outcome)
 
     def _watch(self, limits: LimitSet, outcome: Granted | Refused) -> None:
-        if not isinstance(outcome, Refused) and not self._thresholds.may_pass(outcome):
-            return
         exhausted = outcome.limit if isinstance(outcome, Refused) and outcome.is_exhausted else None
         for passed in self._thresholds.passed(limits.shard, outcome.states(), exhausted):
             self._tell(passed)

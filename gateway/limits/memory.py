@@ -12,7 +12,7 @@ from typing import TypeAlias
 from .amounts import NOTHING, SLOTS, Vector
 from .engine import Granted, Refused, Spent, State, ask, state
 from .rules import BUCKET, CONCURRENCY, WINDOW, Limit, LimitSet
-from .windows import DAY, MONTH, TOTAL, WEEK, end, start, window
+from .windows import DAY, DAY_MS, MONTH, TOTAL, WEEK, end, start, window
 
 Cell: TypeAlias = list[int]
 """A bucket is [level x period, time], perhaps above its cap until somebody looks; a window [number, spent, reserved]; slots [in use]."""
@@ -51,7 +51,7 @@ class MemoryEngine:
         self._held: dict[str, InMemory] = {}
         self._day = -1
         self._windows = [0, 0, 0, 0, 0]
-        """The current window of each period."""
+        """The window of each period on that day."""
         self._sweeper: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
@@ -63,12 +63,8 @@ class MemoryEngine:
 
     def reserve_now(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused | None:
         bound = self._bound.get(limits)
-        return None if bound is None else self._reserve(rid, limits, need, bound)
-
-    async def reserve(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused:
-        return self._reserve(rid, limits, need, self._bound.get(limits) or await self._bind(limits))
-
-    def _reserve(self, rid: str, limits: LimitSet, need: Vector, bound: Bound) -> Granted | Refused:
+        if bound is None:
+            return None
         if rid in self._held:
             return InMemory(self, limits, bound, need, self._held[rid].windows)
         now, current = self._monotonic(), self._current() if limits.windows else NO_WINDOWS
@@ -109,6 +105,13 @@ class MemoryEngine:
         amount = need[limits.limits[position].unit]
         return self._refuse(limits, position, amount, amount)
 
+    async def reserve(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused:
+        if limits not in self._bound:
+            await self._bind(limits)
+        outcome = self.reserve_now(rid, limits, need)
+        assert outcome is not None, "its counters are known"
+        return outcome
+
     async def adjust(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused:
         if rid not in self._held:
             return await self.reserve(rid, limits, need)
@@ -147,11 +150,9 @@ class MemoryEngine:
 
     def settle(self, rid: str, actual: Vector) -> None:
         held = self._held.pop(rid, None)
-        if held is not None:
-            self._settle(held.taken_from, held.need, held.windows, actual)
-
-    def _settle(self, limits: LimitSet, need: Vector, windows: list[int], actual: Vector) -> None:
-        window = 0
+        if held is None:
+            return
+        limits, need, windows = held.taken_from, held.need, iter(held.windows)
         for kind, cell, unit, cap, rate, period in self._bound.get(limits) or self._cells_of(limits):
             if kind == BUCKET:
                 more = actual[unit] - need[unit]
@@ -160,21 +161,22 @@ class MemoryEngine:
                 if more:
                     cell[0] -= more * period  # perhaps above the cap, until somebody looks: it is the same then
             elif kind == WINDOW:
-                if cell[0] == windows[window]:  # else that day is over, and its counter with it
+                if cell[0] == next(windows):  # else that day is over, and its counter with it
                     cell[1] += actual[unit]
                     cell[2] -= need[unit]
-                window += 1
             else:
                 cell[0] = max(cell[0] - need[unit], 0)
 
-    def debit(self, rid: str, limits: LimitSet, actual: Vector) -> None:  # noqa: ARG002 - nobody repeats it
+    def debit(self, rid: str, limits: LimitSet, actual: Vector) -> None:
         bound = self._bound.get(limits) or self._cells_of(limits)
         now, current = self._monotonic(), self._current()
         for counter in bound:
             lacks(counter, 0, now, current)
         actual = (*actual[:SLOTS], 0)  # type: ignore[assignment]  # no slot was held
         put_back(bound, NOTHING, actual, now)
-        self._settle(limits, actual, [cell[0] for kind, cell, *_ in bound if kind == WINDOW], actual)
+        windows = [cell[0] for kind, cell, *_ in bound if kind == WINDOW]
+        self._held[rid] = InMemory(self, limits, bound, actual, windows)
+        self.settle(rid, actual)
 
     def correct(self, rid: str, limits: LimitSet, difference: Vector, at: int) -> None:  # noqa: ARG002 - done once
         for limit, (kind, cell, unit, *_) in zip(limits.limits, self._cells_of(limits), strict=True):
@@ -217,7 +219,7 @@ class MemoryEngine:
 
     def _current(self) -> list[int]:
         wall = self._wall()
-        day = wall // 86_400_000
+        day = wall // DAY_MS
         if day != self._day:
             self._day = day
             self._windows = [0, *(window(period, wall) for period in (DAY, WEEK, MONTH, TOTAL))]
