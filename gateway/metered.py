@@ -105,7 +105,7 @@ class Metered:
 
     def admit_now(self, deployment: Deployment, number: int) -> bool:
         """``admit`` of a first attempt that needs no more than was reserved; False: nothing was done."""
-        if number > 1 or self._moves or not self._terms.is_simple or deployment.id not in self._terms.ways:
+        if number > 1 or self._moves or not self._terms.is_simple or id(deployment) not in self._terms.ways:
             return False
         self._first = deployment
         return True
@@ -175,7 +175,7 @@ class Metered:
 
     def outgoing(self, deployment: Deployment) -> tuple[Mapping[str, Any], AttemptTier]:
         """What is sent to a deployment: see ``gateway.outgoing``."""
-        way = self._terms.ways.get(deployment.id)
+        way = self._terms.ways.get(id(deployment))
         if way is None:
             bound, chosen = self._bound_of(deployment), tiers.attempt(deployment, self.tier)
         else:
@@ -373,7 +373,7 @@ class Metered:
 
     def _bound_of(self, deployment: Deployment) -> Bound:
         """That of the plan; a fallback's deployment has its own, because another model may write longer answers."""
-        if deployment.id in self._terms.ways:
+        if id(deployment) in self._terms.ways:
             return self._bound
         found = self._bounds.get(deployment.id)
         if found is None:

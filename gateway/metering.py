@@ -46,8 +46,9 @@ class Meter(Means):
         """Hold what the call may cost at worst, on every limit or none; raises LimitExceeded and its kin."""
         tier = record.effective_tier or "default"
         try:
-            if self.terms(principal, route, plan, tier).grows:
-                return await self._growing(call, principal, route, plan, record, tier)
+            terms = self.terms(principal, route, plan, tier)
+            if terms.grows:
+                return await self._growing(call, principal, route, plan, record, tier, terms)
             return await self._reserve(call, principal, route, plan, record, tier)
         except LimitExceeded as exc:
             lower = tiers.instead(tier, principal)
@@ -58,10 +59,10 @@ class Meter(Means):
             return metered
 
     async def _growing(
-        self, call: Call, principal: Principal, route: Route, plan: Plan, record: CallRecord, tier: str
+        self, call: Call, principal: Principal, route: Route, plan: Plan, record: CallRecord, tier: str, terms: Terms
     ) -> Metered:
         """``_reserve`` at a tier whose traffic may grow only so fast; raises RampExceeded where it is too much."""
-        bound = self.estimator.bound(call, plan, route.config.params.default)
+        bound = self.estimator.bound_by(terms.facts, call, terms.defaults, terms.hard)
         growth = await self.ramps.take(principal, route, tier, bound.input_tokens + bound.output_tokens)
         try:
             metered = await self._reserve(call, principal, route, plan, record, tier)

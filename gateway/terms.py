@@ -18,12 +18,14 @@ NO_PRICE = "This model has no price in the gateway's configuration, so no budget
 MOST = 50_000
 """Combinations that are remembered; all are forgotten at once, and found again as they come."""
 
-Key: TypeAlias = tuple[str, str | None, str, int, str, str, str | tuple[str, ...]]
+Key: TypeAlias = tuple[str, str | None, str, int, str, str, int | tuple[int, ...]]
 
 
 class Way(NamedTuple):
     """One deployment of a plan, at a tier."""
 
+    deployment: Deployment
+    """Kept, because only a living object's identity is its own: two models may have deployments of one name."""
     price: Price | None
     reach: tuple[str, ...]
     """Every tier that may serve besides default."""
@@ -44,7 +46,7 @@ class Terms:
         self.defaults: Mapping[str, Any] = route.config.params.default
         self.facts = means.estimator.facts(plan)
         self.ways = means.ways(plan, tier)
-        """By the deployment's id."""
+        """By the deployment's identity."""
         self.unpriced = self.hard and any(way.price is None for way in self.ways.values())
         """Whether a budget applies to something that has no price."""
         self.is_simple = not any(d.pool is not None or means.limiter.has_capacity(d.id) for d in plan)
@@ -53,7 +55,7 @@ class Terms:
     def worst_case(self, bounds: Bounds) -> int:
         """The most nano-dollars that a request may cost at the dearest deployment; 0 without a price."""
         worst = 0
-        for price, reach, _ in self.ways.values():
+        for _, price, reach, _ in self.ways.values():
             if price is not None:
                 cost = most(bounds, price, reach)
                 worst = max(worst, cost)
@@ -79,7 +81,7 @@ class Means:
         self.estimator = estimator
         self.ledger = ledger
         self._terms: dict[Key, Terms] = {}
-        self._ways: dict[tuple[str, str | tuple[str, ...]], Mapping[str, Way]] = {}
+        self._ways: dict[tuple[str, int | tuple[int, ...]], Mapping[int, Way]] = {}
 
     def worst_case(self, deployment: Deployment, bound: Bound, tier: str) -> int:
         """The most nano-dollars that a deployment may cost at any tier it may be served at; 0 without a price."""
@@ -88,7 +90,7 @@ class Means:
     def terms(self, principal: Principal, route: Route, plan: Plan, tier: str) -> Terms:
         """What holds for requests of ``principal`` for a plan of ``route`` at ``tier``; a pinned plan has its own."""
         key = (
-            principal.key_id, principal.user, principal.organization, principal.version, route.name, tier, _ids(plan),
+            principal.key_id, principal.user, principal.organization, principal.version, route.name, tier, _identity(plan),
         )  # fmt: skip
         found = self._terms.get(key)
         if found is None:
@@ -98,17 +100,18 @@ class Means:
             found = self._terms[key] = Terms(self, principal, route, plan, tier)
         return found
 
-    def ways(self, plan: Plan, tier: str) -> Mapping[str, Way]:
+    def ways(self, plan: Plan, tier: str) -> Mapping[int, Way]:
         """The deployments of a plan in its order, the same for everybody."""
-        key = (tier, _ids(plan))
+        key = (tier, _identity(plan))
         found = self._ways.get(key)
         if found is None:
-            found = self._ways[key] = {d.id: self._way(d, tier) for d in plan}
+            found = self._ways[key] = {id(d): self._way(d, tier) for d in plan}
         return found
 
     def _way(self, deployment: Deployment, tier: str) -> Way:
-        return Way(self.prices.price(deployment), tiers.reachable(deployment, tier), tiers.attempt(deployment, tier))
+        reach, attempt = tiers.reachable(deployment, tier), tiers.attempt(deployment, tier)
+        return Way(deployment, self.prices.price(deployment), reach, attempt)
 
 
-def _ids(plan: Plan) -> str | tuple[str, ...]:
-    return plan[0].id if len(plan) == 1 else tuple([d.id for d in plan])
+def _identity(plan: Plan) -> int | tuple[int, ...]:
+    return id(plan[0]) if len(plan) == 1 else tuple(map(id, plan))

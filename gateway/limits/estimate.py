@@ -74,8 +74,6 @@ class Bound:
 LEARNED_ALL, LEARNED_FROM = 256, 16
 NO_CALLS: Mapping[str, int] = {}
 ANY_LENGTH = 2**62
-MOST_PLANS = 4096
-"""Orders of deployments that are remembered."""
 
 
 PLAIN = frozenset(
@@ -106,7 +104,6 @@ class Estimator:
         self._prices = prices
         self._clamp = config.counters.clamp_min_tokens if config.counters.budget_mode == "clamp" else None
         self._answers = 0
-        self._plans: dict[str | tuple[str, ...], Facts] = {}
         self._prompt_ratios: dict[str, float] = before._prompt_ratios if before is not None else {}
         self._answer_ratios: dict[str, float] = before._answer_ratios if before is not None else {}
 
@@ -178,19 +175,12 @@ class Estimator:
         )
 
     def facts(self, plan: Sequence[Deployment]) -> Facts:
-        """What bounds rest on of a plan, looked up once: the deployments of a configuration do not change."""
-        key = plan[0].id if len(plan) == 1 else tuple([d.id for d in plan])
-        found = self._plans.get(key)
-        if found is None:
-            longest = [price.max_output if (price := self._prices.price(d)) else d.config.max_output for d in plan]
-            known = [most for most in longest if most is not None]
-            models = frozenset(d.target.model for d in plan)
-            bounded = known and len(known) == len(longest)
-            found = Facts(models, max(known) if bounded else ANY_LENGTH, any(map(_searches, models)))
-            if len(self._plans) >= MOST_PLANS:
-                self._plans.clear()
-            self._plans[key] = found
-        return found
+        """What bounds rest on of a plan: nothing of it changes under one configuration."""
+        longest = [price.max_output if (price := self._prices.price(d)) else d.config.max_output for d in plan]
+        known = [most for most in longest if most is not None]
+        models = frozenset(d.target.model for d in plan)
+        bounded = known and len(known) == len(longest)
+        return Facts(models, max(known) if bounded else ANY_LENGTH, any(map(_searches, models)))
 
     def clamp(self, bound: Bound, money: int, plan: Sequence[Deployment], *tiers: str) -> Bound | None:
         """A bound that ``money`` (nano-dollars) pays for, wherever in ``plan`` it is served.
