@@ -83,6 +83,10 @@ class Sendable(Protocol):
     route: Route
     plan: Plan
 
+    def admit_now(self, deployment: Deployment, number: int) -> bool:
+        """``admit`` where that needs nothing more than what is reserved; False: nothing was done."""
+        ...
+
     async def admit(self, deployment: Deployment, number: int) -> None:
         """Hold what attempt ``number`` may cost at worst, and the deployment's own capacity.
 
@@ -114,6 +118,9 @@ class Rest:
         self.call = replace(begun.call, operation=_Operation(answer.said, said, relay, first))
         self.principal, self.route = begun.principal, begun.route
         self.plan: Plan = [d for d in begun.plan if d.config.continuation]
+
+    def admit_now(self, deployment: Deployment, number: int) -> bool:
+        return self._begun.admit_now(deployment, number)
 
     async def admit(self, deployment: Deployment, number: int) -> None:
         await self._begun.admit(deployment, number)

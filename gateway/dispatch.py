@@ -204,7 +204,8 @@ class Dispatcher:
         record.begun += 1
         row = Attempt(record.begun, deployment.id, deployment.provider, deployment.target.model)
         try:
-            await call.admit(deployment, row.number)
+            if not call.admit_now(deployment, row.number):
+                await call.admit(deployment, row.number)
         except BaseException:
             if probe:
                 member.health.release()

@@ -115,7 +115,7 @@ class Explainer:
             told["cost_usd"] = {"likely_prompt": dollars(prompt), "at_most": dollars(most)}
         target = replace(deployment.target, api_key="", headers=dict.fromkeys(deployment.target.headers, ""))
         try:
-            request, chosen = outgoing(call, route, deployment, tier, bound.max_output)
+            request, chosen = outgoing(call, route, deployment, tier, bound.max_output, tiers.attempt(deployment, tier))
             told["service_tier"] = chosen.sent
             told["timeouts"] = deployment.tier_timeouts.get(chosen.expected, deployment.timeouts).model_dump()
             sent = call.operation.prepare(deployment.adapter, request, target)

@@ -14,13 +14,13 @@ from . import tiers
 from .answer import StreamedAnswer, WholeAnswer
 from .call import Attempt, Call, CallRecord, Deployment, Plan, Principal, Route
 from .errors import BudgetExceeded, CapacityUnavailable, InvalidRequest, LimitExceeded, Overloaded, StoreUnavailable
-from .limits import Amounts, Limiter, Reservation
-from .limits.estimate import Bound, Estimator
+from .limits import Amounts, Reservation
+from .limits.estimate import Bound
 from .outgoing import outgoing
-from .pools import Pools, Slot
-from .pricing import PriceBook
-from .ramps import NO_GROWTH, Growth, Ramps
-from .settlement import NOTHING_USED, Ledger, Ticket, amounts_of, less, never_ran, outcome_of, sum_of
+from .pools import Slot
+from .ramps import NO_GROWTH, Growth
+from .settlement import NOTHING_USED, Ticket, amounts_of, less, never_ran, outcome_of, sum_of
+from .terms import NO_PRICE, Means, Terms
 from .tiers import AttemptTier
 from .walk import DeploymentFull
 
@@ -29,31 +29,6 @@ DURABLE_WITHIN = 5.0
 CHECKPOINT_SECONDS = 5.0
 """Between two notes of what a stream has used so far: what is charged for it should this process die."""
 KINDS: Mapping[str, ErrorKind] = {kind.value: kind for kind in ErrorKind}
-NO_PRICE = "This model has no price in the gateway's configuration, so no budget can bound it."
-
-
-class Means:
-    """What calls are metered with. One per configuration."""
-
-    def __init__(
-        self,
-        limiter: Limiter,
-        prices: PriceBook,
-        estimator: Estimator,
-        ledger: Ledger | None,
-        pools: Pools,
-        ramps: Ramps,
-    ) -> None:
-        self.limiter = limiter
-        self.pools = pools
-        self.ramps = ramps
-        self.prices = prices
-        self.estimator = estimator
-        self.ledger = ledger
-
-    def worst_case(self, deployment: Deployment, bound: Bound, tier: str) -> int:
-        """The most nano-dollars that a deployment may cost at any tier it may be served at; 0 without a price."""
-        return self.prices.worst_case(deployment, bound.most, *tiers.reachable(deployment, tier)) or 0
 
 
 @dataclass(slots=True)
@@ -72,6 +47,32 @@ class Metered:
     What is reserved covers, at every moment, what finished attempts may be billed and what running ones may cost.
     """
 
+    # What most calls never change:
+    answer: StreamedAnswer | WholeAnswer | None = None
+    downgraded: str | None = None
+    """Why it runs at a lower tier than it was allowed to."""
+    queued: float | None = None
+    """Seconds in the gateway's own queue; None where there is none."""
+    growth: Growth = NO_GROWTH
+    flex_until = 0.0
+    """The moment (``time.monotonic``) until which a flex request may wait."""
+    _paid = 0
+    """Nano-dollars that failed attempts may be billed and that are not booked yet."""
+    _first: Deployment | None = None
+    """Of attempt 1, while it runs and holds nothing besides its part of the reservation."""
+    _held: Mapping[int, Held] = {}
+    """By the attempt's number."""
+    _bounds: Mapping[str, Bound] = {}
+    """Of deployments of models that the call has left."""
+    _whole: Bound | None = None
+    """The bound of the whole answer, while that of its rest holds."""
+    _timer: asyncio.TimerHandle | None = None
+    _accounted = False
+    _moves = 0
+    _failed: tuple[Attempt, ...] = ()
+    _booked = NOTHING_USED
+    """What was settled on the limits of models and tiers that the call has left."""
+
     def __init__(
         self,
         means: Means,
@@ -80,44 +81,34 @@ class Metered:
         route: Route,
         plan: Plan,
         tier: str,
+        terms: Terms,
         reservation: Reservation,
         bound: Bound,
-        *,
-        hard: bool,
     ) -> None:
         self.call = call
         self.principal = principal
         self.tier = tier
         """The tier that is asked for from now on: what was reserved for."""
-        self.answer: StreamedAnswer | WholeAnswer | None = None
-        self._means = means
         self.route = route
         """The model that is to serve: another one after ``fall_back``."""
         self.plan = plan
+        self._means = means
+        self._terms = terms
+        """Of ``route``, ``plan`` and ``tier``."""
         self._reservation = reservation
         self._bound = bound
-        self._hard = hard
-        """Whether a budget applies."""
-        self._paid = 0
-        """Nano-dollars that failed attempts may be billed and that are not booked yet."""
-        self._held: dict[int, Held] = {}
-        self._bounds: dict[str, Bound] = {}
-        self._whole: Bound | None = None
-        """The bound of the whole answer, while that of its rest holds."""
         self._started = time.perf_counter()
-        self._timer: asyncio.TimerHandle | None = None
-        self._accounted = False
-        self._moves = 0
-        self._failed: list[Attempt] = []
-        self._booked = NOTHING_USED
-        """What was settled on the limits of models and tiers that the call has left."""
-        self.downgraded: str | None = None
-        """Why it runs at a lower tier than it was allowed to."""
-        self.queued: float | None = None
-        """Seconds in the gateway's own queue; None where there is none."""
-        self.growth: Growth = NO_GROWTH
-        self.flex_until = 0.0
-        """The moment (``time.monotonic``) until which a flex request may wait."""
+
+    def give_back(self) -> None:
+        """Nothing will run."""
+        self._reservation.settle(NOTHING_USED)
+
+    def admit_now(self, deployment: Deployment, number: int) -> bool:
+        """``admit`` of a first attempt that needs no more than was reserved; False: nothing was done."""
+        if number > 1 or self._moves or not self._terms.is_simple or id(deployment) not in self._terms.ways:
+            return False
+        self._first = deployment
+        return True
 
     async def admit(self, deployment: Deployment, number: int) -> None:
         """See ``dispatch.Prepared``: more is reserved where the plan's dearest deployment is not enough."""
@@ -125,10 +116,10 @@ class Metered:
         try:
             bound, capacity = self._bound_of(deployment), None
             worst = self._means.worst_case(deployment, bound, self.tier)
-            if self._hard:
+            if self._terms.hard:
                 if self._means.prices.price(deployment) is None:
                     raise UnsupportedParameter("model", NO_PRICE)
-                need = self._paid + sum([held.worst for held in self._held.values()]) + worst
+                need = self._paid + self._running() + worst
                 if need > self._reservation.amounts.cost:
                     await self._reservation.adjust(self._reservation.amounts._replace(cost=need))
             if self._means.limiter.has_capacity(deployment.id):
@@ -137,7 +128,13 @@ class Metered:
             if slot is not None:
                 slot.leave()
             raise
-        self._held[number] = Held(worst, capacity, slot)
+        self._held = {**self._held, number: Held(worst, capacity, slot)}
+
+    def _running(self) -> int:
+        """The most nano-dollars that the attempts under way may cost."""
+        first = self._first
+        most = 0 if first is None else self._means.worst_case(first, self._bound_of(first), self.tier)
+        return most + sum([held.worst for held in self._held.values()])
 
     async def _take_capacity(self, deployment: Deployment, number: int, bound: Bound, worst: int) -> Reservation:
         amounts = Amounts(1, bound.input_tokens, bound.output_tokens, worst)
@@ -178,7 +175,12 @@ class Metered:
 
     def outgoing(self, deployment: Deployment) -> tuple[Mapping[str, Any], AttemptTier]:
         """What is sent to a deployment: see ``gateway.outgoing``."""
-        return outgoing(self.call, self.route, deployment, self.tier, self._bound_of(deployment).max_output)
+        way = self._terms.ways.get(id(deployment))
+        if way is None:
+            bound, chosen = self._bound_of(deployment), tiers.attempt(deployment, self.tier)
+        else:
+            bound, chosen = self._bound, way.tier
+        return outgoing(self.call, self.route, deployment, self.tier, bound.max_output, chosen)
 
     def over(self, attempt: Attempt, deployment: Deployment, *, maybe_billed: bool) -> None:
         """See ``dispatch.Prepared``: what nobody refused may be billed for its prompt."""
@@ -188,7 +190,7 @@ class Metered:
             cost = self._means.prices.cost(deployment, usage, tier)
             attempt.usage, attempt.estimated, attempt.cost, attempt.served_tier = usage, True, cost, tier
             self._paid += cost
-            self._failed.append(attempt)
+            self._failed += (attempt,)
         self._let_go(attempt)
 
     def broke_off(self, answer: StreamedAnswer, record: CallRecord, kind: ErrorKind) -> Attempt:
@@ -199,7 +201,7 @@ class Metered:
         self._bill(row, answer, complete=False)
         row.status, row.error = kind.value, kind
         self._paid += row.cost
-        self._failed.append(row)
+        self._failed += (row,)
         self._let_go(row)
         self._whole, self._bound = self._bound, self._means.estimator.rest(self._bound, answer.text_bytes)
         return row
@@ -209,7 +211,7 @@ class Metered:
         assert self._whole is not None, "set when it broke off"
         self._bound = self._whole
         self._paid -= row.cost
-        self._failed.remove(row)
+        self._failed = tuple([attempt for attempt in self._failed if attempt is not row])
         record.attempts.sort(key=lambda attempt: attempt is row)
 
     async def fall_back(self, route: Route, plan: Plan) -> None:
@@ -218,13 +220,12 @@ class Metered:
             plan = tiers.able(plan, "flex")
             if not plan:
                 raise CapacityUnavailable("The model's fallback has no flex.")
-        limits = self._means.limiter.applies(self.principal, route.name, self.tier)
-        hard = limits is not None and bool(limits.budgets)
-        if hard and any(self._means.prices.price(d) is None for d in plan):
+        terms = self._means.terms(self.principal, route, plan, self.tier)
+        if terms.unpriced:
             raise InvalidRequest(NO_PRICE, param="model", code="model_not_priced")
-        bound = self._means.estimator.bound(self.call, plan, route.config.params.default, hard=hard)
-        worst = max((self._means.worst_case(d, bound, self.tier) for d in plan), default=0)
-        if limits is self._reservation.limits and not self._reservation.settled:
+        bound = self._means.estimator.bound_by(terms.facts, self.call, terms.defaults, terms.hard)
+        worst = terms.worst_case(bound.most)
+        if terms.limits is self._reservation.limits and not self._reservation.settled:
             if self._paid + worst > self._reservation.amounts.cost:
                 await self._reservation.adjust(self._reservation.amounts._replace(cost=self._paid + worst))
         else:
@@ -233,7 +234,7 @@ class Metered:
             amounts = Amounts(1, bound.input_tokens, bound.output_tokens, worst)
             rid = f"{self.call.id}:{self._moves}"
             self._reservation = await self._means.limiter.reserve(rid, self.principal, route.name, self.tier, amounts)
-        self.route, self.plan, self._bound, self._hard = route, plan, bound, hard
+        self.route, self.plan, self._terms, self._bound = route, plan, terms, bound
 
     async def move(self, tier: str) -> None:
         """Reserve for another tier instead; raises LimitExceeded and its kin, and then holds nothing."""
@@ -244,7 +245,7 @@ class Metered:
         rid = f"{self.call.id}:{self._moves}"
         limiter = self._means.limiter
         self._reservation = await limiter.reserve(rid, self.principal, self.route.name, tier, amounts)
-        self.tier = tier
+        self.tier, self._terms = tier, self._means.terms(self.principal, self.route, self.plan, tier)
 
     def _book(self) -> None:
         """Settle what failed attempts may be billed on the limits that were reserved for them."""
@@ -257,8 +258,11 @@ class Metered:
 
     def headers(self, answer: StreamedAnswer | WholeAnswer, record: CallRecord) -> dict[str, str]:
         """What the answer's head says of limits, routing and dropped parameters."""
-        headers = {**self._reservation.headers, "x-sluice-deployment": answer.deployment.id}
-        headers["x-sluice-attempts"] = str(len(record.attempts))
+        headers = {
+            **self._reservation.headers,
+            "x-sluice-deployment": answer.deployment.id,
+            "x-sluice-attempts": str(len(record.attempts)),
+        }
         if record.fallback is not None:
             headers["x-sluice-fallback"] = record.fallback
         if record.dropped:
@@ -270,6 +274,8 @@ class Metered:
 
     def _downgrade(self, answer: StreamedAnswer | WholeAnswer, record: CallRecord) -> str | None:
         effective = record.effective_tier or "default"
+        if self.downgraded is None and effective not in tiers.DEAR:
+            return None  # nearly always
         return self.downgraded or tiers.downgrade(effective, answer.tier, answer.served_tier)
 
     def note(self, principal: Principal, record: CallRecord, reserved: int | None = None) -> None:
@@ -329,26 +335,37 @@ class Metered:
             if held.slot is not None:
                 held.slot.leave()
         record.queued = self.queued
-        record.usage = total = sum_of([a.usage for a in attempts])
-        record.cost = sum([a.cost for a in attempts])
-        requests = 0 if never_ran(record) else 1
-        actual = less(amounts_of(requests, total, record.cost), self._booked)
+        if len(attempts) == 1:
+            record.usage, record.cost = attempts[0].usage, attempts[0].cost
+        else:
+            record.usage = sum_of([a.usage for a in attempts])
+            record.cost = sum([a.cost for a in attempts])
+        self._settle(record)
+        return self._means.ledger.append(record) if self._means.ledger is not None else None
+
+    def _settle(self, record: CallRecord) -> None:
+        """Replace what is still reserved by what all attempts used, less what was booked elsewhere."""
+        requests = 0 if record.status >= 429 and never_ran(record) else 1
+        actual = amounts_of(requests, record.usage, record.cost)
         served = record.served_tier or self.tier
-        self.growth.settle(total.prompt_tokens + total.completion_tokens if served in tiers.DEAR else 0)
+        if self.growth is not NO_GROWTH:
+            self.growth.settle(actual.input_tokens + actual.output_tokens if served in tiers.DEAR else 0)
+        if self._booked is not NOTHING_USED:
+            actual = less(actual, self._booked)
         if served == self.tier:
             self._reservation.settle(actual)
         else:
             self._means.limiter.settle_as(self._reservation, self.principal, self.route.name, served, actual)
-        return self._means.ledger.append(record) if self._means.ledger is not None else None
 
     def _bill(self, attempt: Attempt, answer: StreamedAnswer | WholeAnswer, *, complete: bool) -> None:
         """Fill in the attempt that answered. Usage told before an answer broke off is only the beginning of it."""
         usage, estimated = answer.usage, False
-        bound, estimator = self._bound_of(answer.deployment), self._means.estimator
+        estimator = self._means.estimator
         if usage is None or not (complete or answer.finished):
+            bound = self._bound_of(answer.deployment)
             usage, estimated = estimator.settle_without_usage(bound, answer.text_bytes, usage), True
         elif complete and estimator.wants_to_learn():
-            estimator.learn(bound, usage, answer.text_bytes)
+            estimator.learn(self._bound_of(answer.deployment), usage, answer.text_bytes)
         tier = answer.served_tier
         attempt.usage, attempt.estimated, attempt.served_tier = usage, estimated, tier
         attempt.cost = self._means.prices.cost(answer.deployment, usage, tier)
@@ -356,18 +373,21 @@ class Metered:
 
     def _bound_of(self, deployment: Deployment) -> Bound:
         """That of the plan; a fallback's deployment has its own, because another model may write longer answers."""
-        if deployment in self.plan:
+        if id(deployment) in self._terms.ways:
             return self._bound
         found = self._bounds.get(deployment.id)
         if found is None:
             defaults = self.route.config.params.default
-            found = self._means.estimator.bound(self.call, (deployment,), defaults, hard=self._hard)
-            self._bounds[deployment.id] = found
+            found = self._means.estimator.bound(self.call, (deployment,), defaults, hard=self._terms.hard)
+            self._bounds = {**self._bounds, deployment.id: found}
         return found
 
     def _let_go(self, attempt: Attempt) -> None:
-        held = self._held.pop(attempt.number, None)
+        if attempt.number == 1:
+            self._first = None
+        held = self._held.get(attempt.number)
         if held is not None:
+            self._held = {number: other for number, other in self._held.items() if other is not held}
             if held.slot is not None:
                 streamed = attempt.ttft if self.call.stream else None  # a whole answer's time tells of its length
                 first_token = None if streamed is None else max(streamed - held.slot.waited, 0.0)

@@ -5,9 +5,9 @@ from .call import Call, CallRecord, Plan, Principal, Route
 from .errors import BudgetExceeded, InvalidRequest, LimitExceeded
 from .limits import Amounts, Reservation
 from .limits.estimate import Bound
-from .metered import NO_PRICE, Means, Metered
+from .metered import Metered
 from .ramps import RampExceeded
-from .settlement import NOTHING_USED
+from .terms import NO_PRICE, Means, Terms
 
 __all__ = ["NO_PRICE", "Meter", "Metered"]
 
@@ -18,12 +18,37 @@ CLAMPINGS = 4
 class Meter(Means):
     """Makes a Metered for each call. One per configuration."""
 
+    def reserve_now(
+        self, call: Call, principal: Principal, route: Route, plan: Plan, record: CallRecord
+    ) -> Metered | None:
+        """``reserve`` where nobody must be asked and nothing else be tried: nearly always. None: nothing was done."""
+        tier = record.effective_tier or "default"
+        terms = self.terms(principal, route, plan, tier)
+        if terms.grows:
+            return None
+        if terms.unpriced:
+            raise InvalidRequest(NO_PRICE, param="model", code="model_not_priced")
+        bound = self.estimator.bound_by(terms.facts, call, terms.defaults, terms.hard)
+        amounts = Amounts(1, bound.input_tokens, bound.output_tokens, terms.worst_case(bound.most))
+        try:
+            reservation = self.limiter.reserve_now(call.id, terms.limits, amounts)
+        except BudgetExceeded:
+            return None  # a shorter answer may do
+        except LimitExceeded:
+            if tier in tiers.DEAR:
+                return None
+            raise
+        if reservation is None:
+            return None
+        return self._begun(Metered(self, call, principal, route, plan, tier, terms, reservation, bound), record)
+
     async def reserve(self, call: Call, principal: Principal, route: Route, plan: Plan, record: CallRecord) -> Metered:
         """Hold what the call may cost at worst, on every limit or none; raises LimitExceeded and its kin."""
         tier = record.effective_tier or "default"
         try:
-            if tier in tiers.DEAR and self.ramps.apply(principal, route):
-                return await self._growing(call, principal, route, plan, record, tier)
+            terms = self.terms(principal, route, plan, tier)
+            if terms.grows:
+                return await self._growing(call, principal, route, plan, record, tier, terms)
             return await self._reserve(call, principal, route, plan, record, tier)
         except LimitExceeded as exc:
             lower = tiers.instead(tier, principal)
@@ -34,10 +59,10 @@ class Meter(Means):
             return metered
 
     async def _growing(
-        self, call: Call, principal: Principal, route: Route, plan: Plan, record: CallRecord, tier: str
+        self, call: Call, principal: Principal, route: Route, plan: Plan, record: CallRecord, tier: str, terms: Terms
     ) -> Metered:
         """``_reserve`` at a tier whose traffic may grow only so fast; raises RampExceeded where it is too much."""
-        bound = self.estimator.bound(call, plan, route.config.params.default)
+        bound = self.estimator.bound_by(terms.facts, call, terms.defaults, terms.hard)
         growth = await self.ramps.take(principal, route, tier, bound.input_tokens + bound.output_tokens)
         try:
             metered = await self._reserve(call, principal, route, plan, record, tier)
@@ -50,48 +75,40 @@ class Meter(Means):
     async def _reserve(
         self, call: Call, principal: Principal, route: Route, plan: Plan, record: CallRecord, tier: str
     ) -> Metered:
-        limits = self.limiter.applies(principal, route.name, tier)
-        hard = limits is not None and bool(limits.budgets)
-        bound = self.estimator.bound(call, plan, route.config.params.default, hard=hard)
-        if hard and any(self.prices.price(d) is None for d in plan):
+        terms = self.terms(principal, route, plan, tier)
+        if terms.unpriced:
             raise InvalidRequest(NO_PRICE, param="model", code="model_not_priced")
+        bound = self.estimator.bound_by(terms.facts, call, terms.defaults, terms.hard)
+        reservation, bound = await self._hold(call, principal, route, plan, tier, terms, bound)
+        return self._begun(Metered(self, call, principal, route, plan, tier, terms, reservation, bound), record)
+
+    def _begun(self, metered: Metered, record: CallRecord) -> Metered:
+        """Its note is in the ledger, or nothing is held."""
         try:
-            reservation = self.limiter.reserve_now(call.id, limits, self._amounts(plan, bound, tier))
-        except BudgetExceeded:
-            reservation = None  # ``_hold`` may make the answer shorter
-        if reservation is None:
-            reservation, bound = await self._hold(call, principal, route, plan, tier, bound)
-        metered = Metered(self, call, principal, route, plan, tier, reservation, bound, hard=hard)
-        try:
-            metered.note(principal, record)
+            metered.note(metered.principal, record)
         except BaseException:
-            reservation.settle(NOTHING_USED)
+            metered.give_back()
             raise
         return metered
 
     async def _hold(
-        self, call: Call, principal: Principal, route: Route, plan: Plan, tier: str, bound: Bound
+        self, call: Call, principal: Principal, route: Route, plan: Plan, tier: str, terms: Terms, bound: Bound
     ) -> tuple[Reservation, Bound]:
         """Reserve; where a budget has too little left and the configuration says so, for a shorter answer."""
         for _ in range(CLAMPINGS):
             try:
-                return await self._try(call, principal, route, plan, tier, bound), bound
+                return await self._try(call, principal, route, tier, terms, bound), bound
             except BudgetExceeded as exc:
                 served = {t for d in plan for t in tiers.reachable(d, tier)}
                 clamped = self.estimator.clamp(bound, exc.remaining, plan, *served)
                 if clamped is None:
                     raise
                 bound = clamped
-        return await self._try(call, principal, route, plan, tier, bound), bound
+        return await self._try(call, principal, route, tier, terms, bound), bound
 
     async def _try(
-        self, call: Call, principal: Principal, route: Route, plan: Plan, tier: str, bound: Bound
+        self, call: Call, principal: Principal, route: Route, tier: str, terms: Terms, bound: Bound
     ) -> Reservation:
-        return await self.limiter.reserve(call.id, principal, route.name, tier, self._amounts(plan, bound, tier))
-
-    def _amounts(self, plan: Plan, bound: Bound, tier: str) -> Amounts:
-        """What to reserve: the dearest deployment's worst case."""
-        cost = 0
-        for deployment in plan:
-            cost = max(cost, self.worst_case(deployment, bound, tier))
-        return Amounts(1, bound.input_tokens, bound.output_tokens, cost)
+        """For the dearest deployment's worst case."""
+        amounts = Amounts(1, bound.input_tokens, bound.output_tokens, terms.worst_case(bound.most))
+        return await self.limiter.reserve(call.id, principal, route.name, tier, amounts)

@@ -6,7 +6,6 @@ from typing import Any
 from adapters.errors import UnsupportedParameter
 from adapters.params import PARAMS
 
-from . import tiers
 from .call import Call, Deployment, Route
 from .defaults import completed
 from .tiers import AttemptTier
@@ -18,9 +17,9 @@ OURS = frozenset({"store", "metadata", "service_tier"})
 
 
 def outgoing(
-    call: Call, route: Route, deployment: Deployment, tier: str, max_output: int | None
+    call: Call, route: Route, deployment: Deployment, tier: str, max_output: int | None, chosen: AttemptTier
 ) -> tuple[Mapping[str, Any], AttemptTier]:
-    """The request to translate, and the tier it runs at; raises UnsupportedParameter for an extension that the model
+    """The request to translate, and ``chosen``, the tier it runs at; raises UnsupportedParameter for an extension that the model
     does not allow, though another one does.
 
     ``max_output`` bounds the completion tokens of one choice, where a budget needs the bound to be real.
@@ -33,7 +32,6 @@ def outgoing(
     if params.default:
         request = completed(request, params.default)
     changed = {k: v for k, v in request.items() if v is not None and k not in OURS}
-    chosen = tiers.attempt(deployment, tier)
     if chosen.sent is not None or deployment.takes_priority:
         changed["service_tier"] = tier
     if max_output is not None:

@@ -131,7 +131,9 @@ class Pipeline:
     async def _reserve(self, call: Call, principal: Principal, route: Route, record: CallRecord) -> Metered:
         """For the model asked for, or for its cheaper one where the key takes that instead of a refusal by a limit."""
         try:
-            return await self.meter.reserve(call, principal, route, self._plan(call, principal, route, record), record)
+            plan = self._plan(call, principal, route, record)
+            now = self.meter.reserve_now(call, principal, route, plan, record)
+            return now or await self.meter.reserve(call, principal, route, plan, record)
         except LimitExceeded:
             cheaper = self.router.cheaper(route, principal)
             if cheaper is None:

@@ -98,6 +98,9 @@ class Bounds(NamedTuple):
 
 def cost(usage: Usage, price: Price, tier: str | None = None) -> int:
     """The nano-dollars of what was used, at the tier that served it."""
+    if price.plain is not None and not usage.calls:  # nearly always
+        pico: int = sum(map(mul, _tokens_of(usage), price.default.rates))
+        return -(-pico // PICO_PER_NANO)
     rates = price.of(tier).at(usage.prompt_tokens)
     return _nano(sum(map(mul, _tokens_of(usage), rates)), usage.calls, price)
 
@@ -111,6 +114,20 @@ def worst_case(bounds: Bounds, price: Price, tiers: Iterable[str] = ("default",)
             pico = bounds.input_tokens * prompt + bounds.output_tokens * completion
             most = max(most, _nano(pico, bounds.calls, price))
     return most
+
+
+def most(bounds: Bounds, price: Price, tiers: Iterable[str] = ("default",)) -> int:
+    """``worst_case`` as far as the model can reach the bounds."""
+    if price.plain is None or bounds.calls or bounds.audio_input or bounds.audio_output:
+        return worst_case(within(bounds, price), price, tiers)
+    prompt, completion = price.plain
+    tokens, output = bounds[:2]
+    if price.max_input is not None and price.max_input < tokens:
+        tokens = price.max_input
+    if price.max_output is not None:
+        longest = price.max_output * bounds.choices + bounds.prediction
+        output = min(output, longest)
+    return -(-(tokens * prompt + output * completion) // PICO_PER_NANO)
 
 
 def within(bounds: Bounds, price: Price) -> Bounds:
@@ -293,17 +310,7 @@ class PriceBook:
     def worst_case(self, deployment: Deployment, bounds: Bounds, *tiers: str) -> int | None:
         """The most nano-dollars that a deployment may cost within ``bounds``; None when it has no price."""
         price = self.price(deployment)
-        if price is None:
-            return None
-        if price.plain is None or bounds.calls or bounds.audio_input or bounds.audio_output:
-            return worst_case(within(bounds, price), price, tiers)
-        prompt, completion = price.plain
-        tokens, output = bounds[:2]
-        if price.max_input is not None and price.max_input < tokens:
-            tokens = price.max_input
-        if price.max_output is not None:
-            output = min(output, price.max_output * bounds.choices + bounds.prediction)
-        return -(-(tokens * prompt + output * completion) // PICO_PER_NANO)
+        return None if price is None else most(bounds, price, tiers)
 
     def of(self, adapter: str, deployment: schema.Deployment, unpriced: str | None = None) -> Price | None:
         """Its own price, else the price list's, else (policy ``default``) the default one; None: has no price.

@@ -5,6 +5,7 @@ import json
 import re
 import wave
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from adapters.registry import load
 from adapters.usage import Usage
 from config import schema
 from gateway.call import Call, Deployment
-from gateway.limits.estimate import ANY_IMAGE_TOKENS, UNBOUNDED, Estimator
+from gateway.limits.estimate import ANY_IMAGE_TOKENS, PLAIN, UNBOUNDED, Estimator
 from gateway.pricing import PriceBook, worst_case
 
 CONFIG: dict[str, Any] = {
@@ -198,3 +199,36 @@ def test_what_the_remaining_money_buys() -> None:
     assert e.clamp(bound, 100_000, [deployment()]) is None
     strict, _ = estimator()
     assert strict.clamp(bound, full // 2, [deployment()]) is None
+
+
+said = st.fixed_dictionaries(
+    {"messages": st.sampled_from([[], [{"role": "user", "content": "x" * 300}], user({"type": "text", "text": "hi"})])},
+    optional={
+        "max_tokens": st.one_of(st.none(), st.integers(0, 10**5)),
+        "max_completion_tokens": st.one_of(st.none(), st.integers(1, 10**5)),
+        "temperature": st.just(1),
+        "stream": st.booleans(),
+        "model": st.sampled_from(["fast", "other"]),
+        "n": st.integers(1, 3),
+        "tools": st.just([{"type": "function"}]),
+        "modalities": st.just(["text", "audio"]),
+        "prediction": st.just({"type": "content", "content": "x"}),
+        "response_format": st.just({"type": "json_object"}),
+    },
+)
+
+
+@given(said, st.booleans(), st.sampled_from(["gpt-4.1", "unheard of"]))
+def test_the_short_way_to_a_bound_is_as_the_long_one(request: dict[str, Any], hard: bool, model: str) -> None:
+    e, _ = estimator()
+    e._prompt_ratios["fast"] = 0.9
+    asked, facts = call(**request), e.facts([deployment(model)])
+    assert e.bound_by(facts, asked, None, hard) == e._bound(facts, asked, None, hard=hard)
+
+
+@pytest.mark.parametrize("name", sorted(PLAIN - {"model", "messages", "max_tokens", "max_completion_tokens"}))
+def test_parameters_that_are_plain_change_no_bound(name: str) -> None:
+    e, _ = estimator()
+    facts, without = e.facts([deployment()]), call()
+    asked = replace(without, request={**without.request, name: 1})
+    assert e._bound(facts, asked, None, hard=True) == e._bound(facts, without, None, hard=True)

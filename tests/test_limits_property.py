@@ -14,10 +14,11 @@ from pydantic import SecretStr
 
 from config import schema
 from gateway.limits.amounts import COST, SLOTS, Amounts, Vector
-from gateway.limits.engine import Engine, Refused
+from gateway.limits.engine import Engine, Granted, Refused, State
 from gateway.limits.memory import MemoryEngine
 from gateway.limits.redis import RedisEngine
 from gateway.limits.rules import BUCKET, FIELDS, WINDOW, Limit, LimitSet
+from gateway.limits.thresholds import Thresholds
 from gateway.limits.windows import DAY, DAY_MS, MONTH, TOTAL, WEEK, end, start, window
 
 from .servers import RedisServer
@@ -331,3 +332,63 @@ def test_an_overdraft_is_the_most_that_is_spent_beyond_a_budget_and_nothing_begi
             assert budget.remaining == (max(cap + overdraft - paid - budget.reserved, 0) if paid < cap else 0)
 
     asyncio.run(run())
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    sets,
+    st.lists(st.tuples(amounts, amounts, st.sampled_from([0, 1, 37, 7000, DAY_MS]), st.booleans()), max_size=12),
+)
+def test_what_a_grant_tells_for_headers_is_what_its_states_say(
+    given_limits: list[Limit], requests: list[tuple[Vector, Vector, int, bool]]
+) -> None:
+    clock = Clock(1_700_000_000_000)
+    engine, limits = MemoryEngine(wall=clock, monotonic=clock), LimitSet("o", tuple(given_limits))
+
+    async def run() -> None:
+        for i, (need, actual, pause, finish) in enumerate(requests):
+            outcome = await engine.reserve(str(i), limits, need)
+            states = await engine.states(limits)
+            if not isinstance(outcome, Refused):
+                assert list(outcome.remaining()) == [s.remaining for s in states]
+                assert [outcome.reset(position) for position in range(len(states))] == [s.reset for s in states]
+                assert all(outcome.spent(position) == states[position].used for position in limits.windows)
+            if finish:
+                engine.settle(str(i), actual)
+            clock.now += pause
+
+    asyncio.run(run())
+
+
+percents = st.lists(st.integers(1, 120), max_size=4)
+
+
+@given(percents, st.integers(0, 100), st.lists(st.one_of(st.integers(0, 130), percents), max_size=30))
+def test_thresholds_that_may_not_pass_have_nothing_to_tell(
+    first: list[int], cap: int, happenings: list[int | list[int]]
+) -> None:
+    thresholds, budget = Thresholds(first), limit_of("budget.day", "k:a", cap, 0)
+    limits = LimitSet("o", (budget,))
+    for happening in happenings:
+        if isinstance(happening, list):
+            thresholds.configure(happening)
+            continue
+        grant = Spending(limits, happening)
+        may, before = thresholds.may_pass(grant), dict(thresholds._told)
+        told = list(thresholds.passed("o", grant.states()))
+        assert may or (not told and thresholds._told.get(("o", "k:a", "$d"), (0, 0))[1] == before_percent(before))
+
+
+def before_percent(told: dict[tuple[str, str, str], tuple[int, int]]) -> int:
+    return told.get(("o", "k:a", "$d"), (0, 0))[1]
+
+
+class Spending(Granted):
+    """A grant of a budget of which so much is spent."""
+
+    def __init__(self, limits: LimitSet, spent: int) -> None:
+        super().__init__(limits)
+        self._states = (State(limits.limits[0], spent, 0, 0, None),)
+
+    def states(self) -> tuple[State, ...]:
+        return self._states

@@ -1,6 +1,7 @@
 """Prices: exact integers, one rounding, and a bound that no bill can pass."""
 
 import json
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -18,12 +19,15 @@ from gateway.pricing import (
     Price,
     PriceBook,
     PriceList,
+    TierPrice,
     affordable_output,
     check,
     cost,
     differences,
     from_config,
     from_row,
+    most,
+    within,
     worst_case,
 )
 
@@ -108,6 +112,21 @@ def test_no_bill_passes_its_bound(usage: Usage, price: Price, tier: str) -> None
 def test_a_bound_without_audio_holds_without_audio(usage: Usage, price: Price) -> None:
     plain = Usage(**{b: getattr(usage, b) for b in TOKEN_BUCKETS if "audio" not in b})
     assert cost(plain, price) <= worst_case(Bounds(plain.prompt_tokens, plain.completion_tokens), price)
+
+
+@given(usages, rows, st.sampled_from(TIERS))
+def test_one_price_for_all_is_billed_as_one_price_of_many(usage: Usage, price: Price, tier: str) -> None:
+    plain = Price(price.default if not price.default.above else TierPrice(price.default.rates), per_call=price.per_call)
+    assert plain.plain is not None
+    assert cost(usage, plain, tier) == cost(usage, replace(plain, tiers={"other": PRICE.default}), tier)
+
+
+@given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(1, 3), st.integers(0, 99), rows)
+def test_the_most_is_the_worst_case_within_reach(
+    tokens: int, output: int, choices: int, prediction: int, price: Price
+) -> None:
+    bounds = Bounds(tokens, output, choices=choices, prediction=prediction)
+    assert most(bounds, price) == worst_case(within(bounds, price), price)
 
 
 @given(st.integers(0, 10**9), rows)

@@ -29,8 +29,9 @@ class Amounts(NamedTuple):
     def vector(self) -> Vector:
         """In the units of the engine; a request holds one slot for as long as it is reserved."""
         requests, prompt, completion, cost, cached = self
-        vector = (requests, prompt + completion, prompt - cached, completion, cost, 1)
-        if min(vector) < 0 or max(vector) > MOST_TOKENS:
-            most = (MOST_TOKENS,) * COST + (MOST_COST, 1)
-            vector = tuple(min(max(amount, 0), limit) for amount, limit in zip(vector, most, strict=True))  # type: ignore[assignment]
-        return vector
+        total = prompt + completion
+        vector = (requests, total, prompt - cached, completion, cost, 1)
+        if 0 <= cached <= prompt <= total <= MOST_TOKENS and 0 <= cost <= MOST_TOKENS and 0 <= requests <= MOST_TOKENS:
+            return vector  # nearly always
+        most = (MOST_TOKENS,) * COST + (MOST_COST, 1)
+        return tuple(min(max(amount, 0), limit) for amount, limit in zip(vector, most, strict=True))  # type: ignore[return-value]

@@ -165,15 +165,18 @@ class Reply:
 class InRedis(Granted):
     """A grant whose states come with the reply that granted it."""
 
-    __slots__ = ("_looked_at", "_reply")
+    __slots__ = ("_found", "_looked_at", "_reply")
 
     def __init__(self, reply: Reply, limits: LimitSet) -> None:
         super().__init__(limits)
         self._reply = reply
         self._looked_at = limits
+        self._found: Sequence[State] | None = None
 
     def states(self) -> Sequence[State]:
-        return self._reply.states(self._looked_at)
+        if self._found is None:
+            self._found = self._reply.states(self._looked_at)
+        return self._found
 
 
 def read_record(record: bytes) -> tuple[int, Vector, tuple[Limit, ...]]:

@@ -6,7 +6,7 @@ and later replaces what was taken by what was used. Both engines (``memory`` and
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
 from .amounts import COST, Amounts, Vector
@@ -41,26 +41,28 @@ class Level(NamedTuple):
     window: int = 0
 
 
-Left: TypeAlias = tuple[int, int | None]
-"""``remaining`` and ``reset`` of a State."""
-
-
 class Granted(ABC):
     """The amounts are reserved."""
 
-    __slots__ = ("limits",)
+    __slots__ = ("limits", "told")
 
     def __init__(self, limits: LimitSet | None) -> None:
         self.limits = limits
         """What was looked at: during an outage less than what was asked for; None: nothing."""
+        self.told: Mapping[str, str] | None = None
+        """What headers tell of it, once somebody asked."""
 
     @abstractmethod
     def states(self) -> Sequence[State]:
         """Where the limits stood after it, in the order of the set."""
 
-    def left(self) -> Sequence[Left]:
-        """What is left of each limit, in the order of the set; the least that headers need."""
-        return [(s.remaining, s.reset) for s in self.states()]
+    def remaining(self) -> Sequence[int]:
+        """What was left of each limit, in the order of the set."""
+        return [state.remaining for state in self.states()]
+
+    def reset(self, position: int) -> int | None:
+        """Milliseconds until all of a limit is there again; None when waiting does not help."""
+        return self.states()[position].reset
 
     def spent(self, position: int) -> int:
         """What a window had spent after it."""

@@ -74,8 +74,15 @@ class Bound:
 LEARNED_ALL, LEARNED_FROM = 256, 16
 NO_CALLS: Mapping[str, int] = {}
 ANY_LENGTH = 2**62
-MOST_PLANS = 4096
-"""Orders of deployments that are remembered."""
+
+
+PLAIN = frozenset(
+    {
+        "model", "messages", "max_completion_tokens", "max_tokens", "temperature", "top_p", "stream", "stream_options", "stop",
+        "seed", "user", "frequency_penalty", "presence_penalty", "reasoning_effort", "service_tier", "store", "metadata",
+    }
+)  # fmt: skip
+"""Parameters that change nothing of what a request of text may use, besides the two that bound its answer."""
 
 
 class Facts(NamedTuple):
@@ -97,7 +104,6 @@ class Estimator:
         self._prices = prices
         self._clamp = config.counters.clamp_min_tokens if config.counters.budget_mode == "clamp" else None
         self._answers = 0
-        self._plans: dict[str | tuple[str, ...], Facts] = {}
         self._prompt_ratios: dict[str, float] = before._prompt_ratios if before is not None else {}
         self._answer_ratios: dict[str, float] = before._answer_ratios if before is not None else {}
 
@@ -109,10 +115,32 @@ class Estimator:
         ``defaults`` are parameters that the gateway sets where the client sent none; ``hard`` tells whether a budget
         applies, so that a bound which nobody asked for must be sent upstream.
         """
+        return self.bound_by(self.facts(plan), call, defaults, hard)
+
+    def bound_by(self, facts: Facts, call: Call, defaults: Mapping[str, Any] | None, hard: bool) -> Bound:
+        """``bound`` by what is known of a plan already."""
+        request = call.request
+        if defaults or facts.searches or not request.keys() <= PLAIN:
+            return self._bound(facts, call, defaults, hard=hard)
+        messages = request.get("messages")
+        if not messages or _has_parts(messages):
+            return self._bound(facts, call, defaults, hard=hard)
+        get, text, longest = request.get, call.size, facts.longest
+        asked = get("max_completion_tokens") or get("max_tokens")
+        output = asked or self._default_output
+        output = min(output, longest)
+        name = str(get("model", ""))
+        most = text + PER_REQUEST + PER_MESSAGE * len(messages)
+        likely = int(text * self._prompt_ratios.get(name, _FIRST_RATIO)) + PER_MESSAGE
+        bounded = None if asked or not hard else output
+        return Bound(min(most, likely), output, Bounds(most, output), bounded, name, text)
+
+    def _bound(self, facts: Facts, call: Call, defaults: Mapping[str, Any] | None, *, hard: bool) -> Bound:
+        """Of a request that may have media, tools, several choices or none."""
         request = call.request
         if defaults:
             request = completed(request, defaults)
-        get, facts = request.get, self._facts(plan)
+        get = request.get
         name, messages = str(get("model", "")), get("messages")
         media = tuple(_media(messages)) if messages and _has_parts(messages) else ()
         text = max(call.size - sum(size for _, size in media), 0) if media else call.size
@@ -146,20 +174,13 @@ class Estimator:
             media=bool(media),
         )
 
-    def _facts(self, plan: Sequence[Deployment]) -> Facts:
-        """What bounds rest on of a plan, looked up once: the deployments of a configuration do not change."""
-        key = plan[0].id if len(plan) == 1 else tuple([d.id for d in plan])
-        found = self._plans.get(key)
-        if found is None:
-            longest = [price.max_output if (price := self._prices.price(d)) else d.config.max_output for d in plan]
-            known = [most for most in longest if most is not None]
-            models = frozenset(d.target.model for d in plan)
-            bounded = known and len(known) == len(longest)
-            found = Facts(models, max(known) if bounded else ANY_LENGTH, any(map(_searches, models)))
-            if len(self._plans) >= MOST_PLANS:
-                self._plans.clear()
-            self._plans[key] = found
-        return found
+    def facts(self, plan: Sequence[Deployment]) -> Facts:
+        """What bounds rest on of a plan: nothing of it changes under one configuration."""
+        longest = [price.max_output if (price := self._prices.price(d)) else d.config.max_output for d in plan]
+        known = [most for most in longest if most is not None]
+        models = frozenset(d.target.model for d in plan)
+        bounded = known and len(known) == len(longest)
+        return Facts(models, max(known) if bounded else ANY_LENGTH, any(map(_searches, models)))
 
     def clamp(self, bound: Bound, money: int, plan: Sequence[Deployment], *tiers: str) -> Bound | None:
         """A bound that ``money`` (nano-dollars) pays for, wherever in ``plan`` it is served.

@@ -3,11 +3,11 @@
 The names and the Go-style durations are OpenAI's (checklist C-425 to C-434).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ..errors import BudgetExceeded, LimitExceeded
 from .amounts import COST
-from .engine import Left, Refused, State
+from .engine import Refused, State
 from .rules import CONCURRENCY, NAMES, WINDOW, LimitSet
 
 WORDS: Mapping[str, str] = {
@@ -33,20 +33,21 @@ UNKNOWN_WAIT_MS = 1_000
 NANO = 1_000_000_000
 
 
-def ratelimit_headers(limits: LimitSet, left: Sequence[Left]) -> dict[str, str]:
-    """``x-ratelimit-*``: of each family the limit that has the least left, relative to its size."""
+def ratelimit_headers(limits: LimitSet, remaining: Sequence[int], reset: Callable[[int], int | None]) -> dict[str, str]:
+    """``x-ratelimit-*``: of each family the limit that has the least left, relative to its size.
+
+    ``reset`` gives the milliseconds until all of a limit is there again, by its position in the set.
+    """
     headers = {}
-    for limit, remaining, reset, members in limits.families:
-        told, told_cap = members[0]
-        for position, cap in members[1:]:
-            if left[position][0] * told_cap < left[told][0] * cap:
-                told, told_cap = position, cap
-        found, wait = left[told]
-        headers[limit] = str(told_cap)
-        headers[remaining] = str(found)
-        headers[reset] = duration(wait or 0)
+    for limit_name, remaining_name, reset_name, (told, cap, text), others in limits.families:
+        for position, other_cap, other_text in others:
+            if remaining[position] * cap < remaining[told] * other_cap:
+                told, cap, text = position, other_cap, other_text  # noqa: PLW2901 - tighter than the first
+        headers[limit_name] = text
+        headers[remaining_name] = str(remaining[told])
+        headers[reset_name] = duration(reset(told) or 0)
     if limits.budgets:
-        headers["x-sluice-budget-remaining-usd"] = dollars(min(left[position][0] for position in limits.budgets))
+        headers["x-sluice-budget-remaining-usd"] = dollars(min(map(remaining.__getitem__, limits.budgets)))
     return headers
 
 
@@ -84,9 +85,10 @@ def owner_words(scope: str) -> str:
 
 def refusal(refused: Refused) -> LimitExceeded:
     """The error a client gets: whose limit, how much is left, when it resets, and whether to try again."""
-    found = refused.states()[refused.position]
+    states = refused.states()
+    found = states[refused.position]
     limit = refused.limit
-    headers = ratelimit_headers(refused.limits, [(s.remaining, s.reset) for s in refused.states()])
+    headers = ratelimit_headers(refused.limits, [s.remaining for s in states], lambda position: states[position].reset)
     headers["x-sluice-limit-scope"] = f"{limit.scope} {NAMES[limit.field]}"
     if limit.unit == COST:
         return _over_budget(refused, found, headers)

@@ -8,12 +8,12 @@ leases shrink until every request is reserved by itself again.
 import asyncio
 import itertools
 import logging
-import operator
 import secrets
 import time
 from collections.abc import Sequence
+from operator import sub
 
-from .amounts import NOTHING, SLOTS, Vector
+from .amounts import NOTHING, Vector
 from .engine import Engine, Granted, Refused, State, StoreDown
 from .rules import LimitSet
 
@@ -34,12 +34,8 @@ DENIED_SLOTS_SECONDS = 0.01
 TICK_SECONDS = 0.1
 
 
-def plus(a: Vector, b: Vector) -> Vector:
-    return tuple(map(operator.add, a, b))
-
-
-def minus(a: Vector, b: Vector) -> Vector:
-    return tuple(map(operator.sub, a, b))
+def minus(a: Sequence[int], b: Sequence[int]) -> Vector:
+    return tuple(map(sub, a, b))
 
 
 def times(a: Vector, n: int) -> Vector:
@@ -49,7 +45,7 @@ def times(a: Vector, n: int) -> Vector:
 class Lease:
     """A reservation that local requests are taken from."""
 
-    __slots__ = ("count", "ends", "grant", "granted", "held", "is_open", "limits", "rid", "told", "used")
+    __slots__ = ("count", "ends", "grant", "granted", "is_open", "left", "limits", "rid", "told")
 
     def __init__(self, rid: str, limits: LimitSet, granted: Vector, grant: Granted) -> None:
         self.rid = rid
@@ -58,23 +54,27 @@ class Lease:
         self.grant = grant
         self.ends = time.monotonic() + LEASE_SECONDS
         self.is_open = True
-        self.used = self.held = NOTHING
+        self.left = list(granted)
+        """What is neither used nor held by a request in flight."""
         self.count = 0
         """Requests in flight."""
         self.told = granted
 
-    def has(self, need: Vector) -> bool:
-        return self.is_open and self.covers(need)
-
     def covers(self, more: Vector) -> bool:
         """Whether so much more can be kept; what no limit counts does not matter."""
-        granted, used, held = self.granted, self.used, self.held
-        return all(used[u] + held[u] + more[u] <= granted[u] for u in self.limits.units)
+        left = self.left
+        for unit in self.limits.units:  # noqa: SIM110 - a generator costs more than all the rest of this
+            if more[unit] > left[unit]:
+                return False
+        return True
+
+    def keep(self, more: Vector) -> None:
+        self.left = list(map(sub, self.left, more))
 
     @property
     def kept(self) -> Vector:
-        """What it cannot give back."""
-        return plus(self.used, self.held)
+        """What it cannot give back: used, or held by requests in flight."""
+        return minus(self.granted, self.left)
 
 
 class Hot:
@@ -127,22 +127,22 @@ class LeasedEngine:
             self._retire(hot)
         for lease in self._closed:
             if not lease.count:
-                self.engine.settle(lease.rid, lease.used)
+                self.engine.settle(lease.rid, lease.kept)
         await self.engine.close()
 
     def reserve_now(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused | None:
         """From the lease, or as it was refused a moment ago."""
+        local = self._local.get(rid)
+        if local is not None:
+            return local[0].grant
         hot = self._hot.get(limits)
         if hot is None:
             hot = self._hot[limits] = Hot()
-        now = time.monotonic()
-        if rid in self._local:
-            return self._local[rid][0].grant
-        denied, lease = hot.denied, hot.lease
+        now, denied, lease = time.monotonic(), hot.denied, hot.lease
         if denied is not None and now < hot.denied_until and need[denied.limit.unit] >= denied.need:
             hot.hit(now)
             return denied
-        if lease is None or not lease.has(need):
+        if lease is None or not lease.is_open or not lease.covers(need):
             return None
         hot.hit(now)
         return self._take(rid, need, lease)
@@ -157,12 +157,12 @@ class LeasedEngine:
             return await self._exactly(rid, limits, need, hot)
         await self._acquire(limits, need, hot)
         lease = hot.lease
-        if lease is None or not lease.has(need):
+        if lease is None or not lease.is_open or not lease.covers(need):
             return await self._exactly(rid, limits, need, hot)
         return self._take(rid, need, lease)
 
     def _take(self, rid: str, need: Vector, lease: Lease) -> Granted:
-        lease.held = plus(lease.held, need)
+        lease.keep(need)
         lease.count += 1
         self._local[rid] = (lease, need)
         self.leased += 1
@@ -229,7 +229,7 @@ class LeasedEngine:
                     self._closed.append(lease)
                     await self._give_back(lease)
                 else:
-                    self.engine.settle(lease.rid, lease.used)
+                    self.engine.settle(lease.rid, lease.kept)
 
     async def _give_back(self, lease: Lease) -> None:
         """Long answers are still under way: hold no more than they may need."""
@@ -257,7 +257,7 @@ class LeasedEngine:
                 return outcome
             self._leave(lease, before, NOTHING)
             return outcome
-        lease.held = plus(lease.held, more)
+        lease.keep(more)
         self._local[rid] = (lease, need)
         return lease.grant
 
@@ -269,8 +269,8 @@ class LeasedEngine:
             self._leave(*local, actual)
 
     def _leave(self, lease: Lease, need: Vector, actual: Vector) -> None:
-        lease.held = minus(lease.held, need)
-        lease.used = plus(lease.used, (*actual[:SLOTS], 0))  # type: ignore[arg-type]  # slots are held, never used up
+        requests, tokens, prompt, completion, cost, _ = actual
+        lease.keep(minus((requests, tokens, prompt, completion, cost, 0), need))  # slots are held, never used up
         lease.count -= 1
 
     def debit(self, rid: str, limits: LimitSet, actual: Vector) -> None:

@@ -35,9 +35,6 @@ class Reservation:
         self.limits = limits
         self._grant = grant
 
-    def granted(self, grant: Granted) -> None:
-        self._grant = grant
-
     def settle(self, actual: Amounts) -> None:
         """Replace what was reserved by what was used, which may be more.
 
@@ -76,10 +73,14 @@ class Reservation:
         self.amounts = amounts
 
     @property
-    def headers(self) -> dict[str, str]:
-        """``x-ratelimit-*`` of the answer; empty when no limit applies."""
+    def headers(self) -> Mapping[str, str]:
+        """``x-ratelimit-*`` of the answer: where limits stood when this was reserved; empty when none applies."""
         grant = self._grant
-        return {} if grant is None or grant.limits is None else ratelimit_headers(grant.limits, grant.left())
+        if grant is None or grant.limits is None:
+            return {}
+        if grant.told is None:  # a lease is the grant of many
+            grant.told = ratelimit_headers(grant.limits, grant.remaining(), grant.reset)
+        return grant.told
 
     @property
     def states(self) -> Sequence[State]:
@@ -162,7 +163,7 @@ class Limiter:
         outcome = self.engine.reserve_now(rid, limits, amounts.vector())
         if outcome is None:
             return None
-        return self._decided(Reservation(rid, amounts, self.engine, limits, None), limits, outcome)
+        return self._decided(rid, amounts, self.engine, limits, outcome)
 
     async def reserve(self, rid: str, principal: Principal, model: str, tier: str, amounts: Amounts) -> Reservation:
         """Take ``amounts`` from every limit that applies, or from none.
@@ -205,20 +206,22 @@ class Limiter:
                 outcome = await engine.reserve(rid, limits, need)
             except StoreDown as e:
                 raise StoreUnavailable("Budgets and limits cannot be enforced at the moment.") from e
-        return self._decided(Reservation(rid, amounts, engine, limits, None), limits, outcome)
+        return self._decided(rid, amounts, engine, limits, outcome)
 
-    def _decided(self, reservation: Reservation, limits: LimitSet, outcome: Granted | Refused) -> Reservation:
+    def _decided(
+        self, rid: str, amounts: Amounts, engine: Engine, limits: LimitSet, outcome: Granted | Refused
+    ) -> Reservation:
         """The reservation as it was granted, or the refusal; tells of thresholds either way."""
-        if limits.budgets and self.on_threshold:
-            self._watch(limits, outcome)
+        watched = limits.budgets and self.on_threshold
         if isinstance(outcome, Refused):
+            if watched:
+                self._watch(limits, outcome)
             raise refusal(outcome)
-        reservation.granted(outcome)
-        return reservation
+        if watched and self._thresholds.may_pass(outcome):
+            self._watch(limits, outcome)
+        return Reservation(rid, amounts, engine, limits, outcome)
 
     def _watch(self, limits: LimitSet, outcome: Granted | Refused) -> None:
-        if not isinstance(outcome, Refused) and not self._thresholds.may_pass(outcome):
-            return
         exhausted = outcome.limit if isinstance(outcome, Refused) and outcome.is_exhausted else None
         for passed in self._thresholds.passed(limits.shard, outcome.states(), exhausted):
             self._tell(passed)

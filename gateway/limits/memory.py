@@ -6,21 +6,23 @@ Decides exactly as ``reserve.lua`` does; a property test holds the two together.
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from operator import floordiv
 from typing import TypeAlias
 
 from .amounts import NOTHING, SLOTS, Vector
-from .engine import Granted, Left, Refused, Spent, State, ask, state
-from .rules import BUCKET, WINDOW, Limit, LimitSet
-from .windows import DAY, MONTH, TOTAL, WEEK, end, start, window
+from .engine import Granted, Refused, Spent, State, ask, state
+from .rules import BUCKET, CONCURRENCY, WINDOW, Limit, LimitSet
+from .windows import DAY, DAY_MS, MONTH, TOTAL, WEEK, end, start, window
 
 Cell: TypeAlias = list[int]
-"""A bucket is [level x period, time]; a window [number, spent, reserved]; slots [in use]."""
+"""A bucket is [level x period, time], perhaps above its cap until somebody looks; a window [number, spent, reserved]; slots [in use]."""
 Counter: TypeAlias = tuple[int, Cell, int, int, int, int]
 """A limit and its cell: (kind, cell, unit, cap, rate, period); a bucket's cap is scaled by its period."""
 Bound: TypeAlias = Sequence[Counter]
 """The counters of a set, in its order."""
 
 SWEEP_SECONDS = 60.0
+NO_WINDOWS: Sequence[int] = ()
 
 
 def wall_clock() -> int:
@@ -46,10 +48,10 @@ class MemoryEngine:
         self._monotonic = monotonic
         self._cells: dict[tuple[str, str, str], tuple[Cell, Limit]] = {}
         self._bound: dict[LimitSet, Bound] = {}
-        self._held: dict[str, tuple[LimitSet, Vector, list[int]]] = {}
+        self._held: dict[str, InMemory] = {}
         self._day = -1
         self._windows = [0, 0, 0, 0, 0]
-        """The current window of each period."""
+        """The window of each period on that day."""
         self._sweeper: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
@@ -61,39 +63,60 @@ class MemoryEngine:
 
     def reserve_now(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused | None:
         bound = self._bound.get(limits)
-        return None if bound is None else self._reserve(rid, limits, need, bound)
-
-    async def reserve(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused:
-        return self._reserve(rid, limits, need, self._bound.get(limits) or await self._bind(limits))
-
-    def _reserve(self, rid: str, limits: LimitSet, need: Vector, bound: Bound) -> Granted | Refused:
+        if bound is None:
+            return None
         if rid in self._held:
-            return InMemory(self, limits, bound)
-        now, current = self._monotonic(), self._current()
-        for position, (kind, cell, unit, cap, rate, period) in enumerate(bound):  # ``lacks``, without a call for each
+            return InMemory(self, limits, bound, need, self._held[rid].windows)
+        now, current = self._monotonic(), self._current() if limits.windows else NO_WINDOWS
+        windows: list[int] = []
+        levels: list[int] = []
+        for kind, cell, unit, cap, rate, period in bound:  # looks and takes at once, without a call for each
             amount = need[unit]
             if kind == BUCKET:
-                if now > cell[1]:
-                    level = cell[0] + (now - cell[1]) * rate
-                    cell[0], cell[1] = (min(cap, level)), now
-                if amount * period <= cell[0]:
-                    continue
+                level = cell[0] + (now - cell[1]) * rate if now > cell[1] else cell[0]
+                level = (level if level < cap else cap) - amount * period  # noqa: FURB136 - a call for each counter
+                if level < 0:
+                    break
+                cell[0] = level
+                cell[1] = now  # a clock that was set back regains nothing, and is believed from now on
+                levels.append(level)
             elif kind == WINDOW:
                 if cell[0] < current[period]:
                     cell[:] = (current[period], 0, 0)
+                left = cap + rate - cell[1] - cell[2] - amount
                 # Its rate is an overdraft, for requests in flight: none begins once all of the window is spent.
-                if cell[1] + cell[2] + amount <= cap + rate and (not rate or cell[1] < cap):
-                    continue
-            elif cell[0] + amount <= cap:
-                continue
-            return self._refuse(limits, position, amount, amount)
-        self._held[rid] = (limits, need, deduct(bound, need, now))
-        return InMemory(self, limits, bound)
+                if left < 0 or (rate and cell[1] >= cap):
+                    break
+                cell[2] += amount
+                windows.append(cell[0])
+                levels.append(left)
+            else:
+                left = cap - cell[0] - amount
+                if left < 0:
+                    break
+                cell[0] += amount
+                levels.append(left)
+        else:
+            grant = self._held[rid] = InMemory(self, limits, bound, need, windows, levels)
+            return grant
+        position = len(levels)
+        put_back(bound[:position], need, NOTHING, now)
+        lacks(bound[position], 0, now, current)
+        amount = need[limits.limits[position].unit]
+        return self._refuse(limits, position, amount, amount)
+
+    async def reserve(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused:
+        if limits not in self._bound:
+            await self._bind(limits)
+        outcome = self.reserve_now(rid, limits, need)
+        assert outcome is not None, "its counters are known"
+        return outcome
 
     async def adjust(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused:
         if rid not in self._held:
             return await self.reserve(rid, limits, need)
-        limits, before, windows = self._held[rid]
+        held = self._held[rid]
+        limits, before, windows = held.taken_from, held.need, held.windows
         bound = self._bound.get(limits) or self._cells_of(limits)
         now, current = self._monotonic(), self._current()
         numbers = iter(windows)
@@ -107,8 +130,8 @@ class MemoryEngine:
             if lacks(counter, more, now, current) and more > 0:
                 return self._refuse(limits, position, need[unit], more)
         put_back(live, before, need, now)
-        self._held[rid] = (limits, need, windows)
-        return InMemory(self, limits, bound)
+        grant = self._held[rid] = InMemory(self, limits, bound, need, windows)
+        return grant
 
     def _refuse(self, limits: LimitSet, position: int, amount: int, more: int) -> Refused:
         """``amount`` is wanted in all, ``more`` of it in addition to what is held."""
@@ -123,24 +146,22 @@ class MemoryEngine:
         elif kind == WINDOW:
             over = end(period, cell[0])
             wait = None if over is None else max(over - self._wall(), 0)
-        return Refused(limits, position, amount, wait, InMemory(self, limits, self._cells_of(limits)).states)
+        return Refused(limits, position, amount, wait, lambda: self.states_now(limits))
 
     def settle(self, rid: str, actual: Vector) -> None:
         held = self._held.pop(rid, None)
         if held is None:
             return
-        limits, need, windows = held
-        now = self._monotonic()
-        numbers = iter(windows)
+        limits, need, windows = held.taken_from, held.need, iter(held.windows)
         for kind, cell, unit, cap, rate, period in self._bound.get(limits) or self._cells_of(limits):
             if kind == BUCKET:
-                if now > cell[1]:
-                    refill(cell, now, cap, rate)
-                level = cell[0] + (need[unit] - actual[unit]) * period
-                cell[0] = min(cap, level)
-                cell[1] = now
+                more = actual[unit] - need[unit]
+                if more > 0:
+                    refill(cell, self._monotonic(), cap, rate)  # what is owed is owed from now on
+                if more:
+                    cell[0] -= more * period  # perhaps above the cap, until somebody looks: it is the same then
             elif kind == WINDOW:
-                if cell[0] == next(numbers):  # else that day is over, and its counter with it
+                if cell[0] == next(windows):  # else that day is over, and its counter with it
                     cell[1] += actual[unit]
                     cell[2] -= need[unit]
             else:
@@ -153,7 +174,8 @@ class MemoryEngine:
             lacks(counter, 0, now, current)
         actual = (*actual[:SLOTS], 0)  # type: ignore[assignment]  # no slot was held
         put_back(bound, NOTHING, actual, now)
-        self._held[rid] = (limits, actual, [cell[0] for kind, cell, *_ in bound if kind == WINDOW])
+        windows = [cell[0] for kind, cell, *_ in bound if kind == WINDOW]
+        self._held[rid] = InMemory(self, limits, bound, actual, windows)
         self.settle(rid, actual)
 
     def correct(self, rid: str, limits: LimitSet, difference: Vector, at: int) -> None:  # noqa: ARG002 - done once
@@ -178,7 +200,7 @@ class MemoryEngine:
         found = []
         bound = self._bound.get(limits) or self._cells_of(limits)
         for limit, (kind, cell, _, cap, rate, period) in zip(limits.limits, bound, strict=True):
-            level: tuple[int, int, int]  # a Level, for what one costs: every answer asks for the states of all limits
+            level: tuple[int, int, int]  # a Level
             if kind == BUCKET:
                 filled = cell[0] + (now - cell[1]) * rate if now > cell[1] else cell[0]
                 level = (min(cap, filled), 0, 0)
@@ -190,30 +212,14 @@ class MemoryEngine:
             found.append(state(limit, level, wall))
         return found
 
-    def left_now(self, bound: Bound) -> list[Left]:
-        """``states_now`` without what headers do not tell: every answer asks for it."""
-        now, wall, current = self._monotonic(), self._wall(), self._current()
-        found: list[Left] = []
-        for kind, cell, _, cap, rate, period in bound:
-            if kind == BUCKET:
-                level = cell[0] + (now - cell[1]) * rate if now > cell[1] else cell[0]
-                if level >= cap:
-                    found.append((cap // period, 0 if rate else None))
-                else:
-                    found.append((level // period if level > 0 else 0, -((level - cap) // rate) if rate else None))
-            elif kind == WINDOW:
-                number = current[period]
-                spent, used, number = (cell[1], cell[1] + cell[2], cell[0]) if cell[0] >= number else (0, 0, number)
-                over = end(period, number)
-                most = cap + rate if spent < cap else cap
-                found.append((most - used if most > used else 0, None if over is None else max(over - wall, 0)))
-            else:
-                found.append((cap - cell[0] if cap > cell[0] else 0, 0))
-        return found
+    def ends_in(self, period: int) -> int | None:
+        """Milliseconds until the current window of a period is over; None for the one that never is."""
+        over = end(period, self._current()[period])
+        return None if over is None else max(over - self._wall(), 0)
 
     def _current(self) -> list[int]:
         wall = self._wall()
-        day = wall // 86_400_000
+        day = wall // DAY_MS
         if day != self._day:
             self._day = day
             self._windows = [0, *(window(period, wall) for period in (DAY, WEEK, MONTH, TOTAL))]
@@ -279,17 +285,16 @@ class MemoryEngine:
 
 def refill(cell: Cell, now: int, cap: int, rate: int) -> None:
     """Bring a bucket up to now."""
-    level = cell[0] + (now - cell[1]) * rate
+    level = cell[0] + (now - cell[1]) * rate if now > cell[1] else cell[0]
     cell[0] = min(cap, level)
-    cell[1] = now
+    cell[1] = max(now, cell[1])
 
 
 def lacks(counter: Counter, amount: int, now: int, current: Sequence[int]) -> bool:
     """Bring a counter up to now and tell whether it has less than ``amount`` left for a request in flight."""
     kind, cell, _, cap, rate, period = counter
     if kind == BUCKET:
-        if now > cell[1]:
-            refill(cell, now, cap, rate)
+        refill(cell, now, cap, rate)
         return amount * period > cell[0]
     if kind == WINDOW:
         if cell[0] < current[period]:
@@ -299,7 +304,7 @@ def lacks(counter: Counter, amount: int, now: int, current: Sequence[int]) -> bo
 
 
 def put_back(bound: Bound, before: Vector, need: Vector, now: int) -> None:
-    """Hold ``need`` instead of ``before``."""
+    """Hold ``need`` instead of ``before``, of counters that are up to now."""
     for kind, cell, unit, cap, _, period in bound:
         less = before[unit] - need[unit]
         if kind == BUCKET:
@@ -307,43 +312,53 @@ def put_back(bound: Bound, before: Vector, need: Vector, now: int) -> None:
             cell[1] = now
         elif kind == WINDOW:
             cell[2] -= less
-
-
-def deduct(bound: Bound, need: Vector, now: int) -> list[int]:
-    """Take what fits; gives the windows taken from."""
-    windows = []
-    for kind, cell, unit, _, _, period in bound:
-        if kind == BUCKET:
-            cell[0] -= need[unit] * period
-            cell[1] = now  # a clock that was set back regains nothing, and is believed from now on
-        elif kind == WINDOW:
-            cell[2] += need[unit]
-            windows.append(cell[0])
         else:
-            cell[0] += need[unit]
-    return windows
+            cell[0] -= less
 
 
 class InMemory(Granted):
-    """A grant whose states are read once, when somebody asks."""
+    """What a request holds, and where that left its limits."""
 
-    __slots__ = ("_bound", "_engine", "_found", "_looked_at")
+    __slots__ = ("_bound", "_engine", "_found", "_levels", "need", "taken_from", "windows")
 
-    def __init__(self, engine: MemoryEngine, limits: LimitSet, bound: Bound) -> None:
-        super().__init__(limits)
+    def __init__(
+        self,
+        engine: MemoryEngine,
+        limits: LimitSet,
+        bound: Bound,
+        need: Vector,
+        windows: list[int],
+        levels: list[int] | None = None,
+    ) -> None:
+        """``levels``: of each bucket its level, of other limits what is left; None: looked up when asked for."""
+        self.limits = self.taken_from = limits
+        self.told = None
+        self.need = need
+        self.windows = windows
+        """The number of each window that was taken from."""
         self._engine = engine
-        self._looked_at = limits
         self._bound = bound
+        self._levels = levels
         self._found: Sequence[State] | None = None
 
     def states(self) -> Sequence[State]:
         if self._found is None:
-            self._found = self._engine.states_now(self._looked_at)
+            self._found = self._engine.states_now(self.taken_from)
         return self._found
 
-    def left(self) -> Sequence[Left]:
-        return self._engine.left_now(self._bound)
+    def remaining(self) -> Sequence[int]:
+        if self._levels is None:
+            return super().remaining()
+        return list(map(floordiv, self._levels, self.taken_from.scales))
+
+    def reset(self, position: int) -> int | None:
+        kind, _, _, cap, rate, period = self._bound[position]
+        if self._levels is None or kind == CONCURRENCY:
+            return super().reset(position)
+        if kind == WINDOW:
+            return self._engine.ends_in(period)
+        missing = cap - self._levels[position]
+        return -(-missing // rate) if rate else None
 
     def spent(self, position: int) -> int:
-        _, cell, *_ = self._bound[position]
-        return cell[1]
+        return self._bound[position][1][1]

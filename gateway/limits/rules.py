@@ -86,27 +86,37 @@ class Family(NamedTuple):
     limit: str
     remaining: str
     reset: str
-    members: tuple[tuple[int, int], ...]
-    """Position in the set, and cap."""
+    first: "Member"
+    others: tuple["Member", ...]
+
+
+class Member(NamedTuple):
+    """A limit of a family."""
+
+    position: int
+    """In the set."""
+    cap: int
+    text: str
+    """Its cap as headers tell it."""
 
 
 def families(limits: Sequence[Limit]) -> tuple[Family, ...]:
     """What ``x-ratelimit-*`` tells of a set of limits."""
-    found: dict[str, list[tuple[int, int]]] = {}
+    found: dict[str, list[Member]] = {}
     for position, limit in enumerate(limits):
         family = FAMILIES.get(NAMES[limit.field])
         if family is not None:
-            found.setdefault(family, []).append((position, limit.cap))
+            found.setdefault(family, []).append(Member(position, limit.cap, str(limit.cap)))
     return tuple(
-        Family(f"{STEM}-limit-{name}", f"{STEM}-remaining-{name}", f"{STEM}-reset-{name}", tuple(members))
-        for name, members in found.items()
+        Family(f"{STEM}-limit-{name}", f"{STEM}-remaining-{name}", f"{STEM}-reset-{name}", first, tuple(others))
+        for name, (first, *others) in found.items()
     )
 
 
 class LimitSet:
     """The limits of one request, to be taken all or none. Compared by identity: equal ones are the same object."""
 
-    __slots__ = ("__weakref__", "budgets", "families", "limits", "packed", "shard", "units", "windows")
+    __slots__ = ("__weakref__", "budgets", "families", "limits", "packed", "scales", "shard", "units", "windows")
 
     def __init__(self, shard: str, limits: tuple[Limit, ...]) -> None:
         self.shard = shard
@@ -116,6 +126,8 @@ class LimitSet:
         self.windows = tuple(i for i, limit in enumerate(limits) if limit.kind == WINDOW)
         self.budgets = tuple(i for i, limit in enumerate(limits) if limit.unit == COST)
         self.families = families(limits)
+        self.scales = tuple(limit.period if limit.kind == BUCKET else 1 for limit in limits)
+        """By how much each counter is larger than what it counts."""
         self.packed: bytes = msgpack.packb(limits, use_bin_type=False)
         """For the record of a reservation: what another worker needs to settle it."""
 

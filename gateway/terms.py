@@ -1,0 +1,117 @@
+"""What a caller, a model and a tier decide together, whatever a request says: found once, then only looked up."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+from . import tiers
+from .call import Deployment, Plan, Principal, Route
+from .limits import Limiter
+from .limits.estimate import Bound, Estimator
+from .limits.rules import LimitSet
+from .pools import Pools
+from .pricing import Bounds, Price, PriceBook, most
+from .ramps import Ramps
+from .settlement import Ledger
+from .tiers import AttemptTier
+
+NO_PRICE = "This model has no price in the gateway's configuration, so no budget can bound it."
+MOST = 50_000
+"""Combinations that are remembered; all are forgotten at once, and found again as they come."""
+
+Key: TypeAlias = tuple[str, str | None, str, int, str, str, int | tuple[int, ...]]
+
+
+class Way(NamedTuple):
+    """One deployment of a plan, at a tier."""
+
+    deployment: Deployment
+    """Kept, because only a living object's identity is its own: two models may have deployments of one name."""
+    price: Price | None
+    reach: tuple[str, ...]
+    """Every tier that may serve besides default."""
+    tier: AttemptTier
+
+
+class Terms:
+    """What holds for every request of one caller for one plan at one tier."""
+
+    __slots__ = ("defaults", "facts", "grows", "hard", "is_simple", "limits", "unpriced", "ways")
+
+    def __init__(self, means: "Means", principal: Principal, route: Route, plan: Plan, tier: str) -> None:
+        self.limits: LimitSet | None = means.limiter.applies(principal, route.name, tier)
+        self.hard = self.limits is not None and bool(self.limits.budgets)
+        """Whether a budget applies."""
+        self.grows = tier in tiers.DEAR and means.ramps.apply(principal, route)
+        """Whether the traffic at this tier may grow only so fast."""
+        self.defaults: Mapping[str, Any] = route.config.params.default
+        self.facts = means.estimator.facts(plan)
+        self.ways = means.ways(plan, tier)
+        """By the deployment's identity."""
+        self.unpriced = self.hard and any(way.price is None for way in self.ways.values())
+        """Whether a budget applies to something that has no price."""
+        self.is_simple = not any(d.pool is not None or means.limiter.has_capacity(d.id) for d in plan)
+        """Whether no deployment has a queue or a bought capacity of its own."""
+
+    def worst_case(self, bounds: Bounds) -> int:
+        """The most nano-dollars that a request may cost at the dearest deployment; 0 without a price."""
+        worst = 0
+        for _, price, reach, _ in self.ways.values():
+            if price is not None:
+                cost = most(bounds, price, reach)
+                worst = max(worst, cost)
+        return worst
+
+
+class Means:
+    """What calls are metered with, and the terms of every caller. One per configuration."""
+
+    def __init__(
+        self,
+        limiter: Limiter,
+        prices: PriceBook,
+        estimator: Estimator,
+        ledger: Ledger | None,
+        pools: Pools,
+        ramps: Ramps,
+    ) -> None:
+        self.limiter = limiter
+        self.pools = pools
+        self.ramps = ramps
+        self.prices = prices
+        self.estimator = estimator
+        self.ledger = ledger
+        self._terms: dict[Key, Terms] = {}
+        self._ways: dict[tuple[str, int | tuple[int, ...]], Mapping[int, Way]] = {}
+
+    def worst_case(self, deployment: Deployment, bound: Bound, tier: str) -> int:
+        """The most nano-dollars that a deployment may cost at any tier it may be served at; 0 without a price."""
+        return self.prices.worst_case(deployment, bound.most, *tiers.reachable(deployment, tier)) or 0
+
+    def terms(self, principal: Principal, route: Route, plan: Plan, tier: str) -> Terms:
+        """What holds for requests of ``principal`` for a plan of ``route`` at ``tier``; a pinned plan has its own."""
+        key = (
+            principal.key_id, principal.user, principal.organization, principal.version, route.name, tier, _identity(plan),
+        )  # fmt: skip
+        found = self._terms.get(key)
+        if found is None:
+            if len(self._terms) >= MOST:
+                self._terms.clear()
+                self._ways.clear()
+            found = self._terms[key] = Terms(self, principal, route, plan, tier)
+        return found
+
+    def ways(self, plan: Plan, tier: str) -> Mapping[int, Way]:
+        """The deployments of a plan in its order, the same for everybody."""
+        key = (tier, _identity(plan))
+        found = self._ways.get(key)
+        if found is None:
+            found = self._ways[key] = {id(d): self._way(d, tier) for d in plan}
+        return found
+
+    def _way(self, deployment: Deployment, tier: str) -> Way:
+        reach, attempt = tiers.reachable(deployment, tier), tiers.attempt(deployment, tier)
+        return Way(deployment, self.prices.price(deployment), reach, attempt)
+
+
+def _identity(plan: Plan) -> int | tuple[int, ...]:
+    return id(plan[0]) if len(plan) == 1 else tuple(map(id, plan))
