@@ -10,8 +10,8 @@ from aiohttp import web
 from ..errors import MethodNotAllowed, RouteNotFound
 from .exchange import Exchange
 
-Handler: TypeAlias = Callable[[Exchange, str], Awaitable[web.StreamResponse]]
-"""Gets the exchange and the path's id (empty when the path has none)."""
+Handler: TypeAlias = Callable[[Exchange, str], Awaitable[web.StreamResponse | None]]
+"""Gets the exchange and the path's id (empty when the path has none); gives None where it wrote to ``exchange.reply``."""
 
 
 @dataclass(slots=True)
