@@ -25,7 +25,7 @@ from config.schema import Server as ServerConfig
 from .endpoints.exchange import Exchange
 from .errors import GatewayError, InvalidRequest
 from .logs import log_crash
-from .reply import JSON_HEADERS, Written, closing
+from .reply import JSON_HEADERS, Written, whole_head
 
 SERVER_HEADER = "sluice"
 KEEPALIVE_FOREVER = 3630
@@ -45,7 +45,7 @@ Handle: TypeAlias = Callable[[Exchange], Awaitable[web.StreamResponse]]
 class Connection(RequestHandler):
     """One client connection."""
 
-    __slots__ = ("_config", "_handle", "_head_timer", "address")
+    __slots__ = ("_config", "_exchange", "_handle", "_head_timer", "address")
 
     def __init__(self, manager: "Listener", *, loop: asyncio.AbstractEventLoop, config: ServerConfig) -> None:
         super().__init__(
@@ -59,6 +59,8 @@ class Connection(RequestHandler):
         self._config = config
         self._handle = manager.handle
         self._head_timer: asyncio.TimerHandle | None = None
+        self._exchange: Exchange | None = None
+        """The request that is being answered."""
         self.address = ""
         """The peer's; kept, for it is unknown once the peer is gone."""
 
@@ -84,29 +86,27 @@ class Connection(RequestHandler):
             self._make_room()
             try:
                 if isinstance(message, RawRequestMessage):
-                    response = await self._answer(message, content)
+                    response = await self._handle(self._begin(message, content))
                 else:
-                    response = await self._malformed(message, content)
+                    response = self._refusal(message, content)
+                if type(response) is not Written or self._upgraded:
+                    response = await self._sent(response)
                 if not content.is_eof():
                     await self._linger(content)
-            except ConnectionError:
-                break  # the client left
+            except (ConnectionError, web.RequestPayloadError):
+                break  # the client left, or sends no HTTP any more
             except Exception as exc:
-                log_crash(exc)
-                self.force_close()
+                self._crashed(exc)
                 break
             except BaseException:
                 self.force_close()
                 raise
+            finally:
+                self._end()
             if self._close or self._force_close or not response.keep_alive:
                 break
-            self._next_keepalive_close_time = until = self._loop.time() + self._keepalive_timeout
-            if self._keepalive_handle is None:
-                self._keepalive_handle = self._loop.call_at(until, self._process_keepalive)
-        if not self._force_close:
-            self._task_handler = None
-            if self.transport is not None:
-                self.transport.close()
+            self._keep()
+        self._part()
 
     def _make_room(self) -> None:
         """Let the parser go on where it stopped because too many requests were waiting."""
@@ -115,41 +115,51 @@ class Connection(RequestHandler):
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
             self._resume_reading_if_drained()
 
-    async def _answer(self, message: RawRequestMessage, content: StreamReader) -> web.StreamResponse:
-        """Have a request handled, and its answer sent where that has not happened yet."""
-        exchange = Exchange(self, message, content, self._config)
-        # What aiohttp needs it for is to tell of the client's leaving.
-        self._current_request = exchange  # type: ignore[assignment]
+    def _begin(self, message: RawRequestMessage, content: StreamReader) -> Exchange:
+        self._exchange = exchange = Exchange(self, message, content, self._config)
         self._request_in_progress = True
-        try:
-            try:
-                response = await self._handle(exchange)
-            except Exception as exc:
-                if exchange.begun:
-                    raise
-                response = self.handle_error(exchange.request, 500, exc)
-            if self._close:
-                response = closing(response)
-            if type(response) is Written and not self._upgraded:
-                return response
-            return await self._sent(exchange.request, response)
-        finally:
-            self._current_request = None
-            self._request_in_progress = False
-            if self._handler_waiter is not None:
-                self._handler_waiter.set_result(None)
+        # aiohttp only tells it that the client has left.
+        self._current_request = exchange  # type: ignore[assignment]
+        return exchange
 
-    async def _malformed(self, told: Any, content: StreamReader) -> web.StreamResponse:
-        """Refuse what could not be parsed; ``told`` is what aiohttp's parser says of it."""
-        request = self.request_of(ERROR, content)
-        return await self._sent(request, self.handle_error(request, told.status, told.exc))
+    def _end(self) -> None:
+        self._exchange = self._current_request = None
+        self._request_in_progress = False
+        if self._handler_waiter is not None and not self._handler_waiter.done():
+            self._handler_waiter.set_result(None)
 
-    async def _sent(self, request: web.BaseRequest, response: web.StreamResponse) -> web.StreamResponse:
+    def _keep(self) -> None:
+        """Stay, but not for ever."""
+        self._next_keepalive_close_time = until = self._loop.time() + self._keepalive_timeout
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_at(until, self._process_keepalive)
+
+    def _part(self) -> None:
+        if not self._force_close:
+            self._task_handler = None
+            if self.transport is not None:
+                self.transport.close()
+
+    def _refusal(self, told: Any, content: StreamReader) -> web.StreamResponse:
+        """The answer to what could not be parsed; ``told`` is what aiohttp's parser says of it."""
+        return self.handle_error(self._begin(ERROR, content).request, told.status, told.exc)
+
+    async def _sent(self, response: web.StreamResponse) -> web.StreamResponse:
         """Let aiohttp send an answer; raises ConnectionResetError where nobody is there."""
-        response, left = await self.finish_response(request, response, None)
+        assert self._exchange is not None, "what is answered has begun"
+        if self._close:
+            response.force_close()
+        response, left = await self.finish_response(self._exchange.request, response, None)
         if left:
             raise ConnectionResetError
         return response
+
+    def _crashed(self, exc: Exception) -> None:
+        """Our own mistake, in what answers mistakes: the least that can be said is said."""
+        log_crash(exc)
+        if self._exchange is not None and not self._exchange.begun:
+            self._say("500 Internal Server Error", GatewayError())
+        self.force_close()
 
     async def _linger(self, content: StreamReader) -> None:
         """Read on for a moment, for the client may send all of its body before it looks at our answer; then close."""
@@ -163,7 +173,7 @@ class Connection(RequestHandler):
     def request_of(self, message: RawRequestMessage, content: StreamReader) -> web.BaseRequest:
         """aiohttp's request, for what aiohttp answers."""
         writer: AbstractStreamWriter = StreamWriter(self, self._loop)
-        task = self._task_handler or asyncio.current_task()
+        task = self._task_handler or asyncio.current_task()  # a client may have left already
         return web.BaseRequest(message, content, self, writer, task, self._loop)  # type: ignore[arg-type]
 
     async def drain(self) -> None:
@@ -200,13 +210,18 @@ class Connection(RequestHandler):
         self._head_timer = None
         if self._current_request is not None or self._messages or self.transport is None:
             return
-        error = InvalidRequest("The request head was not received in time.", code="request_timeout").to_openai()
-        body = orjson.dumps(error)
-        self.transport.write(
-            b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json; charset=utf-8\r\n"
-            b"connection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
-        )
+        error = InvalidRequest("The request head was not received in time.", code="request_timeout")
+        self._say("408 Request Timeout", error)
         self.force_close()
+
+    def _say(self, status: str, error: GatewayError) -> None:
+        """Answer without aiohttp, as the last thing on this connection."""
+        body = orjson.dumps(error.to_openai())
+        head = whole_head(
+            {**JSON_HEADERS, "connection": "close", "content-length": str(len(body))}, f"HTTP/1.1 {status}\r\n"
+        )
+        if self.transport is not None:
+            self.transport.write(head + body)
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None

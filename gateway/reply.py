@@ -245,7 +245,7 @@ def closing(response: web.StreamResponse) -> web.StreamResponse:
 
 
 def whole_head(headers: Mapping[str, str], opening: str = STATUS) -> bytes:
-    """The head of a 200 that begins with ``opening``; raises ValueError for a value that would begin another header."""
+    """A head that begins with ``opening``, by default that of a 200; raises ValueError for a value that would begin another header."""
     return f"{opening}{head_lines(headers)}\r\n".encode()
 
 

@@ -143,8 +143,9 @@ class Site:
         transport = exchange.client.transport
         if transport is None or transport.is_closing():
             return None
-        if exchange.reply is not None and exchange.begun:
-            exchange.reply.interrupt(error)
+        if exchange.begun:
+            if exchange.reply is not None:
+                exchange.reply.interrupt(error)
             return None
         return self._refuse(exchange, error)
 

@@ -7,7 +7,6 @@ import time
 from typing import Protocol
 
 from aiohttp import web
-from aiohttp.helpers import set_exception
 from aiohttp.http import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from multidict import CIMultiDictProxy
@@ -108,7 +107,9 @@ class Exchange:
     @property
     def begun(self) -> bool:
         """Whether some of an answer may have been sent."""
-        return self.reply is not None and self.reply.response is not None
+        if self.reply is not None and self.reply.response is not None:
+            return True
+        return self._request is not None and self._request.writer.output_size > 0
 
     def written(self) -> web.StreamResponse:
         """What stands for the answer that ``reply`` has sent."""
@@ -167,7 +168,7 @@ class Exchange:
 
     def _cancel(self, exc: BaseException) -> None:
         """aiohttp tells by this name that the client has left."""
-        set_exception(self.content, exc)
+        self.content.set_exception(exc)
 
 
 def arrived(content: StreamReader) -> bytes | None:

@@ -34,7 +34,11 @@ class Routes:
 
     def match(self, method: str, raw_path: str) -> tuple[Handler, str]:
         """The handler and the id; raises RouteNotFound or MethodNotAllowed (with ``Allow``)."""
-        path = raw_path.partition("?")[0]
+        if (methods := self.exact.get(raw_path)) is not None and (handler := methods.get(method)) is not None:
+            return handler, ""
+        return self._found(method, raw_path.partition("?")[0])
+
+    def _found(self, method: str, path: str) -> tuple[Handler, str]:
         methods: Mapping[str, Handler] | None = self.exact.get(path)
         found = ""
         if methods is None:
