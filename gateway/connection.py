@@ -2,33 +2,50 @@
 
 What aiohttp does by default and we must not: it logs and echoes the bytes of a malformed request (an API key with
 a control byte in it lands in the log), never times a slow head out, and drops all limits when one of its keyword
-arguments is misspelt.
+arguments is misspelt. Its parser, its timers and its way of closing are kept; its loop over the requests of a
+connection is ours (``Connection.start``), since aiohttp's costs a task and four objects for each.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 from aiohttp import http_parser, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import RawRequestMessage, StreamWriter
 from aiohttp.http_exceptions import LineTooLong
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import ERROR, RequestHandler
 
 from config.schema import Server as ServerConfig
 
+from .endpoints.exchange import Exchange
 from .errors import GatewayError, InvalidRequest
 from .logs import log_crash
-from .reply import JSON_HEADERS
+from .reply import JSON_HEADERS, Written, whole_head
 
 SERVER_HEADER = "sluice"
 KEEPALIVE_FOREVER = 3630
+LINGERING = 2.0
+"""Seconds for which the rest of a body is read that nobody wants, so that the client comes to read our answer."""
+RELIED_ON = (
+    *("_buffer_paused", "_close", "_current_request", "_force_close", "_handler_waiter", "_keepalive"),
+    *("_keepalive_handle", "_keepalive_timeout", "_lingering_time", "_loop", "_messages", "_msg_queue_resume_size"),
+    *("_next_keepalive_close_time", "_parser", "_process_keepalive", "_reading_paused", "_request_in_progress"),
+    *("_resume_reading_if_drained", "_task_handler", "_upgraded", "_waiter"),
+)
+"""What ``Connection`` uses of aiohttp's own state, which no version promises: see ``Listener.check``."""
+
+Handle: TypeAlias = Callable[[Exchange], Awaitable[web.StreamResponse]]
 
 
 class Connection(RequestHandler):
     """One client connection."""
 
-    __slots__ = ("_head_timeout", "_head_timer")
+    __slots__ = ("_config", "_exchange", "_handle", "_head_timer", "address")
 
     def __init__(self, manager: "Listener", *, loop: asyncio.AbstractEventLoop, config: ServerConfig) -> None:
         super().__init__(
@@ -37,10 +54,137 @@ class Connection(RequestHandler):
             keepalive_timeout=config.keepalive,
             access_log=None,  # type: ignore[arg-type]  # aiohttp takes None for "no log"; its annotation forgot
             logger=logging.getLogger("sluice.server.aiohttp"),
-            lingering_time=2.0,
+            lingering_time=LINGERING,
         )
-        self._head_timeout = config.header_timeout
+        self._config = config
+        self._handle = manager.handle
         self._head_timer: asyncio.TimerHandle | None = None
+        self._exchange: Exchange | None = None
+        """The request that is being answered."""
+        self.address = ""
+        """The peer's; kept, for it is unknown once the peer is gone."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        peer = transport.get_extra_info("peername")
+        self.address = str(peer[0] if isinstance(peer, tuple) else peer or "")
+        super().connection_made(transport)
+
+    async def start(self) -> None:
+        """Answer the requests of this connection, one after the other, until it ends.
+
+        This is aiohttp's loop, but a request is handled in the connection's own task, which is cancelled when the
+        client leaves, and aiohttp's request and writer are only made for answers that aiohttp sends.
+        """
+        while not self._force_close:
+            if not self._messages:
+                self._waiter = self._loop.create_future()
+                try:
+                    await self._waiter
+                finally:
+                    self._waiter = None
+            message, content = self._messages.popleft()
+            self._make_room()
+            try:
+                if isinstance(message, RawRequestMessage):
+                    response = await self._handle(self._begin(message, content))
+                else:
+                    response = self._refusal(message, content)
+                if type(response) is not Written or self._upgraded:
+                    response = await self._sent(response)
+                if not content.is_eof():
+                    await self._linger(content)
+            except (ConnectionError, web.RequestPayloadError):
+                break  # the client left, or sends no HTTP any more
+            except Exception as exc:
+                self._crashed(exc)
+                break
+            except BaseException:
+                self.force_close()
+                raise
+            finally:
+                self._end()
+            if self._close or self._force_close or not response.keep_alive:
+                break
+            self._keep()
+        self._part()
+
+    def _make_room(self) -> None:
+        """Let the parser go on where it stopped because too many requests were waiting."""
+        if self._parser is not None:
+            self._parser.message_consumed()
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+
+    def _begin(self, message: RawRequestMessage, content: StreamReader) -> Exchange:
+        self._exchange = exchange = Exchange(self, message, content, self._config)
+        self._request_in_progress = True
+        # aiohttp only tells it that the client has left.
+        self._current_request = exchange  # type: ignore[assignment]
+        return exchange
+
+    def _end(self) -> None:
+        self._exchange = self._current_request = None
+        self._request_in_progress = False
+        if self._handler_waiter is not None and not self._handler_waiter.done():
+            self._handler_waiter.set_result(None)
+
+    def _keep(self) -> None:
+        """Stay, but not for ever."""
+        self._next_keepalive_close_time = until = self._loop.time() + self._keepalive_timeout
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_at(until, self._process_keepalive)
+
+    def _part(self) -> None:
+        if not self._force_close:
+            self._task_handler = None
+            if self.transport is not None:
+                self.transport.close()
+
+    def _refusal(self, told: Any, content: StreamReader) -> web.StreamResponse:
+        """The answer to what could not be parsed; ``told`` is what aiohttp's parser says of it."""
+        return self.handle_error(self._begin(ERROR, content).request, told.status, told.exc)
+
+    async def _sent(self, response: web.StreamResponse) -> web.StreamResponse:
+        """Let aiohttp send an answer; raises ConnectionResetError where nobody is there."""
+        assert self._exchange is not None, "what is answered has begun"
+        if self._close:
+            response.force_close()
+        response, left = await self.finish_response(self._exchange.request, response, None)
+        if left:
+            raise ConnectionResetError
+        return response
+
+    def _crashed(self, exc: Exception) -> None:
+        """Our own mistake, in what answers mistakes: the least that can be said is said."""
+        log_crash(exc)
+        if self._exchange is not None and not self._exchange.begun:
+            self._say("500 Internal Server Error", GatewayError())
+        self.force_close()
+
+    async def _linger(self, content: StreamReader) -> None:
+        """Read on for a moment, for the client may send all of its body before it looks at our answer; then close."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._lingering_time):
+                while not self._force_close and not content.is_eof():
+                    await content.readany()
+        if not content.is_eof():
+            self.close()
+
+    def request_of(self, message: RawRequestMessage, content: StreamReader) -> web.BaseRequest:
+        """aiohttp's request, for what aiohttp answers."""
+        writer: AbstractStreamWriter = StreamWriter(self, self._loop)
+        task = self._task_handler or asyncio.current_task()  # a client may have left already
+        return web.BaseRequest(message, content, self, writer, task, self._loop)  # type: ignore[arg-type]
+
+    async def drain(self) -> None:
+        """Wait until the client has read; raises ConnectionError."""
+        await StreamWriter(self, self._loop).drain()
+
+    def cut(self) -> None:
+        """Cancel the request that runs; what it still answers is the last of this connection."""
+        self.close()
+        if self._task_handler is not None:
+            self._task_handler.cancel()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -49,7 +193,7 @@ class Connection(RequestHandler):
                 self._head_timer.cancel()
                 self._head_timer = None
         elif self._head_timer is None and data:
-            self._head_timer = self._loop.call_later(self._head_timeout, self._head_is_late)
+            self._head_timer = self._loop.call_later(self._config.header_timeout, self._head_is_late)
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Only what was paused: aiohttp asks for it at the end of every body, and parses nothing again for it."""
@@ -66,13 +210,18 @@ class Connection(RequestHandler):
         self._head_timer = None
         if self._current_request is not None or self._messages or self.transport is None:
             return
-        error = InvalidRequest("The request head was not received in time.", code="request_timeout").to_openai()
-        body = orjson.dumps(error)
-        self.transport.write(
-            b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json; charset=utf-8\r\n"
-            b"connection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
-        )
+        error = InvalidRequest("The request head was not received in time.", code="request_timeout")
+        self._say("408 Request Timeout", error)
         self.force_close()
+
+    def _say(self, status: str, error: GatewayError) -> None:
+        """Answer without aiohttp, as the last thing on this connection."""
+        body = orjson.dumps(error.to_openai())
+        head = whole_head(
+            {**JSON_HEADERS, "connection": "close", "content-length": str(len(body))}, f"HTTP/1.1 {status}\r\n"
+        )
+        if self.transport is not None:
+            self.transport.write(head + body)
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -104,11 +253,10 @@ class Connection(RequestHandler):
 class Listener(web.Server):
     """Makes Connections, and refuses more than ``max_connections`` of them."""
 
-    def __init__(
-        self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], config: ServerConfig
-    ) -> None:
+    def __init__(self, handle: Handle, config: ServerConfig) -> None:
         # Without cancellation a client that left before the first byte is not noticed, and the upstream goes on billing.
-        super().__init__(handler, handler_cancellation=True)
+        super().__init__(handle, handler_cancellation=True)  # type: ignore[arg-type]  # called by our ``start`` alone
+        self.handle = handle
         self._config = config
 
     def __call__(self) -> RequestHandler:
@@ -125,10 +273,13 @@ class Listener(web.Server):
         return {"keepalive": probe.keepalive_timeout, "max_line": probe.max_line_size, "max_headers": probe.max_headers}
 
     def check(self) -> None:
-        """Raise RuntimeError when a limit is not what was configured, or the slow pure-Python parser is in use."""
+        """Raise RuntimeError when a limit is not what was configured, aiohttp is another, or its slow Python parser is in use."""
         effective = self.effective_limits()
         expected = {"keepalive": self._config.keepalive, "max_line": 8190, "max_headers": 128}
         if effective != expected:
             raise RuntimeError(f"the HTTP server does not enforce its limits: {effective} instead of {expected}")
+        probe = Connection(self, loop=self._loop, config=self._config)
+        if missing := [name for name in RELIED_ON if not hasattr(probe, name)]:
+            raise RuntimeError(f"this version of aiohttp is not the one that was built for: it has no {missing}")
         if http_parser.HttpRequestParser.__module__ != "aiohttp._http_parser":
             raise RuntimeError("aiohttp's C parser is not in use; unset AIOHTTP_NO_EXTENSIONS")

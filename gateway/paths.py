@@ -17,7 +17,7 @@ from .endpoints.once import Once
 from .endpoints.routes import Routes
 from .endpoints.stored import StoredEndpoints
 from .explain import Explainer
-from .intake import read_embeddings
+from .intake import read_call, read_embeddings
 from .management.catalogue import catalogue, record_operations
 from .management.configuration import Configuration
 from .management.operation import Operation
@@ -57,10 +57,10 @@ def data_routes(pipeline: Pipeline, once: Once | None) -> Routes:
     routes = Routes()
     auth, router = pipeline.auth, pipeline.router
 
-    def create(exchange: Exchange, _: str) -> Awaitable[web.StreamResponse]:
-        return chat.create(exchange, pipeline, once=once)
+    def create(exchange: Exchange, _: str) -> Awaitable[web.StreamResponse | None]:
+        return chat.create(exchange, pipeline, read_call, once)
 
-    def embed(exchange: Exchange, _: str) -> Awaitable[web.StreamResponse]:
+    def embed(exchange: Exchange, _: str) -> Awaitable[web.StreamResponse | None]:
         return chat.create(exchange, pipeline, read_embeddings, once)
 
     async def index(exchange: Exchange, _: str) -> web.StreamResponse:

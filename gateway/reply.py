@@ -1,6 +1,7 @@
 """Bytes for the client: one HTTP response, whole or as server-sent events, and what happens when the client leaves."""
 
 import asyncio
+import time
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -8,8 +9,11 @@ import orjson
 from aiohttp import web
 from aiohttp.helpers import rfc822_formatted_time
 
+from config.schema import Server as ServerConfig
+
 from .errors import ClientDisconnected, GatewayError
 
+STATUS = "HTTP/1.1 200 OK\r\n"
 JSON_HEADERS = {
     "content-type": "application/json; charset=utf-8",
     "cache-control": "no-store",
@@ -63,20 +67,64 @@ class Reply(Protocol):
         ...
 
 
+class Peer(Protocol):
+    """The client's connection, as far as answers need it."""
+
+    transport: asyncio.Transport | None
+    """None once the client is gone."""
+
+    @property
+    def writing_paused(self) -> bool: ...
+    async def drain(self) -> None:
+        """Wait until the client has read; raises ConnectionError."""
+        ...
+
+
+class Common:
+    """The headers that all answers of a listener share under one configuration, and how heads with them begin."""
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self.headers = headers
+        self._second = 0
+        self._whole = self._stream = ""
+
+    def whole(self) -> str:
+        """The lines that the heads of whole answers begin with; made once a second, for they tell the time."""
+        if int(time.time()) != self._second:
+            self._renew()
+        return self._whole
+
+    def stream(self) -> str:
+        """The same of streams."""
+        if int(time.time()) != self._second:
+            self._renew()
+        return self._stream
+
+    def _renew(self) -> None:
+        self._second = int(time.time())
+        told = {**self.headers, "date": rfc822_formatted_time()}
+        self._whole = STATUS + head_lines({**told, **JSON_HEADERS})
+        self._stream = STATUS + head_lines({**told, **SSE_HEADERS, "transfer-encoding": "chunked"})
+
+
 class HTTPReply:
-    """A reply to one aiohttp request, written past aiohttp's response. ``headers`` are sent with whatever is sent.
+    """A reply to one request, written past aiohttp's response. ``headers`` are sent with whatever is sent.
 
     A started stream that is silent for ``ping`` seconds gets an SSE comment, which clients ignore and proxies
     count as life (checklist C-302). A client that reads nothing for ``write_timeout`` seconds is dropped.
     """
 
+    __slots__ = ("_common", "_head", "_headers", "_last", "_limits", "_open", "_peer", "_silent", "_timer", "response")
+
     def __init__(
-        self, request: web.BaseRequest, headers: Mapping[str, str], write_timeout: float, ping: float | None = None
+        self, peer: Peer, common: Common, headers: Mapping[str, str], limits: ServerConfig, *, last: bool
     ) -> None:
-        self._request = request
+        """``last``: whether the client closes the connection after it."""
+        self._peer = peer
+        self._common = common
         self._headers = headers
-        self._write_timeout = write_timeout
-        self._ping = ping
+        self._limits = limits
+        self._last = last
         self._silent = False
         self._open = False
         """Whether a stream has begun and not ended."""
@@ -87,31 +135,31 @@ class HTTPReply:
 
     async def whole(self, body: bytes, headers: Mapping[str, str]) -> None:
         """Head and body in one write."""
-        told = {**self._headers, **JSON_HEADERS, **headers, "content-length": str(len(body))}
-        transport, head = self._transport(), self._begin(told)
+        transport = self._transport()
+        head = self._begin(self._common.whole(), {**self._headers, **headers, "content-length": str(len(body))})
         if len(body) < JOINED:
             transport.write(head + body)
         else:
             transport.writelines((head, body))
-        if self._request.protocol.writing_paused:
+        if self._peer.writing_paused:
             await self._drain()
 
     async def start(self, headers: Mapping[str, str]) -> None:
         """Begin a stream; its head leaves with its first chunk."""
         self._transport()
-        self._head = self._begin({**self._headers, **SSE_HEADERS, **headers, "transfer-encoding": "chunked"})
+        self._head = self._begin(self._common.stream(), {**self._headers, **headers})
         self._open = True
-        if self._ping is not None:
-            self._timer = asyncio.get_running_loop().call_later(self._ping, self._tick)
+        if self._limits.ping is not None:
+            self._timer = asyncio.get_running_loop().call_later(self._limits.ping, self._tick)
 
     def push(self, data: bytes) -> bool:
         self._silent = False
         head, self._head = self._head, b""
         self._transport().write(b"%b%x\r\n%b\r\n" % (head, len(data), data))
-        return not self._request.protocol.writing_paused
+        return not self._peer.writing_paused
 
     async def drained(self) -> None:
-        if self._request.protocol.writing_paused:  # a slow reader: only then is a timer worth its price
+        if self._peer.writing_paused:  # a slow reader: only then is a timer worth its price
             await self._drain()
 
     async def send(self, data: bytes) -> None:
@@ -123,7 +171,7 @@ class HTTPReply:
         self._open = False
         chunk = b"%x\r\n%b\r\n" % (len(data), data) if data else b""  # a chunk of nothing would be the last one
         self._transport().write(b"%b%b0\r\n\r\n" % (self._head, chunk))
-        if self._request.protocol.writing_paused:
+        if self._peer.writing_paused:
             await self._drain()
 
     async def fail(self, error: GatewayError) -> None:
@@ -135,18 +183,11 @@ class HTTPReply:
         raise ClientDisconnected
 
     def interrupt(self, error: GatewayError) -> None:
-        """Tell of the gateway's own end without waiting; raises ``error`` where nothing was sent yet.
-
-        Does nothing when the client is gone or the answer complete.
-        """
+        """Tell a client that is there of the gateway's own end, without waiting; does nothing when the answer is complete."""
         self.stop()
-        transport = self._request.transport
-        if transport is None or transport.is_closing():
-            return
-        if self.response is None:
-            raise error
         if self._open:
             event = _event(error)
+            transport = self._transport()
             transport.write(b"%b%x\r\n%b\r\n" % (self._head, len(event), event))
             transport.close()
 
@@ -157,38 +198,36 @@ class HTTPReply:
             self._timer = None
 
     def _tick(self) -> None:
-        transport = self._request.transport
-        if self._ping is None or transport is None or transport.is_closing():
+        transport, ping = self._peer.transport, self._limits.ping
+        if ping is None or transport is None or transport.is_closing():
             return
-        if self._silent and not self._head and not self._request.protocol.writing_paused:
+        if self._silent and not self._head and not self._peer.writing_paused:
             transport.write(PING_CHUNK)
         self._silent = True
-        self._timer = asyncio.get_running_loop().call_later(self._ping, self._tick)
+        self._timer = asyncio.get_running_loop().call_later(ping, self._tick)
 
     def _transport(self) -> asyncio.Transport:
-        transport = self._request.transport
+        transport = self._peer.transport
         if transport is None or transport.is_closing():
             self.stop()
             raise ClientDisconnected
         return transport
 
-    def _begin(self, headers: dict[str, str]) -> bytes:
-        """The head of a 200, and what aiohttp must know of it."""
-        request = self._request
-        headers["date"] = rfc822_formatted_time()
-        if not request.keep_alive:
+    def _begin(self, opening: str, headers: dict[str, str]) -> bytes:
+        """The head of a 200; from now on nothing else can be answered."""
+        if self._last:
             headers["connection"] = "close"
-        self.response = KEPT if request.keep_alive else LAST
-        request.writer.output_size += 1  # an answer has begun: see Connection.handle_error
-        return whole_head(headers)
+        head = whole_head(headers, opening)
+        self.response = LAST if self._last else KEPT
+        return head
 
     async def _drain(self) -> None:
         try:
-            async with asyncio.timeout(self._write_timeout):
-                await self._request.writer.drain()
+            async with asyncio.timeout(self._limits.write_timeout):
+                await self._peer.drain()
         except (ConnectionError, TimeoutError) as exc:
             self.stop()
-            if (transport := self._request.transport) is not None:
+            if (transport := self._peer.transport) is not None:
                 transport.abort()
             raise ClientDisconnected from exc
 
@@ -205,12 +244,16 @@ def closing(response: web.StreamResponse) -> web.StreamResponse:
     return response
 
 
-def whole_head(headers: Mapping[str, str]) -> bytes:
-    """The head of a 200; raises ValueError for a value that would begin another header."""
+def whole_head(headers: Mapping[str, str], opening: str = STATUS) -> bytes:
+    """A head that begins with ``opening``, by default that of a 200; raises ValueError for a value that would begin another header."""
+    return f"{opening}{head_lines(headers)}\r\n".encode()
+
+
+def head_lines(headers: Mapping[str, str]) -> str:
     text = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
     if text.count("\n") != len(headers) or text.count("\r") != len(headers):
         raise ValueError("a header holds a line break")
-    return f"HTTP/1.1 200 OK\r\n{text}\r\n".encode()
+    return text
 
 
 def error_response(error: GatewayError, headers: Mapping[str, str]) -> web.Response:

@@ -6,7 +6,6 @@ import logging
 import socket
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 import orjson
 from aiohttp import web
@@ -14,11 +13,11 @@ from aiohttp import web
 from config.schema import Server as ServerConfig
 
 from .connection import SERVER_HEADER, Listener
-from .endpoints.exchange import Exchange, new_exchange
+from .endpoints.exchange import Exchange
 from .endpoints.routes import Handler, Routes
 from .errors import ClientDisconnected, GatewayError, LimitExceeded, Overloaded, Unauthenticated
 from .logs import log_crash
-from .reply import closing, error_response
+from .reply import LAST, Common, closing, error_response
 from .throttle import Failures
 
 LOGGER = logging.getLogger("sluice.server")
@@ -32,23 +31,19 @@ EXPOSED = "X-Request-ID"
 class State:
     """What readiness and draining look at."""
 
-    in_flight: int = 0
     draining: bool = False
     ready: bool = False
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once nothing is in flight any more while draining."""
-    running: set[asyncio.Task[Any]] = field(default_factory=set)
+    running: set[Exchange] = field(default_factory=set)
 
-    def enter(self) -> None:
-        self.in_flight += 1
-        if (task := asyncio.current_task()) is not None:
-            self.running.add(task)
+    @property
+    def in_flight(self) -> int:
+        return len(self.running)
 
-    def leave(self) -> None:
-        self.in_flight -= 1
-        if (task := asyncio.current_task()) is not None:
-            self.running.discard(task)
-        if self.draining and not self.in_flight:
+    def leave(self, exchange: Exchange) -> None:
+        self.running.discard(exchange)
+        if self.draining and not self.running:
             self.idle.set()
 
 
@@ -80,9 +75,7 @@ class Site:
         self._config = config
         self._state = state
         self._cors = cors
-        self._common = dict(COMMON)
-        if cors:
-            self._common["access-control-expose-headers"] = EXPOSED
+        self._common = Common(COMMON)
         self.listener = Listener(self.handle, config)
         self._runner: web.ServerRunner | None = None
         self.port = 0
@@ -95,74 +88,91 @@ class Site:
     def serve(self, serving: Serving) -> Serving:
         """Serve something else to requests that come from now on; gives what was served until now."""
         before, self._serving = self._serving, serving
-        self._common["x-sluice-config"] = serving.version
+        exposed = {"access-control-expose-headers": EXPOSED} if self._cors else {}
+        self._common = Common({**COMMON, **exposed, "x-sluice-config": serving.version})
         return before
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        exchange = new_exchange(request, self._config, self._common)
-        if self._cors and "Origin" in request.headers:
+    async def handle(self, exchange: Exchange) -> web.StreamResponse:
+        exchange.common, serving, state = self._common, self._serving, self._state
+        if self._cors and "Origin" in exchange.given:
             self._allow_origin(exchange)
-        self._state.enter()
-        if last := self._state.draining:
+        if last := state.draining:
             # Announced, so that no client sends another request into the closing; what began before goes on unannounced.
             exchange.headers["connection"] = "close"
-        serving = self._serving
+        state.running.add(exchange)
         serving.in_flight += 1
         try:
             handler, found = self._handler(exchange, serving.routes)
             response = await handler(exchange, found)
+            if response is None:
+                response = exchange.written()
         except GatewayError as exc:
             response = self._refuse(exchange, exc)
         except ClientDisconnected:
-            response = self._nobody(request)
-        except (asyncio.CancelledError, GeneratorExit):
-            raise
+            response = _nobody(exchange)
+        except asyncio.CancelledError:
+            told = self._interrupted(exchange)
+            if told is None:
+                raise
+            response = told
         except Exception as exc:
             log_crash(exc)
             response = self._refuse(exchange, GatewayError())
         finally:
+            if exchange.reply is not None:
+                exchange.reply.stop()
             serving.in_flight -= 1
-            self._state.leave()
-        if last:
-            return closing(response)
-        return response
+            state.leave(exchange)
+        return closing(response) if last else response
 
     def _handler(self, exchange: Exchange, routes: Routes) -> tuple[Handler, str]:
-        request = exchange.request
-        if self._cors and request.method == "OPTIONS":
+        message = exchange.message
+        if self._cors and message.method == "OPTIONS":
             return self._preflight, ""
-        handler, found = routes.match(request.method, request.raw_path)
-        if self._bounded and self._state.in_flight > self._config.max_requests_in_flight:
+        handler, found = routes.match(message.method, message.path)
+        if self._bounded and len(self._state.running) > self._config.max_requests_in_flight:
             raise Overloaded("The gateway is handling as many requests as it can.")
         return handler, found
 
+    def _interrupted(self, exchange: Exchange) -> web.StreamResponse | None:
+        """What is still to be said after a cancellation: nothing where the client left.
+
+        When we are shutting down, an answer must not look complete: one that has begun is told of it here.
+        """
+        error = Overloaded("The gateway is shutting down.", code="shutting_down")
+        transport = exchange.client.transport
+        if transport is None or transport.is_closing():
+            return None
+        if exchange.begun:
+            if exchange.reply is not None:
+                exchange.reply.interrupt(error)
+            return None
+        return self._refuse(exchange, error)
+
     def _refuse(self, exchange: Exchange, error: GatewayError) -> web.StreamResponse:
+        if exchange.begun:
+            return _nobody(exchange)  # a second head would be read as part of the first answer
         if isinstance(error, Unauthenticated):
             try:
                 self._failures.count(exchange.address)
             except LimitExceeded as refusal:
                 error = refusal
         exchange.headers["openai-processing-ms"] = str(int((time.perf_counter() - exchange.started) * 1000))
-        response = error_response(error, exchange.headers)
-        if not exchange.request.content.is_eof():
+        response = error_response(error, exchange.all_headers)
+        if not exchange.content.is_eof():
             response.force_close()  # what is left of the body is not worth reading
         return response
 
-    def _nobody(self, request: web.BaseRequest) -> web.StreamResponse:
-        if request.transport is not None:
-            request.transport.close()
-        return web.Response(status=499)
-
     def _allow_origin(self, exchange: Exchange) -> None:
-        origin = exchange.request.headers["Origin"]
+        origin = exchange.given["Origin"]
         if "*" in self._cors or origin in self._cors:
             exchange.headers["access-control-allow-origin"] = "*" if "*" in self._cors else origin
             exchange.headers["vary"] = "Origin"
 
     async def _preflight(self, exchange: Exchange, _: str) -> web.StreamResponse:
-        asked = exchange.request.headers.get("Access-Control-Request-Headers", "")
+        asked = exchange.given.get("Access-Control-Request-Headers", "")
         headers = {
-            **exchange.headers,
+            **exchange.all_headers,
             "access-control-allow-methods": "GET, POST, DELETE, OPTIONS",
             "access-control-max-age": "600",
         }
@@ -192,6 +202,12 @@ class Site:
                 await site.stop()
 
 
+def _nobody(exchange: Exchange) -> web.StreamResponse:
+    if exchange.client.transport is not None:
+        exchange.client.transport.close()
+    return LAST
+
+
 async def drain(state: State, config: ServerConfig, sites: list[Site]) -> None:
     """Not ready, a pause for load balancers, no more connections, then up to ``drain`` seconds for what runs.
 
@@ -205,8 +221,8 @@ async def drain(state: State, config: ServerConfig, sites: list[Site]) -> None:
     await _idle(state, config.drain)
     if state.in_flight:
         LOGGER.warning("%s", orjson.dumps({"event": "cut", "in_flight": state.in_flight}).decode())
-        for task in list(state.running):
-            task.cancel()  # each tells its client and settles
+        for exchange in list(state.running):
+            exchange.client.cut()  # each tells its client and settles
         await _idle(state, CUT_WITHIN)
 
 

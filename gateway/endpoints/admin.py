@@ -44,7 +44,7 @@ class AdminEndpoints:
 
     async def actor(self, exchange: Exchange) -> Actor:
         """Who acts; raises PermissionDenied for browsers, LimitExceeded, Unauthenticated."""
-        if "Origin" in exchange.request.headers:
+        if "Origin" in exchange.given:
             raise PermissionDenied("The admin API is not for browsers: requests with an Origin are refused.")
         self.failures.check(exchange.address)
         return await self.gate.actor(exchange.credential, exchange.id)
@@ -54,7 +54,7 @@ class AdminEndpoints:
         raw = await exchange.body() if operation.body is not None else b""
         body = parse_json(raw) if operation.body is not None else None
         asked = Asked(actor, identity, _query(exchange), body)
-        given = exchange.request.headers.get("Idempotency-Key") if operation.method == "POST" else None
+        given = exchange.given.get("Idempotency-Key") if operation.method == "POST" else None
         if given is not None:
             return _response(await self._once(operation, asked, exchange, checked_key(given), raw), exchange)
         done = await operation.run(asked)
@@ -64,7 +64,7 @@ class AdminEndpoints:
 
     async def _once(self, operation: Operation, asked: Asked, exchange: Exchange, key: str, raw: bytes) -> Replay:
         """Run a POST, or give the answer that it had before. What was refused may be tried again."""
-        slot = slot_of(self.secret, asked.actor.id, exchange.request.raw_path, key)
+        slot = slot_of(self.secret, asked.actor.id, exchange.message.path, key)
         held = await self.replays.begin(slot, fingerprint_of(self.secret, raw))
         if not isinstance(held, Fresh):
             return Replay(held.status, {"idempotent-replayed": "true"}, held.body)
@@ -79,7 +79,7 @@ class AdminEndpoints:
 
 
 def _query(exchange: Exchange) -> dict[str, str]:
-    pairs = parse_qsl(exchange.request.raw_path.partition("?")[2], keep_blank_values=True)
+    pairs = parse_qsl(exchange.message.path.partition("?")[2], keep_blank_values=True)
     query = dict(pairs)
     if len(query) != len(pairs):
         raise InvalidRequest("A query parameter is given twice.")
@@ -87,13 +87,13 @@ def _query(exchange: Exchange) -> dict[str, str]:
 
 
 def _response(answer: Replay, exchange: Exchange) -> web.Response:
-    headers: dict[str, Any] = {**exchange.headers, **JSON_HEADERS, **answer.headers}
+    headers: dict[str, Any] = {**exchange.all_headers, **JSON_HEADERS, **answer.headers}
     return web.Response(status=answer.status, body=answer.body, headers=headers)
 
 
 async def _download(done: Download, exchange: Exchange) -> web.StreamResponse:
     """Piece by piece. What fails on the way breaks the connection, so that half a file does not look whole."""
-    headers = {**exchange.headers, **JSON_HEADERS, "content-type": done.content_type}
+    headers = {**exchange.all_headers, **JSON_HEADERS, "content-type": done.content_type}
     response = web.StreamResponse(headers=headers)
     first = await anext(done.pieces, b"")
     try:
@@ -105,7 +105,7 @@ async def _download(done: Download, exchange: Exchange) -> web.StreamResponse:
     except ConnectionError as exc:
         raise ClientDisconnected from exc
     except BaseException:
-        if exchange.request.transport is not None:
-            exchange.request.transport.close()
+        if exchange.client.transport is not None:
+            exchange.client.transport.close()
         raise
     return response

@@ -4,16 +4,18 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Protocol
 
 from aiohttp import web
+from aiohttp.http import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from multidict import CIMultiDictProxy
 
 from config.schema import Server as ServerConfig
 
 from ..auth import bearer
 from ..errors import ClientDisconnected, InvalidRequest, RequestTooLarge, UnsupportedMediaType
+from ..reply import Common, HTTPReply, Peer
 from ..tracecontext import valid
 
 JSON_TYPES = frozenset({"application/json", ""})
@@ -46,90 +48,161 @@ _ids = Ids()
 os.register_at_fork(after_in_child=_ids.forget)
 
 
-@dataclass(slots=True)
+class Client(Peer, Protocol):
+    """The connection that a request came on."""
+
+    address: str
+
+    def request_of(self, message: RawRequestMessage, content: StreamReader) -> web.BaseRequest:
+        """aiohttp's view of a request."""
+        ...
+
+    def cut(self) -> None:
+        """Cancel the request that runs."""
+        ...
+
+
+NOTHING_IN_COMMON = Common({})
+
+
 class Exchange:
     """A request whose head has been read and whose body has not."""
 
-    request: web.BaseRequest
-    limits: ServerConfig
-    id: str
-    started: float
-    """``time.perf_counter`` when the head was complete."""
-    headers: dict[str, str]
-    """Of every answer, an error too."""
-    _body: bytes | None = None
+    __slots__ = (
+        *("_body", "_request", "client", "common", "content", "given", "headers", "id", "limits", "message", "reply"),
+        "started",
+    )
+
+    def __init__(self, client: Client, message: RawRequestMessage, content: StreamReader, limits: ServerConfig) -> None:
+        self.client = client
+        self.message = message
+        self.content = content
+        self.limits = limits
+        self.given: CIMultiDictProxy[str] = message.headers
+        """The headers of the request."""
+        self.id = _ids.take()
+        self.started = time.perf_counter()
+        """When the head was complete."""
+        self.headers = {"x-request-id": self.id}
+        """Of every answer, an error too, beside those in ``common``."""
+        self.common = NOTHING_IN_COMMON
+        """What it shares with all answers of its listener."""
+        self.reply: HTTPReply | None = None
+        """Where an answer is written past aiohttp."""
+        self._request: web.BaseRequest | None = None
+        self._body: bytes | None = None
+
+    @property
+    def request(self) -> web.BaseRequest:
+        """aiohttp's view of it, made when first asked for: only what aiohttp answers needs it."""
+        if self._request is None:
+            self._request = self.client.request_of(self.message, self.content)
+        return self._request
+
+    @property
+    def all_headers(self) -> dict[str, str]:
+        """Those of every answer, for one that aiohttp sends."""
+        return {**self.common.headers, **self.headers}
+
+    @property
+    def begun(self) -> bool:
+        """Whether some of an answer may have been sent."""
+        if self.reply is not None and self.reply.response is not None:
+            return True
+        return self._request is not None and self._request.writer.output_size > 0
+
+    def written(self) -> web.StreamResponse:
+        """What stands for the answer that ``reply`` has sent."""
+        assert self.reply is not None
+        assert self.reply.response is not None, "a handler answers or raises"
+        return self.reply.response
 
     @property
     def credential(self) -> str | None:
-        given = self.request.headers
-        api_keys = given.getall("x-api-key", NONE) + given.getall("api-key", NONE)
-        return bearer(given.getall("Authorization", NONE), api_keys)
+        given = self.given
+        return bearer(
+            given.getall("Authorization", NONE), given.getall("x-api-key", NONE) + given.getall("api-key", NONE)
+        )
 
     @property
     def client_marks(self) -> tuple[str | None, str | None]:
         """What the client calls this request, and which retry of its own it is; bounded, for the log."""
-        given = self.request.headers
-        name, retries = given.get("X-Client-Request-Id"), given.get("X-Stainless-Retry-Count")
+        name, retries = self.given.get("X-Client-Request-Id"), self.given.get("X-Stainless-Retry-Count")
         return name and name[:MAX_CLIENT_REQUEST_ID], retries and retries[:8]
 
     @property
     def traceparent(self) -> str | None:
         """The client's W3C trace context, where what it sent is one."""
-        return valid(self.request.headers.get("traceparent"))
+        return valid(self.given.get("traceparent"))
 
     @property
     def address(self) -> str:
         """The peer's: a proxy in front is one address."""
-        return self.request.remote or ""
+        return self.client.address
+
+    def reply_here(self) -> HTTPReply:
+        """Where the answer goes; whatever else is returned is not sent any more once it has begun."""
+        self.reply = HTTPReply(self.client, self.common, self.headers, self.limits, last=self.message.should_close)
+        return self.reply
 
     def check_client_request_id(self) -> None:
         """``X-Client-Request-Id`` is ASCII of at most 512 characters (checklist C-028)."""
-        given = self.request.headers.get("X-Client-Request-Id")
+        given = self.given.get("X-Client-Request-Id")
         if given is not None and (len(given) > MAX_CLIENT_REQUEST_ID or not given.isascii()):
             raise InvalidRequest("Invalid 'X-Client-Request-Id': expected ASCII of at most 512 characters.")
 
     async def body(self) -> bytes:
         """The whole JSON body, read once; raises InvalidRequest for another type, a body too large or one that comes too slowly."""
         self.check_client_request_id()
-        declared = self.request.headers.get("Content-Type")
+        declared = self.given.get("Content-Type")
         if declared != "application/json" and declared is not None and self.request.content_type not in JSON_TYPES:
             raise UnsupportedMediaType("Unsupported content type: expected 'application/json'.")
         if self._body is None:
-            self._body = await read_body(self.request, self.limits)
+            body = arrived(self.content)
+            if body is None:
+                body = await read_body(self.content, self.given.get("Content-Length"), self.limits)
+            elif len(body) > self.limits.max_body:
+                raise _too_large(self.limits.max_body)
+            self._body = body
         return self._body
 
+    def _cancel(self, exc: BaseException) -> None:
+        """aiohttp tells by this name that the client has left."""
+        self.content.set_exception(exc)
 
-async def read_body(request: web.BaseRequest, limits: ServerConfig) -> bytes:
-    """Read within the caps of size, gap and total time; the connection is closed after a refusal."""
-    declared = request.headers.get("Content-Length")
-    if declared is not None and declared.isdigit() and int(declared) > limits.max_body:
-        raise _too_large(limits.max_body)
-    content = request.content
+
+def arrived(content: StreamReader) -> bytes | None:
+    """A body that is here already, as most are, for which no timer is needed; None where some of it is to come."""
     if content is EMPTY_PAYLOAD:
         return b""
+    if not content.is_eof() or content.exception() is not None:
+        return None
+    return content.read_nowait(-1)
+
+
+async def read_body(content: StreamReader, declared: str | None, limits: ServerConfig) -> bytes:
+    """Read within the caps of size, gap and total time; the connection is closed after a refusal.
+
+    ``declared`` is its Content-Length, where it has one.
+    """
+    if declared is not None and declared.isdigit() and int(declared) > limits.max_body:
+        raise _too_large(limits.max_body)
     pieces: list[bytes] = []
     size = 0
     try:
-        if content.is_eof():  # all of it has arrived: no timer is needed
-            data = content.read_nowait(-1)
-            size = len(data)
-            pieces.append(data)
-        else:
-            async with asyncio.timeout(limits.body_timeout):
-                while data := await _piece(content, limits.body_gap_timeout):
-                    size += len(data)
-                    if size > limits.max_body:
-                        raise _too_large(limits.max_body)
-                    pieces.append(data)
+        async with asyncio.timeout(limits.body_timeout):
+            while data := await _piece(content, limits.body_gap_timeout):
+                size += len(data)
+                if size > limits.max_body:
+                    raise _too_large(limits.max_body)
+                pieces.append(data)
     except TimeoutError:
         raise InvalidRequest("The request body was not received in time.", code="request_timeout") from None
     except web.RequestPayloadError:
         raise InvalidRequest("The request body could not be read: it is cut short or badly encoded.") from None
     except ConnectionError as exc:
         raise ClientDisconnected from exc
-    if size > limits.max_body:
-        raise _too_large(limits.max_body)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return b"".join(pieces)
 
 
 async def _piece(content: StreamReader, gap: float) -> bytes:
@@ -139,8 +212,3 @@ async def _piece(content: StreamReader, gap: float) -> bytes:
 
 def _too_large(limit: int) -> RequestTooLarge:
     return RequestTooLarge(f"The request body is larger than the limit of {limit} bytes.", code="request_too_large")
-
-
-def new_exchange(request: web.BaseRequest, limits: ServerConfig, common: Mapping[str, str]) -> Exchange:
-    request_id = _ids.take()
-    return Exchange(request, limits, request_id, time.perf_counter(), {**common, "x-request-id": request_id})

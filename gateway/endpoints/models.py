@@ -19,7 +19,7 @@ STARTED = int(time.time())
 async def index(exchange: Exchange, auth: Authenticator, router: Router) -> web.StreamResponse:
     principal = await auth.authenticate(exchange.credential, time.time())
     data = [describe(route) for route in router.visible(principal)]
-    return json_response({"object": "list", "data": data}, exchange.headers)
+    return json_response({"object": "list", "data": data}, exchange.all_headers)
 
 
 async def show(exchange: Exchange, name: str, auth: Authenticator, router: Router) -> web.StreamResponse:
@@ -28,7 +28,7 @@ async def show(exchange: Exchange, name: str, auth: Authenticator, router: Route
         route = router.resolve(name, principal)
     except ModelNotFound:
         raise ModelNotFound(f"The model '{name[:200]}' does not exist", param="model") from None
-    return json_response({**describe(route), "id": name}, exchange.headers)
+    return json_response({**describe(route), "id": name}, exchange.all_headers)
 
 
 def describe(route: Route) -> dict[str, Any]:

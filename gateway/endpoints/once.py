@@ -11,7 +11,7 @@ from aiohttp import web
 from ..auth import Authenticator
 from ..errors import GatewayError, StoreUnavailable
 from ..records.idempotency import Fresh, IdempotencyStore, Replay, checked_key, fingerprint_of, is_kept, slot_of
-from ..reply import JSON_HEADERS, SSE_HEADERS, HTTPReply, Reply
+from ..reply import JSON_HEADERS, SSE_HEADERS, Reply
 from .exchange import Exchange
 
 log = logging.getLogger(__name__)
@@ -33,13 +33,13 @@ class Once:
         self._abandoning: set[asyncio.Task[None]] = set()
 
     async def run(
-        self, given: str, exchange: Exchange, reply: HTTPReply, work: Callable[[Reply], Awaitable[None]]
-    ) -> web.StreamResponse:
-        """Do ``work``, or send what it sent before; raises IdempotencyInFlight (409), IdempotencyMismatch (422)."""
+        self, given: str, exchange: Exchange, reply: Reply, work: Callable[[Reply], Awaitable[None]]
+    ) -> web.StreamResponse | None:
+        """Do ``work``, or give what it sent before; raises IdempotencyInFlight (409), IdempotencyMismatch (422)."""
         principal = await self._auth.authenticate(exchange.credential, time.time())
         body = await exchange.body()
         caller = orjson.dumps([principal.organization, principal.key_id, principal.user]).decode()
-        slot = slot_of(self._secret, caller, exchange.request.raw_path.partition("?")[0], checked_key(given))
+        slot = slot_of(self._secret, caller, exchange.message.path.partition("?")[0], checked_key(given))
         held = await self._store.begin(slot, fingerprint_of(self._secret, body))
         if not isinstance(held, Fresh):
             return _replayed(held, exchange)
@@ -56,8 +56,7 @@ class Once:
             if not recorder.kept:
                 self._abandon(held)
             raise
-        assert reply.response is not None, "work replies or raises"
-        return reply.response
+        return None
 
     def _abandon(self, fresh: Fresh) -> None:
         """Free the slot, also while this task is being cancelled."""
@@ -69,7 +68,7 @@ class Once:
 class Recorder:
     """A reply that keeps what it sends, before the client has the last byte of it."""
 
-    def __init__(self, reply: HTTPReply, store: IdempotencyStore, fresh: Fresh, most: int) -> None:
+    def __init__(self, reply: Reply, store: IdempotencyStore, fresh: Fresh, most: int) -> None:
         self.kept = False
         self._reply = reply
         self._store = store
@@ -140,5 +139,5 @@ def _lasting(headers: Mapping[str, str]) -> dict[str, str]:
 def _replayed(answer: Replay, exchange: Exchange) -> web.Response:
     kept = dict(answer.headers)
     kind = SSE_HEADERS if kept.pop(_STREAM, None) else JSON_HEADERS
-    headers = {**exchange.headers, **kind, **kept, "idempotent-replayed": "true"}
+    headers = {**exchange.all_headers, **kind, **kept, "idempotent-replayed": "true"}
     return web.Response(status=answer.status, body=answer.body, headers=headers)

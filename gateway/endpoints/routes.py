@@ -10,8 +10,8 @@ from aiohttp import web
 from ..errors import MethodNotAllowed, RouteNotFound
 from .exchange import Exchange
 
-Handler: TypeAlias = Callable[[Exchange, str], Awaitable[web.StreamResponse]]
-"""Gets the exchange and the path's id (empty when the path has none)."""
+Handler: TypeAlias = Callable[[Exchange, str], Awaitable[web.StreamResponse | None]]
+"""Gets the exchange and the path's id (empty when the path has none); gives None where it wrote to ``exchange.reply``."""
 
 
 @dataclass(slots=True)
@@ -34,7 +34,11 @@ class Routes:
 
     def match(self, method: str, raw_path: str) -> tuple[Handler, str]:
         """The handler and the id; raises RouteNotFound or MethodNotAllowed (with ``Allow``)."""
-        path = raw_path.partition("?")[0]
+        if (methods := self.exact.get(raw_path)) is not None and (handler := methods.get(method)) is not None:
+            return handler, ""
+        return self._found(method, raw_path.partition("?")[0])
+
+    def _found(self, method: str, path: str) -> tuple[Handler, str]:
         methods: Mapping[str, Handler] | None = self.exact.get(path)
         found = ""
         if methods is None:

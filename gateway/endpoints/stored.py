@@ -34,28 +34,28 @@ class StoredEndpoints:
 
     async def index(self, exchange: Exchange, _: str) -> web.StreamResponse:
         owner = await self._owner(exchange)
-        return json_response(await self.store.list(owner, page_of(exchange)), exchange.headers)
+        return json_response(await self.store.list(owner, page_of(exchange)), exchange.all_headers)
 
     async def show(self, exchange: Exchange, completion_id: str) -> web.StreamResponse:
         owner = await self._owner(exchange)
-        return json_response(await self.store.get(owner, completion_id), exchange.headers)
+        return json_response(await self.store.get(owner, completion_id), exchange.all_headers)
 
     async def update(self, exchange: Exchange, completion_id: str) -> web.StreamResponse:
         owner = await self._owner(exchange)
         metadata = parse_update(parse_json(await exchange.body()))
-        return json_response(await self.store.update(owner, completion_id, metadata), exchange.headers)
+        return json_response(await self.store.update(owner, completion_id, metadata), exchange.all_headers)
 
     async def delete(self, exchange: Exchange, completion_id: str) -> web.StreamResponse:
         owner = await self._owner(exchange)
-        return json_response(await self.store.delete(owner, completion_id), exchange.headers)
+        return json_response(await self.store.delete(owner, completion_id), exchange.all_headers)
 
     async def messages(self, exchange: Exchange, completion_id: str) -> web.StreamResponse:
         owner = await self._owner(exchange)
-        return json_response(await self.store.messages(owner, completion_id, page_of(exchange)), exchange.headers)
+        return json_response(await self.store.messages(owner, completion_id, page_of(exchange)), exchange.all_headers)
 
     async def _owner(self, exchange: Exchange) -> str:
         return owner_of(await self.auth.authenticate(exchange.credential, time.time()))
 
 
 def page_of(exchange: Exchange) -> Page:
-    return parse_page(parse_qsl(exchange.request.raw_path.partition("?")[2], keep_blank_values=True))
+    return parse_page(parse_qsl(exchange.message.path.partition("?")[2], keep_blank_values=True))

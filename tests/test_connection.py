@@ -1,0 +1,328 @@
+"""The loop over the requests of a connection, over raw sockets: order, leaving, bodies nobody reads, the end of a connection."""
+
+import asyncio
+import gzip
+import hashlib
+import inspect
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp.web_protocol import RequestHandler
+
+from config.schema import Server as ServerConfig
+from gateway import connection
+from gateway.app import Gateway
+from gateway.connection import Listener
+from gateway.server import Site, drain
+
+from .running import KEY, running
+from .test_server import error_of, post
+
+ASK = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
+MODELS = f"GET /v1/models HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n\r\n".encode()
+HEALTH = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+GARBAGE = b"GARBAGE\r\n\r\n"
+
+
+def ask(model: str, *headers: str) -> bytes:
+    return post(ASK.replace(b'"m"', f'"{model}"'.encode()), *headers)
+
+
+class Socket:
+    """A client that writes what it likes and reads one answer after the other."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    def send(self, *data: bytes) -> None:
+        self._writer.write(b"".join(data))
+
+    async def lines(self) -> tuple[int, list[tuple[str, str]]]:
+        """The status and the headers of the next answer, as they came."""
+        head = await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), 10)
+        status, *lines = head.decode().strip().split("\r\n")
+        return int(status.split()[1]), [(k.lower(), v.strip()) for k, _, v in (line.partition(":") for line in lines)]
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
+        status, lines = await self.lines()
+        headers = dict(lines)
+        length = int(headers.get("content-length", 0))
+        return status, headers, await asyncio.wait_for(self._reader.readexactly(length), 10)
+
+    async def rest(self) -> bytes:
+        """What comes until the gateway closes."""
+        return await asyncio.wait_for(self._reader.read(), 10)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+@asynccontextmanager
+async def to(gateway: Gateway) -> AsyncIterator[Socket]:
+    socket = Socket(*await asyncio.open_connection("127.0.0.1", gateway.data.port))
+    try:
+        yield socket
+    finally:
+        socket.close()
+
+
+async def until_idle(gateway: Gateway, within: float = 2) -> None:
+    deadline = time.monotonic() + within
+    while gateway.state.in_flight:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+async def test_pipelined_requests_are_answered_in_order_whoever_answers_them() -> None:
+    async with running({"m": "demo-echo", "slow": "demo-echo+delay=0.2"}) as (gateway, _), to(gateway) as socket:
+        socket.send(ask("slow"), MODELS, ask("m"), HEALTH, post(b"{}", path="/nowhere"), ask("slow"))
+        kinds = [await socket.answer() for _ in range(6)]
+        assert [status for status, _, _ in kinds] == [200, 200, 200, 200, 404, 200]
+        objects = [json.loads(body).get("object") for _, _, body in kinds]
+        assert objects == ["chat.completion", "list", "chat.completion", None, None, "chat.completion"]
+        assert len({headers["x-request-id"] for _, headers, _ in kinds}) == 6
+        assert "connection" not in kinds[0][1]
+
+
+async def test_more_pipelined_requests_than_are_held_at_once_are_all_answered() -> None:
+    async with running({"m": "demo-echo"}) as (gateway, _), to(gateway) as socket:
+        asked = 200
+        for number in range(asked):
+            socket.send(post(ASK.replace(b"hi", b"number %d" % number)))
+        for number in range(asked):
+            status, _, body = await socket.answer()
+            assert (status, json.loads(body)["choices"][0]["message"]["content"]) == (200, f"number {number}")
+
+
+async def test_a_client_that_leaves_ends_what_runs_and_what_waits_behind_it() -> None:
+    async with running({"m": "demo-ok+delay=30"}) as (gateway, upstream):
+        async with to(gateway) as socket:
+            socket.send(ask("m"), ask("m"), ask("m"))
+            while not upstream.in_flight:
+                await asyncio.sleep(0.01)
+        await until_idle(gateway)
+        while upstream.in_flight:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert (gateway.state.in_flight, upstream.in_flight) == (0, 0)
+        assert gateway.data.listener.connections == []
+
+
+@pytest.mark.parametrize("read", [0, 1, 3])
+async def test_a_client_that_leaves_a_stream_ends_it(read: int) -> None:
+    async with running({"m": "demo-endless"}) as (gateway, upstream):
+        async with to(gateway) as socket:
+            socket.send(post(ASK[:-1] + b',"stream":true}'))
+            assert (await socket.lines())[0] == 200
+            for _ in range(read):
+                await socket._reader.readuntil(b"\n\n")
+        await until_idle(gateway)
+        while upstream.in_flight:
+            await asyncio.sleep(0.01)
+        assert gateway.data.listener.connections == []
+
+
+async def test_the_rest_of_a_body_that_nobody_wants_is_waited_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "LINGERING", 0.3)
+    async with running({"m": "demo-ok"}) as (gateway, _):
+        for sent in (b"", b"x" * 50):
+            async with to(gateway) as socket:
+                socket.send(post(b"x" * 100, "authorization: Bearer nope")[:-100], sent)
+                status, headers, _ = await socket.answer()
+                assert (status, headers["connection"]) == (401, "close")
+                began = time.monotonic()
+                assert await socket.rest() == b""
+                assert 0.2 < time.monotonic() - began < 1.5
+        async with to(gateway) as socket:  # what comes in time is read, so that closing does not reset the connection
+            socket.send(post(b"x" * 1_000_000, "authorization: Bearer nope"))
+            assert (await socket.answer())[0] == 401
+            assert await socket.rest() == b""
+
+
+async def test_an_unread_body_is_not_taken_for_the_next_request() -> None:
+    async with running({"m": "demo-ok"}) as (gateway, _), to(gateway) as socket:
+        socket.send(post(HEALTH, "authorization: Bearer nope"), HEALTH)
+        assert (await socket.answer())[0] == 401
+        status, _, body = await socket.answer()  # the body was all there: it is skipped, and the connection stays
+        assert (status, json.loads(body)) == (200, {"status": "ok"})
+
+
+@pytest.mark.parametrize("first", [HEALTH, ask("m")])
+async def test_a_connection_that_was_used_is_closed_when_idle(first: bytes) -> None:
+    async with running({"m": "demo-ok"}, server={"keepalive": 0.4}) as (gateway, _), to(gateway) as socket:
+        for _ in range(3):
+            await asyncio.sleep(0.25)  # each request begins the time anew
+            socket.send(first)
+            assert (await socket.answer())[0] == 200
+        began = time.monotonic()
+        assert await socket.rest() == b""
+        assert 0.2 < time.monotonic() - began < 2
+
+
+async def test_a_request_that_takes_longer_than_idling_may_is_answered() -> None:
+    models = {"m": "demo-ok+delay=0.6"}
+    async with running(models, server={"keepalive": 0.2}) as (gateway, _), to(gateway) as socket:
+        socket.send(ask("m"))
+        assert (await socket.answer())[0] == 200
+        assert await socket.rest() == b""
+
+
+@pytest.mark.parametrize("first", [HEALTH, ask("m"), ask("slow")])
+@pytest.mark.parametrize("wait", [True, False])
+async def test_a_malformed_second_request_is_refused_after_the_first_answer(first: bytes, wait: bool) -> None:
+    models = {"m": "demo-ok", "slow": "demo-ok+delay=0.3"}
+    async with running(models) as (gateway, _), to(gateway) as socket:
+        socket.send(first)
+        if wait:
+            assert (await socket.answer())[0] == 200
+        else:
+            await asyncio.sleep(0.1)  # in a packet of its own, for aiohttp's parser drops what came along with garbage
+        socket.send(GARBAGE)
+        if not wait:
+            assert (await socket.answer())[0] == 200
+        status, headers, body = await socket.answer()
+        assert (status, headers.get("connection", "close")) == (400, "close")
+        assert error_of(body)["message"] == "The request is not valid HTTP."
+        assert await socket.rest() == b""
+
+
+@pytest.mark.parametrize("first", [HEALTH, ask("m")])
+async def test_an_upgrade_is_declined_by_answering(first: bytes) -> None:
+    upgrade = first.replace(b"host: x", b"host: x\r\nconnection: upgrade\r\nupgrade: websocket")
+    async with running({"m": "demo-ok"}) as (gateway, _), to(gateway) as socket:
+        socket.send(upgrade, first)
+        assert [(await socket.answer())[0] for _ in range(2)] == [200, 200]
+        socket.send(upgrade, upgrade, GARBAGE)
+        assert [(await socket.answer())[0] for _ in range(3)] == [200, 200, 400]
+
+
+async def test_a_head_alone_has_no_body() -> None:
+    async with running({"m": "demo-ok"}) as (gateway, _), to(gateway) as socket:
+        socket.send(HEALTH.replace(b"GET", b"HEAD"), HEALTH)
+        status, lines = await socket.lines()
+        assert (status, dict(lines)["content-length"]) == (200, "15")
+        assert (await socket.answer())[0] == 200
+
+
+@pytest.mark.parametrize("stream", [b"false", b"true"])
+async def test_no_header_comes_twice(stream: bytes) -> None:
+    async with running({"m": "demo-ok"}, server={"cors_origins": ["*"]}) as (gateway, _), to(gateway) as socket:
+        socket.send(post(ASK[:-1] + b',"stream":%b}' % stream, "origin: https://x.example", "connection: close"))
+        status, lines = await socket.lines()
+        names = [name for name, _ in lines]
+        assert status == 200
+        assert sorted(names) == sorted(set(names))
+        assert {"server", "date", "openai-version", "x-sluice-config", "x-request-id", "content-type"} <= {*names}
+        assert {"access-control-allow-origin", "access-control-expose-headers", "connection"} <= {*names}
+
+
+async def test_an_answer_that_cannot_be_made_is_500_in_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("sk-canary")
+
+    monkeypatch.setattr(Site, "_refuse", broken)
+    async with running({"m": "demo-ok"}) as (gateway, _), to(gateway) as socket:
+        socket.send(post(b"{}"), HEALTH)
+        status, headers, body = await socket.answer()
+        assert (status, headers["connection"]) == (500, "close")
+        assert error_of(body)["type"] == "server_error"
+        assert b"canary" not in body
+        assert await socket.rest() == b""
+
+
+async def test_what_a_drain_cuts_is_the_last_of_its_connection() -> None:
+    models = {"m": "demo-ok+delay=30"}
+    async with running(models, server={"drain": 0.2}) as (gateway, upstream), to(gateway) as socket:
+        socket.send(ask("m"), ask("m"))
+        while not upstream.in_flight:
+            await asyncio.sleep(0.01)
+        await drain(gateway.state, gateway.config.server, [gateway.data])
+        status, headers, body = await socket.answer()
+        assert (status, headers["connection"], error_of(body)["code"]) == (503, "close", "shutting_down")
+        assert await socket.rest() == b""
+
+
+def chunked(body: bytes, size: int) -> bytes:
+    pieces = [body[at : at + size] for at in range(0, len(body), size)]
+    return b"".join([b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces]) + b"0\r\n\r\n"
+
+
+def framed(body: bytes, *headers: str) -> tuple[bytes, bytes]:
+    """A head and a body in chunks."""
+    lines = ["POST /v1/chat/completions HTTP/1.1", "host: x", f"authorization: Bearer {KEY}", *headers]
+    return "\r\n".join([*lines, "transfer-encoding: chunked"]).encode() + b"\r\n\r\n", chunked(body, 7)
+
+
+LARGE = ASK.replace(b"hi", b"h" * 3000)
+BODIES: dict[str, tuple[bytes, bytes]] = {
+    "whole": (post(ASK)[: -len(ASK)], ASK),
+    "empty": (post(b""), b""),
+    "chunked": framed(ASK),
+    "nothing chunked": framed(b""),
+    "gzip": framed(gzip.compress(ASK), "content-encoding: gzip"),
+    "no gzip": (post(ASK, "content-encoding: gzip")[: -len(ASK)], ASK),
+    "too large": (post(LARGE)[: -len(LARGE)], LARGE),
+    "too large in chunks": framed(LARGE),
+    "a bomb": framed(gzip.compress(b"[" * 1_000_000), "content-encoding: gzip"),
+    "no json": (post(b"{")[:-1], b"{"),
+}
+
+
+@pytest.mark.parametrize("case", BODIES)
+async def test_a_body_gives_the_same_whether_it_comes_at_once_or_in_pieces(case: str) -> None:
+    head, body = BODIES[case]
+    answers = []
+    async with running({"m": "demo-echo"}, server={"max_body": 2048}) as (gateway, _):
+        for size in (len(body) or 1, 40):
+            async with to(gateway) as socket:
+                if size == len(body):
+                    socket.send(head, body)
+                else:
+                    socket.send(head)
+                    for at in range(0, len(body), size):
+                        await asyncio.sleep(0.002)
+                        socket.send(body[at : at + size])
+                status, _, answer = await socket.answer()
+                told = json.loads(answer)
+                answers.append((status, told.get("error"), told.get("choices")))
+    assert answers[0] == answers[1]
+
+
+async def test_a_body_that_breaks_off_or_is_badly_framed_is_refused_or_dropped() -> None:
+    async with running({"m": "demo-ok"}) as (gateway, _):
+        async with to(gateway) as socket:
+            socket.send(framed(b"")[0], b"zz\r\n")
+            assert (await socket.answer())[0] == 400
+        async with to(gateway) as socket:
+            socket.send(post(ASK)[:-5])
+            await asyncio.sleep(0.05)
+        await until_idle(gateway)
+        async with to(gateway) as socket:
+            socket.send(HEALTH)
+            assert (await socket.answer())[0] == 200
+
+
+async def test_the_gateway_does_not_start_on_an_aiohttp_that_it_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nothing(_: object) -> None: ...
+
+    listener = Listener(nothing, ServerConfig())  # type: ignore[arg-type]
+    listener.check()
+    monkeypatch.setattr(connection, "RELIED_ON", ("_loop", "_gone"))
+    with pytest.raises(RuntimeError, match="_gone"):
+        listener.check()
+
+
+def test_aiohttps_loop_is_the_one_that_ours_stands_for() -> None:
+    """Where this fails after an upgrade: compare aiohttp's loop with ``Connection.start``, then note the new digest."""
+    parts = (
+        RequestHandler.start,
+        RequestHandler._handle_request,
+        RequestHandler.shutdown,
+        RequestHandler.data_received,
+    )
+    source = "".join(inspect.getsource(part) for part in (*parts, RequestHandler.connection_lost))
+    assert hashlib.sha256(source.encode()).hexdigest()[:16] == "97559164d2760f2c"
