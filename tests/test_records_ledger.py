@@ -450,7 +450,7 @@ async def test_rows_need_not_wait_for_the_disk_where_the_operator_says_so(databa
 
 
 async def test_waiting_for_a_row_ends_in_time() -> None:
-    ticket = j.Ticket(j.Group())
+    ticket = j.Ticket()
     assert not await ticket.within(0.01)
 
 
