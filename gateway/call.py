@@ -126,9 +126,15 @@ class Attempt:
     seconds: float = 0.0
 
 
-@dataclass(slots=True)
+OWN_PHASES = ("auth", "limits", "translate", "upstream", "stream")
+"""The gateway's own: what it adds to the provider's time."""
+
+
 class CallRecord:
-    """Everything that happened to one call: what observers read and the ledger keeps."""
+    """Everything that happened to one call: what observers read and the ledger keeps.
+
+    What most calls leave as it is stays with the class, which costs a call nothing.
+    """
 
     id: str
     model: str = ""
@@ -154,7 +160,7 @@ class CallRecord:
     """Whether this worker turned it away because it had too much to do."""
     counted: bool = False
     """Whether it counts among the flex requests that this worker has in flight."""
-    attempts: list[Attempt] = field(default_factory=list)
+    attempts: list[Attempt]
     begun: int = 0
     """Attempts that were begun: the number of the last one."""
     usage: Usage = NO_USAGE
@@ -164,10 +170,18 @@ class CallRecord:
     """Wall clock, seconds since the epoch."""
     seconds: float = 0.0
     ttft: float | None = None
-    began: float = field(default_factory=perf_counter)
-    """By ``time.perf_counter``."""
-    laps: list[tuple[str, float]] = field(default_factory=list)
-    """Phases in their order, each with the moment (``time.perf_counter``) at which it ended."""
+    began: float
+    """By ``time.perf_counter``, as all moments until ``settled``; 0 for what never came."""
+    known: float = 0.0
+    """When it was known who calls."""
+    read: float = 0.0
+    """When the request had been read and checked."""
+    reserved: float = 0.0
+    """When its limits had been reserved."""
+    poured: float = 0.0
+    """When the last chunk of a stream but its end had been sent."""
+    settled: float = 0.0
+    """When its ledger row was durable."""
     waited: float = 0.0
     """Seconds that providers took: up to the first content of a stream, or to the whole answer."""
     reached: float = 0.0
@@ -190,18 +204,49 @@ class CallRecord:
     spillover: tuple[str, str] | None = None
     """The rung of the capacity ladder that should have served and the one that did, where they differ."""
 
-    def lap(self, phase: str) -> None:
-        """A phase has ended."""
-        self.laps.append((phase, perf_counter()))
+    def __init__(
+        self,
+        call_id: str,
+        model: str = "",
+        principal: Principal | None = None,
+        status: int = 0,
+        *,
+        started: float = 0.0,
+        **more: Any,
+    ) -> None:
+        """``more``: any other attribute."""
+        self.id = call_id
+        self.model = model
+        self.principal = principal
+        self.status = status
+        self.started = started
+        self.began = perf_counter()
+        self.attempts = []
+        for name, found in more.items():
+            setattr(self, name, found)
 
     def answered(self, waited: float, reached: float) -> None:
         """There is an answer, or the first content of one."""
-        self.lap("translate")
-        self.ttft = self.laps[-1][1] - self.began
-        self.waited, self.reached = waited + sum([a.seconds for a in self.attempts[:-1]]), reached
+        self.ttft = perf_counter() - self.began
+        attempts = self.attempts
+        self.waited = waited if len(attempts) < 2 else waited + sum([a.seconds for a in attempts[:-1]])
+        self.reached = reached
 
     def over(self) -> None:
         self.seconds = perf_counter() - self.began
+
+    def own_phases(self) -> tuple[float, float, float, float, float]:
+        """Seconds of each of OWN_PHASES in a call that has an answer."""
+        answered = self.began + (self.ttft or 0.0)
+        limits = self.reserved - self.read
+        stream = 0.0
+        if self.settled:
+            limits += self.settled - (self.poured or answered)
+            if self.code == "ok":
+                stream = self.began + self.seconds - self.settled
+        waited = self.waited + (self.queued or 0.0) + self.reached
+        translate = self.read - self.known + answered - self.reserved - waited
+        return self.known - self.began, limits, translate if translate > 0 else 0.0, self.reached, stream
 
     @property
     def phases(self) -> dict[str, float]:
@@ -213,11 +258,6 @@ class CallRecord:
         """
         if self.ttft is None:
             return {}
-        queued = self.queued or 0.0
-        found = {"provider": self.waited, "queue": queued, "upstream": self.reached}
-        before = self.began
-        for name, at in self.laps:
-            found[name] = found.get(name, 0.0) + at - before
-            before = at
-        found["translate"] = max(found.get("translate", 0.0) - self.waited - queued - self.reached, 0.0)
-        return found
+        poured = self.poured - self.began - self.ttft if self.poured else 0.0
+        own = dict(zip(OWN_PHASES, self.own_phases(), strict=True))
+        return {"provider": self.waited + poured, "queue": self.queued or 0.0, **own}

@@ -90,7 +90,7 @@ def unfinished_row(noted: Running) -> Row:
     """The row of a request that never ended: attempt 0, charged what was reserved for it, marked as estimated."""
     call_id, organization, team, user, key, tags, model, requested, effective, started, stream, reserved = noted
     record = CallRecord(
-        id=call_id, model=model, principal=Principal(key, organization, team, user, tags=tuple(tags)), code=UNFINISHED,
+        call_id, model, Principal(key, organization, team, user, tags=tuple(tags)), code=UNFINISHED,
         stream=stream, started=started, requested_tier=requested, effective_tier=effective,
     )  # fmt: skip
     record.attempts.append(Attempt(0, "", "", "", usage=NO_USAGE, estimated=True, cost=reserved, status=UNFINISHED))
