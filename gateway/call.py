@@ -49,7 +49,7 @@ class Call:
     """A validated request."""
 
     id: str
-    """``req_`` and 32 hex digits: unguessable, the idempotency token of every settlement."""
+    """``req_`` and 32 hex digits, 24 of them random: unguessable, the idempotency token of every settlement."""
     request: ChatRequest
     size: int
     """Bytes of the body as received: the true upper bound of its prompt tokens."""
@@ -130,11 +130,9 @@ OWN_PHASES = ("auth", "limits", "translate", "upstream", "stream")
 """The gateway's own: what it adds to the provider's time."""
 
 
+@dataclass(slots=True)
 class CallRecord:
-    """Everything that happened to one call: what observers read and the ledger keeps.
-
-    What most calls leave as it is stays with the class, which costs a call nothing.
-    """
+    """Everything that happened to one call: what observers read and the ledger keeps."""
 
     id: str
     model: str = ""
@@ -160,7 +158,7 @@ class CallRecord:
     """Whether this worker turned it away because it had too much to do."""
     counted: bool = False
     """Whether it counts among the flex requests that this worker has in flight."""
-    attempts: list[Attempt]
+    attempts: list[Attempt] = field(default_factory=list)
     begun: int = 0
     """Attempts that were begun: the number of the last one."""
     usage: Usage = NO_USAGE
@@ -170,7 +168,7 @@ class CallRecord:
     """Wall clock, seconds since the epoch."""
     seconds: float = 0.0
     ttft: float | None = None
-    began: float
+    began: float = field(default_factory=perf_counter)
     """By ``time.perf_counter``, as all moments until ``settled``; 0 for what never came."""
     known: float = 0.0
     """When it was known who calls."""
@@ -203,27 +201,6 @@ class CallRecord:
     """Whether the retry budget forbade a further attempt."""
     spillover: tuple[str, str] | None = None
     """The rung of the capacity ladder that should have served and the one that did, where they differ."""
-
-    def __init__(
-        self,
-        call_id: str,
-        model: str = "",
-        principal: Principal | None = None,
-        status: int = 0,
-        *,
-        started: float = 0.0,
-        **more: Any,
-    ) -> None:
-        """``more``: any other attribute."""
-        self.id = call_id
-        self.model = model
-        self.principal = principal
-        self.status = status
-        self.started = started
-        self.began = perf_counter()
-        self.attempts = []
-        for name, found in more.items():
-            setattr(self, name, found)
 
     def answered(self, waited: float, reached: float) -> None:
         """There is an answer, or the first content of one."""

@@ -1,6 +1,6 @@
 """Requests that a budget refused have a row in the ledger too: what a team asks about is there to be found."""
 
-import copy
+from dataclasses import replace
 from typing import Protocol
 
 from ..call import Attempt, CallRecord
@@ -23,6 +23,4 @@ class RefusalObserver:
 
     def call_finished(self, record: CallRecord) -> None:
         if record.code == REFUSED and not record.attempts and record.principal is not None:
-            row = copy.copy(record)
-            row.attempts = [Attempt(0, "", "", "", status=REFUSED)]
-            self._ledger.append(row)
+            self._ledger.append(replace(record, attempts=[Attempt(0, "", "", "", status=REFUSED)]))

@@ -112,6 +112,8 @@ class Journal:
         self._count = 0
         self._segments: deque[Segment] = deque()
         self._spare: Segment | None = None
+        self.is_full = False
+        """Whether it is time to go on in the spare file."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._group: Ticket | None = None
         self._syncing = False
@@ -144,14 +146,12 @@ class Journal:
     def _current(self) -> Segment:
         return self._segments[-1]
 
-    def is_full(self) -> bool:
-        return self._spare is not None and self._current.size >= self._segment_size
-
     def rotate(self) -> None:
         """Go on in the spare file; the old one is deleted when SQL has all of it."""
         assert self._spare is not None
         self._segments.append(self._spare)
         self._spare = None
+        self.is_full = False
 
     def write(self, payload: bytes, rows: Sequence[Any] = ()) -> None:
         """Put a record where the kernel has it; raises OSError, and then nothing was written.
@@ -166,6 +166,7 @@ class Journal:
             self._write_works = False
             raise
         self._write_works = True
+        self.is_full = self._spare is not None and segment.size >= self._segment_size
         if not rows:
             if segment.done == start:  # SQL has all before it, and nothing to do with it
                 segment.done = segment.size

@@ -165,7 +165,7 @@ class Ledger:
         return ticket if self._waits_for_disk else SAFE
 
     def _write(self, payload: bytes, rows: Sequence[Row] = ()) -> None:
-        if self._journal.is_full():
+        if self._journal.is_full:
             self._journal.rotate()
             for held in self._open.values():  # the file they were noted in is deleted before they end
                 self._journal.write(held)
