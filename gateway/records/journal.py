@@ -17,13 +17,13 @@ import mmap
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .segment import GROWTH, Scan, Segment, frame, scan
+from .segment import GROWTH, Scan, Segment, scan
 
 _SUFFIX = ".journal"
 _READ = 1 << 20
@@ -104,16 +104,23 @@ class Batch:
 class Journal:
     """The files of this process. All methods are for the event loop's thread."""
 
-    def __init__(self, folder: Path, *, interval: float = 0.005, segment_size: int = 4 << 20) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        interval: float = 0.005,
+        segment_size: int = 4 << 20,
+        held: Callable[[], Iterable[bytes]] = tuple,
+    ) -> None:
+        """``held`` gives the records that every new file must begin with, because the old one may be deleted first."""
         self._folder = folder
         self._interval = interval
         self._segment_size = segment_size
+        self._held = held
         self._group_name = f"{os.getpid()}-{time.time_ns():x}-{os.urandom(3).hex()}"
         self._count = 0
         self._segments: deque[Segment] = deque()
         self._spare: Segment | None = None
-        self.is_full = False
-        """Whether it is time to go on in the spare file."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._group: Ticket | None = None
         self._syncing = False
@@ -146,27 +153,29 @@ class Journal:
     def _current(self) -> Segment:
         return self._segments[-1]
 
-    def rotate(self) -> None:
+    def _rotate(self, spare: Segment) -> None:
         """Go on in the spare file; the old one is deleted when SQL has all of it."""
-        assert self._spare is not None
-        self._segments.append(self._spare)
+        self._segments.append(spare)
         self._spare = None
-        self.is_full = False
+        for payload in self._held():
+            self.write(payload)
 
     def write(self, payload: bytes, rows: Sequence[Any] = ()) -> None:
         """Put a record where the kernel has it; raises OSError, and then nothing was written.
 
         ``rows`` are what it says to SQL.
         """
-        segment = self._segments[-1]
+        spare, segment = self._spare, self._segments[-1]
+        if spare is not None and segment.size >= self._segment_size:
+            self._rotate(spare)
+            segment = spare
         start = segment.size
         try:
-            segment.put(frame(payload))
+            segment.put(payload)
         except OSError:
             self._write_works = False
             raise
         self._write_works = True
-        self.is_full = self._spare is not None and segment.size >= self._segment_size
         if not rows:
             if segment.done == start:  # SQL has all before it, and nothing to do with it
                 segment.done = segment.size

@@ -72,10 +72,12 @@ class Ledger:
         self._rows = BulkInsert(database, ledger, LEDGER_COLUMNS, ("request_id", "attempt"), LEDGER_LOCK, cleaned)
         self._clock = clock
         self._folder = Path(options.journal)
-        self._journal = Journal(self._folder, interval=options.flush_interval, segment_size=segment_size)
+        self._open: dict[str, bytes] = {}
+        self._journal = Journal(
+            self._folder, interval=options.flush_interval, segment_size=segment_size, held=self._open.values
+        )
         self._sql_interval = sql_interval
         self._waits_for_disk = options.wait_for == "disk"
-        self._open: dict[str, bytes] = {}
         self._direct: list[tuple[list[Row], Ticket]] = []
         self._flushing = asyncio.Lock()
         self._recovering = asyncio.Lock()
@@ -136,7 +138,7 @@ class Ledger:
         )  # fmt: skip
         payload = encode([_OPEN, call_id, noted])
         try:
-            self._write(payload)
+            self._journal.write(payload)
         except OSError as error:
             raise StoreUnavailable("The usage ledger cannot be written.", code="ledger_unavailable") from error
         self._open[call_id] = payload
@@ -153,7 +155,7 @@ class Ledger:
             rows = fitting(rows)
             payload = orjson.dumps((_CLOSED, fitting(record.id), rows))
         try:
-            self._write(payload, rows)
+            self._journal.write(payload, rows)
         except OSError as error:
             log.warning("the journal cannot be written: %s", error.strerror)
             ticket = Ticket()
@@ -163,13 +165,6 @@ class Ledger:
             self._open.pop(record.id, None)
         ticket = self._journal.ticket()
         return ticket if self._waits_for_disk else SAFE
-
-    def _write(self, payload: bytes, rows: Sequence[Row] = ()) -> None:
-        if self._journal.is_full:
-            self._journal.rotate()
-            for held in self._open.values():  # the file they were noted in is deleted before they end
-                self._journal.write(held)
-        self._journal.write(payload, rows)
 
     async def flush(self) -> None:
         """Bring everything appended so far into SQL; raises StoreUnavailable."""
