@@ -95,4 +95,5 @@ def usual(record: CallRecord) -> bool:
         and record.fallback is None
         and record.downgrade is None
         and not record.retry_denied
+        and not record.shed
     )
