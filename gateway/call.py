@@ -49,7 +49,7 @@ class Call:
     """A validated request."""
 
     id: str
-    """``req_`` and 32 hex digits: unguessable, the idempotency token of every settlement."""
+    """``req_`` and 32 hex digits, 24 of them random: unguessable, the idempotency token of every settlement."""
     request: ChatRequest
     size: int
     """Bytes of the body as received: the true upper bound of its prompt tokens."""
@@ -128,6 +128,10 @@ class Attempt:
     seconds: float = 0.0
 
 
+OWN_PHASES = ("auth", "limits", "translate", "upstream", "stream")
+"""The gateway's own: what it adds to the provider's time."""
+
+
 @dataclass(slots=True)
 class CallRecord:
     """Everything that happened to one call: what observers read and the ledger keeps."""
@@ -167,9 +171,17 @@ class CallRecord:
     seconds: float = 0.0
     ttft: float | None = None
     began: float = field(default_factory=perf_counter)
-    """By ``time.perf_counter``."""
-    laps: list[tuple[str, float]] = field(default_factory=list)
-    """Phases in their order, each with the moment (``time.perf_counter``) at which it ended."""
+    """By ``time.perf_counter``, as all moments until ``settled``; 0 for what never came."""
+    known: float = 0.0
+    """When it was known who calls."""
+    read: float = 0.0
+    """When the request had been read and checked."""
+    reserved: float = 0.0
+    """When its limits had been reserved."""
+    poured: float = 0.0
+    """When the last chunk of a stream but its end had been sent."""
+    settled: float = 0.0
+    """When its ledger row was durable."""
     waited: float = 0.0
     """Seconds that providers took: up to the first content of a stream, or to the whole answer."""
     reached: float = 0.0
@@ -192,18 +204,28 @@ class CallRecord:
     spillover: tuple[str, str] | None = None
     """The rung of the capacity ladder that should have served and the one that did, where they differ."""
 
-    def lap(self, phase: str) -> None:
-        """A phase has ended."""
-        self.laps.append((phase, perf_counter()))
-
     def answered(self, waited: float, reached: float) -> None:
         """There is an answer, or the first content of one."""
-        self.lap("translate")
-        self.ttft = self.laps[-1][1] - self.began
-        self.waited, self.reached = waited + sum([a.seconds for a in self.attempts[:-1]]), reached
+        self.ttft = perf_counter() - self.began
+        attempts = self.attempts
+        self.waited = waited if len(attempts) < 2 else waited + sum([a.seconds for a in attempts[:-1]])
+        self.reached = reached
 
     def over(self) -> None:
         self.seconds = perf_counter() - self.began
+
+    def own_phases(self) -> tuple[float, float, float, float, float]:
+        """Seconds of each of OWN_PHASES in a call that has an answer."""
+        answered = self.began + (self.ttft or 0.0)
+        limits = self.reserved - self.read
+        stream = 0.0
+        if self.settled:
+            limits += self.settled - (self.poured or answered)
+            if self.code == "ok":
+                stream = self.began + self.seconds - self.settled
+        waited = self.waited + (self.queued or 0.0) + self.reached
+        translate = self.read - self.known + answered - self.reserved - waited
+        return self.known - self.began, limits, translate if translate > 0 else 0.0, self.reached, stream
 
     @property
     def phases(self) -> dict[str, float]:
@@ -215,11 +237,6 @@ class CallRecord:
         """
         if self.ttft is None:
             return {}
-        queued = self.queued or 0.0
-        found = {"provider": self.waited, "queue": queued, "upstream": self.reached}
-        before = self.began
-        for name, at in self.laps:
-            found[name] = found.get(name, 0.0) + at - before
-            before = at
-        found["translate"] = max(found.get("translate", 0.0) - self.waited - queued - self.reached, 0.0)
-        return found
+        poured = self.poured - self.began - self.ttft if self.poured else 0.0
+        own = dict(zip(OWN_PHASES, self.own_phases(), strict=True))
+        return {"provider": self.waited + poured, "queue": self.queued or 0.0, **own}

@@ -15,9 +15,13 @@ CHAT, EMBEDDINGS = Chat(), Embeddings()
 
 def read_call(call_id: str, body: bytes, principal: Principal, allow: frozenset[str]) -> Call:
     """Parse and validate; raises InvalidRequest in OpenAI's words."""
-    request = _read(body, principal, validate_chat, allow)
-    options: Mapping[str, Any] = request.get("stream_options") or {}
-    stream = request.get("stream") is True
+    request = parse_json(body)
+    validate_chat(request, allow=allow)
+    if principal.restricted_params:
+        _check_restrictions(request, principal)
+    given = request.get
+    options: Mapping[str, Any] = given("stream_options") or {}
+    stream = given("stream") is True
     return Call(
         id=call_id,
         request=request,
@@ -27,15 +31,17 @@ def read_call(call_id: str, body: bytes, principal: Principal, allow: frozenset[
         stream=stream,
         include_usage=stream and options.get("include_usage") is True,
         obfuscation=options.get("include_obfuscation") is not False,
-        store=request.get("store") is True,
-        n=request.get("n") or 1,
+        store=given("store") is True,
+        n=given("n") or 1,
         operation=CHAT,
     )
 
 
 def read_embeddings(call_id: str, body: bytes, principal: Principal, allow: frozenset[str]) -> Call:
     """Parse and validate a request for embeddings; raises InvalidRequest in OpenAI's words."""
-    request = _read(body, principal, validate_embeddings, allow)
+    request = parse_json(body)
+    validate_embeddings(request, allow=allow)
+    _check_restrictions(request, principal)
     return Call(
         id=call_id,
         request=request,
@@ -44,13 +50,6 @@ def read_embeddings(call_id: str, body: bytes, principal: Principal, allow: froz
         model=request["model"],
         operation=EMBEDDINGS,
     )
-
-
-def _read(body: bytes, principal: Principal, validate: Callable[..., None], allow: frozenset[str]) -> dict[str, Any]:
-    request = parse_json(body)
-    validate(request, allow=allow)
-    _check_restrictions(request, principal)
-    return request
 
 
 def _check_restrictions(request: Mapping[str, Any], principal: Principal) -> None:

@@ -4,6 +4,8 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from time import perf_counter
 from typing import Protocol
 
 from adapters.errors import ProviderError
@@ -77,19 +79,31 @@ class Pipeline:
         record = CallRecord(incoming.id, started=time.time())
         metered: Metered | None = None
         try:
-            principal = await self._authenticated(incoming, record)
-            call = await self._read(incoming, principal, record, read)
+            self._begin(incoming, record)
+            credential = incoming.credential
+            principal = self.auth.known(credential, record.started) or await self.auth.ask(credential or "")
+            incoming.headers.update(tenant_headers(principal.organization, principal.team))
+            record.principal, record.known = principal, perf_counter()
+            call = self._call(read(incoming.id, await incoming.body(), principal, self.allow), principal, record)
             route = self.router.resolve(call.model, principal)
             record.model, record.effective_tier = route.name, tiers.effective(call.request, principal)
             if self.protection is not None:
                 self.protection.admit(record, principal.key_id)
-            metered = await self._reserve(call, principal, route, record)
-            record.lap("limits")
-            answer = await flex.answer(self.dispatch, metered, record)
+            plan = self._plan(call, principal, route, record)
+            try:
+                now = self.meter.reserve_now(call, principal, route, plan, record)
+                metered = now or await self.meter.reserve(call, principal, route, plan, record)
+            except LimitExceeded as refusal:
+                metered = await self._cheaper(refusal, call, principal, route, record)
+            record.reserved = perf_counter()
+            answering = self.dispatch.answer if metered.tier != "flex" else partial(flex.answer, self.dispatch)
+            answer = await answering(metered, record)
             record.answered(answer.waited, answer.reached)
-            await self._reply(answer, metered, record, reply)
+            if isinstance(answer, StreamedAnswer):
+                await self._stream(answer, metered, record, reply)
+            else:
+                await self._whole(answer, metered, record, reply)
             record.status = 200
-            record.lap("stream")
         except GatewayError as exc:
             record.status, record.code = exc.status, exc.label
             exc.extra_headers.update(metered.limit_headers() if metered is not None else {})
@@ -108,78 +122,69 @@ class Pipeline:
                 self.protection.leave(record)
             self.tell(record)
 
-    async def _authenticated(self, incoming: Incoming, record: CallRecord) -> Principal:
+    def _begin(self, incoming: Incoming, record: CallRecord) -> None:
+        """Note what is known of every call, of one that is refused too."""
         record.client_request_id, record.client_retries = incoming.client_marks
         record.traceparent = incoming.traceparent
         record.passed_on = self.trace(record)
-        principal = record.principal = await self.auth.authenticate(incoming.credential, record.started)
-        incoming.headers.update(tenant_headers(principal))
-        record.lap("auth")
-        return principal
 
-    async def _read(self, incoming: Incoming, principal: Principal, record: CallRecord, read: Read) -> Call:
-        call = read(incoming.id, await incoming.body(), principal, self.allow)
+    def _call(self, call: Call, principal: Principal, record: CallRecord) -> Call:
         if self.capture:
             call = replace(call, traced=True)
         if call.store and (self.keeper is None or not principal.may_store):
             call = replace(call, store=False)
         record.stream, record.requested_tier = call.stream, call.request.get("service_tier")
         record.operation = call.operation.name
-        record.lap("translate")
+        record.read = perf_counter()
         return call
-
-    async def _reserve(self, call: Call, principal: Principal, route: Route, record: CallRecord) -> Metered:
-        """For the model asked for, or for its cheaper one where the key takes that instead of a refusal by a limit."""
-        try:
-            plan = self._plan(call, principal, route, record)
-            now = self.meter.reserve_now(call, principal, route, plan, record)
-            return now or await self.meter.reserve(call, principal, route, plan, record)
-        except LimitExceeded:
-            cheaper = self.router.cheaper(route, principal)
-            if cheaper is None:
-                raise
-            try:
-                plan = self._plan(call, principal, cheaper, record)
-                metered = await self.meter.reserve(call, principal, cheaper, plan, record)
-            except GatewayError:
-                metered = None
-            if metered is None:
-                raise  # the first refusal: it is about the model that was asked for
-            record.fallback = cheaper.name
-            return metered
 
     def _plan(self, call: Call, principal: Principal, route: Route, record: CallRecord) -> Plan:
         return tiers.fitting(self.router.plan(route, call), record, principal)
 
-    async def _reply(
-        self, answer: StreamedAnswer | WholeAnswer, metered: Metered, record: CallRecord, reply: Reply
-    ) -> None:
+    async def _cheaper(
+        self, refusal: LimitExceeded, call: Call, principal: Principal, route: Route, record: CallRecord
+    ) -> Metered:
+        """Reserve for the cheaper model, where the key takes that instead of a refusal by a limit; else raises ``refusal``."""
+        cheaper = self.router.cheaper(route, principal)
+        if cheaper is None:
+            raise refusal
+        try:
+            plan = self._plan(call, principal, cheaper, record)
+            metered = await self.meter.reserve(call, principal, cheaper, plan, record)
+        except GatewayError:
+            raise refusal from None  # it is about the model that was asked for
+        record.fallback = cheaper.name
+        return metered
+
+    def _headers(self, answer: StreamedAnswer | WholeAnswer, metered: Metered, record: CallRecord) -> dict[str, str]:
         headers = metered.headers(answer, record)
         if self.litellm_headers:
             headers |= {"x-litellm-model-id": answer.deployment.id, "x-litellm-call-id": record.id}
-        if isinstance(answer, StreamedAnswer):
-            await self._stream(answer, metered, record, reply, headers)
-            return
+        return headers
+
+    async def _whole(self, answer: WholeAnswer, metered: Metered, record: CallRecord, reply: Reply) -> None:
+        headers = self._headers(answer, metered, record)
         await metered.settled(answer, record)
-        record.lap("limits")
-        await self._keep(answer, metered, record)
+        record.settled = perf_counter()
+        if metered.call.traced or metered.call.store:
+            await self._keep(answer, metered, record)
         if self.litellm_headers:
             headers["x-litellm-response-cost"] = dollars(record.cost)
         await reply.whole(answer.body, headers)
 
-    async def _stream(
-        self, answer: StreamedAnswer, metered: Metered, record: CallRecord, reply: Reply, headers: dict[str, str]
-    ) -> None:
+    async def _stream(self, answer: StreamedAnswer, metered: Metered, record: CallRecord, reply: Reply) -> None:
         """Relay until the end. A failure now is an error event and a broken connection, never a clean end."""
+        headers = self._headers(answer, metered, record)
         metered.streaming(answer, record)
         try:
             await reply.start(headers)
             await answer.pour(reply)
-            record.lap("provider")
+            record.poured = perf_counter()
             last = answer.last()
             await metered.settled(answer, record)
-            record.lap("limits")
-            await self._keep(answer, metered, record)
+            record.settled = perf_counter()
+            if metered.call.traced or metered.call.store:
+                await self._keep(answer, metered, record)
             await reply.finish(last)
             await answer.close()
         except (ProviderError, *NONSENSE) as exc:

@@ -80,7 +80,8 @@ class Protection:
 
     def _load(self) -> float:
         """1 is all that can be borne: every request there is room for, or four times the lag that may be."""
-        return max(self._in_flight() / self._most, self._late)
+        used = self._in_flight() / self._most
+        return max(self._late, used)
 
     def admit(self, record: CallRecord, key: str) -> None:
         """Raise CapacityUnavailable (flex) or Overloaded when a request's tier must give way; notes so in the record."""

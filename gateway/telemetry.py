@@ -11,6 +11,7 @@ from config.schema import Config
 from .auth import configured_keys
 from .call import CallRecord
 from .observers.access_log import AccessLog
+from .observers.calls import CallMetrics
 from .observers.conventions import provider_names
 from .observers.genai import GenAIMetrics
 from .observers.metrics import PrometheusObserver
@@ -29,7 +30,7 @@ class Telemetry:
     """Outlives a configuration, and is told of the next one."""
 
     observers: tuple[Observer, ...]
-    tiers: TierMetrics
+    calls: CallMetrics
     standing: StandingObserver
     stores: StoreHealth
     providers: dict[str, str]
@@ -40,12 +41,12 @@ class Telemetry:
     @property
     def refreshes(self) -> list[Callable[[], None]]:
         """What brings gauges and counters up to date, to be called at least as often as they are read."""
-        kinds = (PrometheusObserver, GenAIMetrics, OverheadMetrics, TierMetrics)
-        return [o.refresh for o in self.observers if isinstance(o, kinds)]
+        return self.calls.refreshes
 
     def configure(self, config: Config) -> None:
         self.providers.clear()
         self.providers.update(provider_names(config))
+        self.calls.forget()
         self.standing.know(principal for principal, _ in configured_keys(config).values())
 
     async def start(self) -> None:
@@ -70,18 +71,17 @@ def telemetry(
     """``counters``: the limiter that runs; ``asks``: a question to each store. Raises ConfigError."""
     cap, labelled = config.metrics.max_label_values, config.metrics.tenant_labels
     providers = provider_names(config)
-    tiers = TierMetrics(registry, pools.all, cap)
-    standing = StandingObserver(registry, counters, cap=cap, labelled=labelled)
-    observers: list[Observer] = [
+    calls = CallMetrics(
         PrometheusObserver(registry, cap),
         GenAIMetrics(registry, providers, cap),
         OverheadMetrics(registry),
-        tiers,
-        standing,
-        AccessLog(),
-    ]
-    if ledger is not None:
-        observers.append(RefusalObserver(ledger))
+        TierMetrics(registry, pools.all, cap),
+        others=() if ledger is None else (RefusalObserver(ledger),),
+    )
+    standing = StandingObserver(registry, counters, cap=cap, labelled=labelled)
+    observers: list[Observer] = [calls, standing]
+    if config.logging.access:
+        observers.append(AccessLog())
     if labelled:
         observers.append(TenantObserver(registry, cap))
     trace: Callable[[CallRecord], str | None] = _the_client_s
@@ -96,7 +96,7 @@ def telemetry(
         trace = tracing.announce
     if not config.tracing.propagate:
         trace = _nobody_s
-    made = Telemetry(tuple(observers), tiers, standing, StoreHealth(registry, asks), providers, trace)
+    made = Telemetry(tuple(observers), calls, standing, StoreHealth(registry, asks), providers, trace)
     made.configure(config)
     return made
 

@@ -34,6 +34,7 @@ _CURVES = {"P-256": "ES256", "P-384": "ES384"}
 class Keys(Protocol):
     """Everything that is no token, and whom a token names: ``gateway.records.cache.KeyCache``."""
 
+    def cached(self, key: str) -> Principal | None: ...
     async def principal(self, key: str) -> Principal | None: ...
 
     async def member(self, user: str, team: str | None) -> Principal | None: ...
@@ -64,8 +65,11 @@ class Tokens:
         self._seen: OrderedDict[bytes, tuple[dict[str, Any], float]] = OrderedDict()
         """Digest of a verified token -> its claims, and until when they need no new look."""
 
+    def cached(self, key: str) -> Principal | None:
+        return None if _looks_like_a_token(key) else self._keys.cached(key)
+
     async def principal(self, key: str) -> Principal | None:
-        if not key.startswith("eyJ") or key.count(".") != 2 or len(key) > MAX_TOKEN or not key.isascii():
+        if not _looks_like_a_token(key):
             return await self._keys.principal(key)
         claims = await self._claims(key)
         if claims is None:
@@ -172,6 +176,10 @@ class Signers:
         kid = told.get("kid")
         # An RSA key without `alg` serves all RSA signatures.
         return (kid if isinstance(kid, str) else None), (key.key, algorithm)
+
+
+def _looks_like_a_token(key: str) -> bool:
+    return key.startswith("eyJ") and key.count(".") == 2 and len(key) <= MAX_TOKEN and key.isascii()
 
 
 def _text(value: Any) -> str | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from gateway.app import Gateway
 from gateway.call import Attempt, CallRecord, Principal
 from gateway.errors import ModelNotFound, Unauthenticated
 from gateway.observers.access_log import AccessLog
+from gateway.observers.calls import CallMetrics, usual
 from gateway.observers.genai import DURATION, GenAIMetrics
 from gateway.observers.metrics import PrometheusObserver
+from gateway.observers.overhead import OverheadMetrics
 from gateway.observers.tenants import TenantObserver
 from gateway.observers.tiers import TierMetrics
 
@@ -226,6 +229,71 @@ def test_the_documented_line_of_the_log_has_the_fields_of_a_call(caplog: pytest.
     said = json.loads(caplog.messages[-1])
     assert ["at", "level", "logger", *said] == list(documented)
     assert said["trace_id"] == context[3:35]
+
+
+def test_usual_calls_are_told_like_any_other() -> None:
+    """One look for all metrics gives what each of them finds for itself."""
+    chance = random.Random(1)
+    together, apart = CollectorRegistry(), CollectorRegistry()
+    providers = {"p": "openai"}
+
+    def metrics(registry: CollectorRegistry) -> tuple[Any, ...]:
+        return (
+            *(PrometheusObserver(registry, 3), GenAIMetrics(registry, providers, 3)),
+            *(OverheadMetrics(registry), TierMetrics(registry, {}, 3)),
+        )
+
+    observer, observers = CallMetrics(*metrics(together)), metrics(apart)
+    seen = 0
+    for number in range(3000):
+        call = any_call(chance)
+        seen += usual(call)
+        observer.call_finished(call)
+        for one in observers:
+            one.call_finished(call)
+        if number % 500 == 0:
+            observer.forget()
+            assert samples(together) == pytest.approx(samples(apart))
+    assert 500 < seen < 2500
+    assert samples(together) == pytest.approx(samples(apart))
+    assert len(samples(together)) > 500
+
+
+def any_call(chance: random.Random) -> CallRecord:
+    """A call of a few models, tiers and fates: half of them usual ones."""
+
+    def rarely(value: Any, otherwise: Any = None) -> Any:
+        return value if chance.random() < 0.07 else otherwise
+
+    tier, stream = chance.choice(("default", "flex", "priority")), chance.random() < 0.5
+    attempts = [
+        Attempt(
+            *(n + 1, f"d{chance.randrange(5)}", "p", "m"), served_tier=tier, status=rarely("timeout", "ok"), cost=chance.randrange(99),
+            usage=Usage(input=chance.randrange(99), output=chance.randrange(9), cache_read=rarely(7, 0), reasoning=rarely(3, 0)),
+        )
+        for n in range(rarely(2, rarely(0, 1)))
+    ]  # fmt: skip
+    made = CallRecord(
+        "r", f"m{chance.randrange(5)}", status=200, code=rarely("server_error", "ok"), operation=rarely("embeddings", "chat"),
+        stream=stream, requested_tier=chance.choice((None, "auto", tier)), effective_tier=rarely(None, tier),
+        served_tier=rarely(None, tier), downgrade=rarely("limit"), queued=rarely(0.2), seconds=chance.random() + 1,
+        ttft=rarely(None, chance.random()), fallback=rarely("m9"), spillover=rarely(("a", "b")), retry_denied=rarely(True, False),
+        attempts=attempts, shed=rarely(True, False),
+    )  # fmt: skip
+    made.known, made.read = made.began + 1e-4, made.began + 2e-4
+    made.reserved, made.settled = made.began + 4e-4, made.began + 1.1
+    if attempts:
+        made.usage, made.cost = attempts[-1].usage, sum(attempt.cost for attempt in attempts)
+    return made
+
+
+def samples(registry: CollectorRegistry) -> dict[tuple[str, ...], float]:
+    return {
+        (s.name, *map(str, s.labels.items())): s.value
+        for metric in registry.collect()
+        for s in metric.samples
+        if not s.name.endswith("_created")
+    }
 
 
 async def test_a_version_that_no_longer_runs_has_no_series() -> None:

@@ -187,6 +187,24 @@ async def test_S_04_a_cached_key_needs_no_query(database: Database, cache: KeyCa
     assert len(queries.texts) == 1
 
 
+async def test_S_04_what_is_told_at_once_is_what_a_look_up_tells(database: Database, cache: KeyCache) -> None:
+    now = time.time()
+    cache._clock = lambda: now
+    good, ending = k.generate(), k.generate()
+    await add_key(database, PEPPERS.digests(good)[0])
+    await add_key(database, PEPPERS.digests(ending)[0], "key_2", expires=now + 5)
+    await cache.poll()
+    for key in (good, ending, k.generate(), "sk-of-nobody", "sk-sl-malformed"):
+        assert cache.cached(key) is None, "nobody has asked for it yet"
+        found = await cache.principal(key)
+        assert cache.cached(key) is found
+    assert cache.cached(ending) is not None
+    now += 6
+    assert cache.cached(ending) is None
+    now += 60
+    assert cache.cached(good) is None, "entries run out"
+
+
 async def test_S_04_keys_that_share_a_prefix_are_different_keys(database: Database, cache: KeyCache) -> None:
     ours = "prefix" * 8 + "1"
     await add_key(database, k.sha256_digest(ours))

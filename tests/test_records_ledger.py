@@ -450,7 +450,7 @@ async def test_rows_need_not_wait_for_the_disk_where_the_operator_says_so(databa
 
 
 async def test_waiting_for_a_row_ends_in_time() -> None:
-    ticket = j.Ticket(j.Group())
+    ticket = j.Ticket()
     assert not await ticket.within(0.01)
 
 
@@ -460,3 +460,75 @@ async def test_rows_of_several_inserts_are_all_there(database: Database, ledger:
         ledger.append(record(f"req_{number}", 1))
     await ledger.flush()
     assert await count(database) == rows
+
+
+async def test_more_rows_than_memory_keeps_are_read_from_the_file(
+    database: Database, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And once SQL has caught up, rows come from memory again."""
+    monkeypatch.setattr(j, "_KEPT", 10)
+    for number in range(25):
+        ledger.append(record(f"req_{number}", 1))
+    assert not ledger._journal._has_all
+    await ledger.flush()
+    assert await count(database) == 25
+    ledger.append(record("req_25", 1))
+    assert len(ledger._journal._rows) == 1
+    await ledger.flush()
+    assert await count(database) == 26
+
+
+async def test_rows_from_memory_are_those_of_the_file(database: Database, ledger: Ledger) -> None:
+    odd = Principal("key\x00", "ünï" * 100, tags=tuple(f"tag-{n}" for n in range(200)))
+    hostile = CallRecord("req_3", "m\udcff\x00" * 50, odd, 200, started=1e9, code="m\udcff")
+    hostile.attempts.append(Attempt(1, "d" * 999, "p", "m", usage=Usage(input=10**30, output=2**63), cost=2**64))
+    failed = record("req_2", 1)
+    failed.attempts[0].error, failed.attempts[0].status = ErrorKind.TIMEOUT, "timeout"
+    found = []
+    for in_memory in (True, False):
+        for call in (record("req_1", 5, attempts=2), failed, hostile):
+            ledger.append(call)
+        if not in_memory:
+            ledger._journal.keep_none()
+        await ledger.flush()
+        found.append([tuple(row)[1:] for row in await rows(database)])
+        async with database.write() as connection:
+            await connection.execute(table.delete())
+    assert len(found[0]) == 4
+    assert found[0] == found[1]
+
+
+async def test_rows_that_sql_did_not_take_at_first_are_there_later(
+    database: Database, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that were on their way to it, and those that came meanwhile."""
+    insert = ledger._rows.insert
+
+    async def down(_: Any) -> None:
+        ledger.append(record("req_meanwhile", 1))
+        raise StoreUnavailable
+
+    ledger.append(record("req_first", 1))
+    monkeypatch.setattr(ledger._rows, "insert", down)
+    with pytest.raises(StoreUnavailable):
+        await ledger.flush()
+    monkeypatch.setattr(ledger._rows, "insert", insert)
+    ledger.append(record("req_last", 1))
+    await ledger.flush()
+    assert [row.request_id for row in await rows(database)] == ["req_first", "req_last", "req_meanwhile"]
+
+
+async def test_a_flush_ends_though_rows_keep_coming(
+    database: Database, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    insert, coming = ledger._rows.insert, iter(range(100))
+
+    async def busy(some: Any) -> None:
+        ledger.append(record(f"req_{next(coming)}", 1))
+        await insert(some)
+
+    monkeypatch.setattr(ledger._rows, "insert", busy)
+    ledger.append(record("req_first", 1))
+    await ledger.flush()
+    assert await count(database) == 1
+    assert len(ledger._journal._rows) == 1

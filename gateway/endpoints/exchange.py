@@ -28,15 +28,19 @@ IDS_AT_ONCE = 256
 
 
 class Ids:
-    """Unguessable names of requests; the operating system is asked for many at once."""
+    """Unguessable names of requests; the operating system is asked for many at once.
+
+    They begin with the time they were made at, in seconds, so that indexes of them grow at one end: a database that
+    has to change another page for each row is several times slower.
+    """
 
     def __init__(self) -> None:
         self._made: list[str] = []
 
     def take(self) -> str:
         if not self._made:
-            random = secrets.token_hex(16 * IDS_AT_ONCE)
-            self._made = [f"req_{random[at : at + 32]}" for at in range(0, len(random), 32)]
+            moment, random = f"{int(time.time()):08x}", secrets.token_hex(12 * IDS_AT_ONCE)
+            self._made = [f"req_{moment}{random[at : at + 24]}" for at in range(0, len(random), 24)]
         return self._made.pop()
 
     def forget(self) -> None:

@@ -1,15 +1,13 @@
 """The metrics that OpenTelemetry's conventions for generative AI define, under their names, labels and buckets."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Histogram
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
 
 from ..call import CallRecord
 from .bounded import Bounded
-from .bulk import BulkHistogram
+from .bulk import BulkHistogram, Refreshed
 from .conventions import NOBODY
 
 DURATION = (
@@ -49,8 +47,20 @@ class Series(NamedTuple):
     input: BulkHistogram
     output: BulkHistogram
 
+    def add(self, record: CallRecord, prompt: int, completion: int) -> None:
+        """Count a call of so many tokens."""
+        self.duration.observe(record.seconds)
+        if record.stream and record.ttft is not None:
+            self.first.observe(record.ttft)
+            if completion > 1 and record.code == "ok":
+                self.per_token.observe((record.seconds - record.ttft) / (completion - 1))
+        if prompt:
+            self.input.observe(prompt)
+        if completion:
+            self.output.observe(completion)
 
-class GenAIMetrics(Collector):
+
+class GenAIMetrics(Refreshed):
     """``providers`` names the accounts of the configuration that runs, and may change; ``cap`` bounds the models.
 
     Histograms are brought up to date by ``refresh`` and when they are read.
@@ -92,25 +102,19 @@ class GenAIMetrics(Collector):
         self._by_call: dict[tuple[str, str, str, str, str], Series] = {}
 
     def call_finished(self, record: CallRecord) -> None:
-        attempts, code = record.attempts, record.code
+        self.series(record).add(record, record.usage.prompt_tokens, record.usage.completion_tokens)
+
+    def series(self, record: CallRecord) -> Series:
+        """Where calls like this one are counted."""
+        attempts = record.attempts
         provider = self._providers.get(attempts[-1].provider, NOBODY) if attempts else NOBODY
         model = self._models(record.model) if record.model else UNKNOWN
         tier = record.served_tier or record.effective_tier or "default"
-        key = (record.operation, provider, model, code, tier)
+        key = (record.operation, provider, model, record.code, tier)
         series = self._by_call.get(key)
         if series is None:
             series = self._by_call[key] = self._made(*key)
-        series.duration.observe(record.seconds)
-        usage = record.usage
-        output = usage.completion_tokens
-        if record.stream and record.ttft is not None:
-            series.first.observe(record.ttft)
-            if output > 1 and code == "ok":
-                series.per_token.observe((record.seconds - record.ttft) / (output - 1))
-        if usage.prompt_tokens:
-            series.input.observe(usage.prompt_tokens)
-        if output:
-            series.output.observe(output)
+        return series
 
     def _made(self, operation: str, provider: str, model: str, code: str, tier: str) -> Series:
         who = (operation, provider, model)
@@ -131,14 +135,5 @@ class GenAIMetrics(Collector):
         )
 
     def refresh(self) -> None:
-        """Bring Prometheus's histograms up to date; at least as often as they are read."""
         for bulk in self._by_labels.values():
             bulk.flush()
-
-    def describe(self) -> Iterable[Metric]:
-        return ()
-
-    def collect(self) -> Iterable[Metric]:
-        """None of its own: what is collected after it is up to date."""
-        self.refresh()
-        return ()

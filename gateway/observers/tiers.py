@@ -9,6 +9,7 @@ from ..call import CallRecord
 from ..pools import Pool
 from ..scheduler import NAMES, Scheduler
 from .bounded import Bounded
+from .bulk import BulkCounter, Refreshed
 
 WAITS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300, 900)
 UNNAMED = "auto"
@@ -16,10 +17,11 @@ UNNAMED = "auto"
 REQUESTED = frozenset({"auto", "default", "flex", "priority", "scale", "fast", "ultrafast"})
 
 
-class TierMetrics:
+class TierMetrics(Refreshed):
     """Label values are models of the configuration, up to ``cap``, and the known tiers: the number of series is bounded."""
 
     def __init__(self, registry: CollectorRegistry, pools: Mapping[str, Pool], cap: int = 500) -> None:
+        registry.register(self)  # before the counters, so that it is asked before them
         self._models = Bounded(cap)
         self._served = Counter(
             "sluice_tier_served",
@@ -49,7 +51,8 @@ class TierMetrics:
             ["model", "tier"],
             registry=registry,
         )
-        self._children: dict[tuple[str, str, str, str], Counter] = {}
+        self._by_tiers: dict[tuple[str, str, str, str], BulkCounter] = {}
+        """By model, and the tiers requested, effective and served."""
         self._turned_away = Counter(
             "sluice_worker_shed",
             "Requests that a worker with too much to do turned away.",
@@ -74,7 +77,9 @@ class TierMetrics:
                 self._read.append((waiting.labels(name, tier), partial(_waiting, scheduler, level)))
 
     def refresh(self) -> None:
-        """Set the gauges of the queues to what holds now."""
+        """Tell what was counted, and set the gauges of the queues to what holds now."""
+        for counter in self._by_tiers.values():
+            counter.flush()
         for gauge, read in self._read:
             gauge.set(read())
 
@@ -90,14 +95,18 @@ class TierMetrics:
         if record.code == "resource_unavailable":
             self._refused.labels(model).inc()
         if record.served_tier is not None:
-            requested = record.requested_tier if record.requested_tier in REQUESTED else UNNAMED
-            key = (model, requested, effective, record.served_tier)
-            child = self._children.get(key)
-            if child is None:
-                child = self._children[key] = self._served.labels(*key)
-            child.inc()
+            self.served(record, effective, record.served_tier).number += 1
         if record.downgrade is not None:
             self._downgrades.labels(model, effective, record.downgrade).inc()
+
+    def served(self, record: CallRecord, effective: str, served: str) -> BulkCounter:
+        """Where answers like this one are counted."""
+        requested = record.requested_tier if record.requested_tier in REQUESTED else UNNAMED
+        key = (self._models(record.model), requested, effective, served)
+        counter = self._by_tiers.get(key)
+        if counter is None:
+            counter = self._by_tiers[key] = BulkCounter(self._served, key)
+        return counter
 
     def _queue(self, model: str, record: CallRecord, seconds: float, effective: str) -> None:
         if record.attempts:

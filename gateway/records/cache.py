@@ -70,6 +70,16 @@ class KeyCache:
         self._poller: asyncio.Task[None] | None = None
         self._polling = asyncio.Lock()
 
+    def cached(self, key: str) -> Principal | None:
+        """Who holds ``key``, by an entry that serves still; None says nothing."""
+        digests = self._peppers.digests(key)
+        if not digests:
+            return None
+        record = self._static.get(digests[-1])
+        if record is None and (entry := self._cached(digests[0])) is not None:
+            record = entry.record
+        return record.principal if record is not None and record.is_usable(self._clock()) else None
+
     async def principal(self, key: str) -> Principal | None:
         """Who holds ``key``; None for a key that is unknown, malformed, expired or blocked."""
         record = await self.record(key)

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterator
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from config.schema import Database as Options
 
 from ..errors import StoreUnavailable
-from .direct import direct
+from .direct import SQLiteThread, direct
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _MIGRATION_LOCK = 0x51_1C_E0
 _SLOW_SECONDS = 60.0
 """For migrations, roll-ups and the like."""
-_OUR_FAULT = (exc.IntegrityError, exc.ProgrammingError, exc.DataError)
+_OUR_FAULT = (
+    *(exc.IntegrityError, exc.ProgrammingError, exc.DataError),
+    *(sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError),
+)
 """What SQL says of the statement, not of the server: passed on as it is."""
 
 
@@ -46,6 +51,7 @@ class Database:
         )
         self.direct = direct(self._url, self._engine.dialect, _postgres_arguments(timeout), timeout)
         """For the few queries that a request waits for."""
+        self._writer = SQLiteThread(self._url.database or "", timeout, _pragmas(timeout), "records-writer")
         self._writers = self._engine.execution_options(sluice_write=True)
         # SQLite has one writer: queueing here is fair, its own busy handler is a lottery.
         self._turn: contextlib.AbstractAsyncContextManager[Any] = (
@@ -76,6 +82,15 @@ class Database:
                 if timeout is not None and not self.is_sqlite:
                     await connection.execute(text(f"SET LOCAL statement_timeout = {int(timeout * 1000)}"))
                 yield connection
+
+    async def write_at_once(self, work: Callable[[sqlite3.Connection], None]) -> None:
+        """A transaction of SQLite, whole in one turn of a thread: a step of ``write`` takes one each.
+
+        ``work`` must come to the same done twice: a timeout does not stop it. Broken constraints are sqlite3's own errors.
+        """
+        with _translated():
+            async with asyncio.timeout(self._timeout), self._turn:
+                await self._writer.run(partial(_transaction, work))
 
     async def lock(self, connection: AsyncConnection, number: int, *, shared: bool = False) -> None:
         """Hold an advisory lock to the end of the transaction; in SQLite every write transaction excludes the others."""
@@ -118,6 +133,7 @@ class Database:
 
     async def close(self) -> None:
         await self.direct.close()
+        await self._writer.close()
         await self._engine.dispose()
 
 
@@ -149,14 +165,7 @@ def _sqlite_engine(url: URL, pool_size: int, timeout: float) -> AsyncEngine:
     def _(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # transactions begin where SQLAlchemy says, not at the first INSERT
         cursor = connection.cursor()
-        for pragma in (
-            f"busy_timeout = {int(timeout * 1000)}",
-            "journal_mode = WAL",
-            "synchronous = NORMAL",  # an acknowledged ledger row is in the journal until SQLite has synced it
-            "foreign_keys = ON",
-            "secure_delete = ON",  # a deleted completion is overwritten, not only unlinked
-            "journal_size_limit = 67108864",
-        ):
+        for pragma in _pragmas(timeout):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
@@ -167,6 +176,29 @@ def _sqlite_engine(url: URL, pool_size: int, timeout: float) -> AsyncEngine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _pragmas(timeout: float) -> tuple[str, ...]:
+    """What every connection to SQLite that writes is told first."""
+    return (
+        f"busy_timeout = {int(timeout * 1000)}",
+        "journal_mode = WAL",
+        "synchronous = NORMAL",  # an acknowledged ledger row is in the journal until SQLite has synced it
+        "foreign_keys = ON",
+        "secure_delete = ON",  # a deleted completion is overwritten, not only unlinked
+        "journal_size_limit = 67108864",
+    )
+
+
+def _transaction(work: Callable[[sqlite3.Connection], None], connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        work(connection)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # SQLite itself ends it where the disk is full
+            connection.execute("ROLLBACK")
+        raise
 
 
 def _postgres_engine(url: URL, pool_size: int, timeout: float) -> AsyncEngine:
@@ -203,7 +235,7 @@ def _translated() -> Iterator[None]:
         yield
     except _OUR_FAULT:
         raise
-    except (exc.DBAPIError, exc.TimeoutError, TimeoutError, OSError) as error:
+    except (exc.DBAPIError, exc.TimeoutError, sqlite3.Error, TimeoutError, OSError) as error:
         raise StoreUnavailable("The records database does not answer.", code="records_unavailable") from error
 
 

@@ -7,15 +7,16 @@ SQLite and as many round trips in PostgreSQL; here it is one of either.
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from sqlalchemy.engine import URL, Dialect
 
 from ..errors import StoreUnavailable
 
 Rows: TypeAlias = Sequence[Sequence[Any]]
+T = TypeVar("T")
 
 _CONNECTIONS = 4
 """Of PostgreSQL, at most; each look-up takes well below a millisecond."""
@@ -32,30 +33,29 @@ class Direct(Protocol):
     async def close(self) -> None: ...
 
 
-class SQLiteDirect:
-    """A connection that only reads, in a thread of its own: there is nothing that could hold it up."""
+class SQLiteThread:
+    """One connection in a thread of its own: whatever is done with it costs one turn of that thread."""
 
-    def __init__(self, file: str, timeout: float) -> None:
+    def __init__(self, file: str, timeout: float, pragmas: Iterable[str], name: str) -> None:
         self._file = file
         self._timeout = timeout
+        self._pragmas = tuple(pragmas)
+        self._name = name
         self._thread: ThreadPoolExecutor | None = None
         self._connection: sqlite3.Connection | None = None
 
-    async def rows(self, sql: str, values: Sequence[Any]) -> Rows:
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What ``work`` gives for the connection, outside of transactions; raises what it raises."""
         if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="records-direct")
-        work = asyncio.get_running_loop().run_in_executor(self._thread, self._query, sql, values)
-        try:
-            async with asyncio.timeout(self._timeout):
-                return await work
-        except (sqlite3.Error, TimeoutError) as error:
-            raise _unavailable() from error
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix=self._name)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._do, work)
 
-    def _query(self, sql: str, values: Sequence[Any]) -> Rows:
+    def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
         if self._connection is None:
             self._connection = sqlite3.connect(self._file, timeout=self._timeout, isolation_level=None)
-            self._connection.execute("PRAGMA query_only = ON")
-        return self._connection.execute(sql, values).fetchall()
+            for pragma in self._pragmas:
+                self._connection.execute(f"PRAGMA {pragma}")
+        return work(self._connection)
 
     def _let_go(self) -> None:
         if self._connection is not None:
@@ -67,6 +67,24 @@ class SQLiteDirect:
         if thread is not None:
             await asyncio.get_running_loop().run_in_executor(thread, self._let_go)
             thread.shutdown()
+
+
+class SQLiteDirect:
+    """A connection that only reads: there is nothing that could hold it up."""
+
+    def __init__(self, file: str, timeout: float) -> None:
+        self._timeout = timeout
+        self._thread = SQLiteThread(file, timeout, ("query_only = ON",), "records-direct")
+
+    async def rows(self, sql: str, values: Sequence[Any]) -> Rows:
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await self._thread.run(lambda connection: connection.execute(sql, values).fetchall())
+        except (sqlite3.Error, TimeoutError) as error:
+            raise _unavailable() from error
+
+    async def close(self) -> None:
+        await self._thread.close()
 
 
 class PostgresDirect:

@@ -2,8 +2,8 @@
 A local append-only file per process: what is in it survives the process, and after a group's fdatasync the machine.
 
 * write()   one copy into the mapped file: from then on a kill -9 loses nothing (the kernel holds it), and no system call
-* Ticket    resolves after the group's fdatasync: from then on a power cut loses nothing
-* take()    the oldest records SQL does not have yet; the file itself is the queue, memory holds none
+* Ticket    resolves after its group's fdatasync: from then on a power cut loses nothing
+* take()    the rows SQL does not have yet: the newest are in memory, too, as many as are bounded; all others are read back
 * done()    SQL has them: noted in the file, and a file that is done with is deleted
 
 Each file (``segment``) is held with flock by its process: a file that can be locked belongs to a dead one. One thread
@@ -17,107 +17,122 @@ import mmap
 import os
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .segment import GROWTH, Scan, Segment, frame, scan
+from .segment import GROWTH, Scan, Segment, scan
 
 _SUFFIX = ".journal"
 _READ = 1 << 20
-"""Bytes taken for SQL at once: some two thousand rows."""
+"""Bytes read back for SQL at once: some two thousand rows."""
+_KEPT = 10_000
+"""Rows in memory at most: a few megabytes, and more than SQL is behind while it is well."""
 _CLOSE_SECONDS = 5.0
 _NEW = ".new"
 """Ending of a file between its creation and its lock."""
 _NEW_SECONDS = 60.0
 
 
-class Group:
-    """Records that one sync makes durable, and who waits for it."""
+class Ticket:
+    """Records that one sync makes durable, and who waits for it: await it to know them durable.
 
-    __slots__ = ("durable", "timer", "waiters")
+    Cancelling one waiter leaves the others waiting.
+    """
+
+    __slots__ = ("_timer", "_waiters", "is_durable")
 
     def __init__(self, *, durable: bool = False) -> None:
-        self.durable = durable
-        self.waiters: list[asyncio.Future[None]] = []
-        self.timer: asyncio.TimerHandle | None = None
-
-    def done(self) -> None:
-        self.durable = True
-        self.wake()
-
-    def wake(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-        waiters, self.waiters = self.waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
-
-class Ticket:
-    """Await it to know the record durable. Cancelling one waiter leaves the others waiting."""
-
-    __slots__ = ("_group",)
-
-    def __init__(self, group: Group) -> None:
-        self._group = group
+        self.is_durable = durable
+        self._waiters: list[asyncio.Future[None]] = []
+        self._timer: asyncio.TimerHandle | None = None
 
     def __await__(self) -> Generator[Any, None, None]:
-        while not self._group.durable:
+        while not self.is_durable:
             waiter = asyncio.get_running_loop().create_future()
-            self._group.waiters.append(waiter)
+            self._waiters.append(waiter)
             yield from waiter
 
     async def within(self, seconds: float) -> bool:
-        """Wait for at most so long; tells whether the record is durable. The first to wait sets the time for its group."""
-        group = self._group
-        if not group.durable:
+        """Wait for at most so long; tells whether the records are durable. The first to wait sets the time for all."""
+        if not self.is_durable:
             loop = asyncio.get_running_loop()
             waiter = loop.create_future()
-            if group.timer is None:
-                group.timer = loop.call_later(seconds, group.wake)
-            group.waiters.append(waiter)
+            if self._timer is None:
+                self._timer = loop.call_later(seconds, self._wake)
+            self._waiters.append(waiter)
             await waiter
-        return group.durable
+        return self.is_durable
 
-    @property
-    def is_durable(self) -> bool:
-        return self._group.durable
+    def done(self) -> None:
+        self.is_durable = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Records on their way to SQL."""
 
-    segment: Segment
-    payloads: list[bytes]
-    end: int
+    ends: list[tuple[Segment, int]]
+    """How far SQL has each file once it has this."""
+    rows: list[Any] | None
+    """What the records say; None where they must be read."""
+    is_last: bool
+    """Whether it is everything that was written so far."""
+
+    def read(self, decode: Callable[[list[bytes]], list[Any]]) -> "Batch":
+        """The same with its rows, from the file; for any thread. Raises OSError."""
+        ((segment, end),) = self.ends
+        found = scan(os.pread(segment.fd, end - segment.done, segment.done))
+        # Nothing readable to the end of a whole read: the medium is damaged, and what is behind it still counts.
+        if found.end and not self.is_last:
+            end = segment.done + found.end
+        return Batch([(segment, end)], decode([payload for _, payload in found.records]), self.is_last)
 
 
 class Journal:
-    """The files of this process. All methods but ``take`` are for the event loop's thread."""
+    """The files of this process. All methods are for the event loop's thread."""
 
-    def __init__(self, folder: Path, *, interval: float = 0.005, segment_size: int = 4 << 20) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        interval: float = 0.005,
+        segment_size: int = 4 << 20,
+        held: Callable[[], Iterable[bytes]] = tuple,
+    ) -> None:
+        """``held`` gives the records that every new file must begin with, because the old one may be deleted first."""
         self._folder = folder
         self._interval = interval
         self._segment_size = segment_size
+        self._held = held
         self._group_name = f"{os.getpid()}-{time.time_ns():x}-{os.urandom(3).hex()}"
         self._count = 0
         self._segments: deque[Segment] = deque()
         self._spare: Segment | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
-        self._group: Group | None = None
+        self._group: Ticket | None = None
         self._syncing = False
         self._last_sync = 0.0
         self._tickets = 0
         """Given out since the last sync began."""
         self._busy = False
         """Whether the last sync served more than one ticket."""
-        self._waiting_for_sql: list[tuple[Segment, int, Group]] = []
+        self._waiting_for_sql: list[tuple[Segment, int, Ticket]] = []
+        self._rows: list[Any] = []
+        self._has_all = True
+        """Whether ``_rows`` are all that SQL lacks; else none are kept, and the files are read."""
         self._write_works = self._sync_works = True
 
     @property
@@ -138,32 +153,45 @@ class Journal:
     def _current(self) -> Segment:
         return self._segments[-1]
 
-    def is_full(self) -> bool:
-        return self._spare is not None and self._current.size >= self._segment_size
-
-    def rotate(self) -> None:
+    def _rotate(self, spare: Segment) -> None:
         """Go on in the spare file; the old one is deleted when SQL has all of it."""
-        assert self._spare is not None
-        self._segments.append(self._spare)
+        self._segments.append(spare)
         self._spare = None
+        for payload in self._held():
+            self.write(payload)
 
-    def write(self, payload: bytes) -> None:
-        """Put a record where the kernel has it; raises OSError, and then nothing was written."""
+    def write(self, payload: bytes, rows: Sequence[Any] = ()) -> None:
+        """Put a record where the kernel has it; raises OSError, and then nothing was written.
+
+        ``rows`` are what it says to SQL.
+        """
+        spare, segment = self._spare, self._segments[-1]
+        if spare is not None and segment.size >= self._segment_size:
+            self._rotate(spare)
+            segment = spare
+        start = segment.size
         try:
-            self._segments[-1].put(frame(payload))
+            segment.put(payload)
         except OSError:
             self._write_works = False
             raise
         self._write_works = True
+        if not rows:
+            if segment.done == start:  # SQL has all before it, and nothing to do with it
+                segment.done = segment.size
+        elif self._has_all:
+            self._rows += rows
+            if len(self._rows) > _KEPT:
+                self.keep_none()
 
     def ticket(self) -> Ticket:
         """A ticket for everything written so far."""
         self._tickets += 1
         if self._group is None:
-            self._group = Group()
+            self._group = Ticket()
             if not self._syncing:
                 self._schedule()
-        return Ticket(self._group)
+        return self._group
 
     def _schedule(self) -> None:
         loop = asyncio.get_running_loop()
@@ -193,7 +221,7 @@ class Journal:
             with contextlib.suppress(OSError):  # without a spare the file just grows
                 self._spare = self._create()
 
-    def _synced(self, group: Group, targets: list[tuple[Segment, int]], work: "asyncio.Future[None]") -> None:
+    def _synced(self, group: Ticket, targets: list[tuple[Segment, int]], work: "asyncio.Future[None]") -> None:
         error = None if work.cancelled() else work.exception()
         self._sync_works = error is None
         if error is None:
@@ -209,21 +237,27 @@ class Journal:
             self._schedule()
 
     def take(self) -> Batch | None:
-        """The oldest records that are not in SQL yet; None when there are none. Raises OSError."""
-        for segment in list(self._segments):
-            size = segment.size
-            if segment.done < size:
-                found = scan(os.pread(segment.fd, min(size - segment.done, _READ), segment.done))
-                end = segment.done + found.end
-                # Nothing readable to the end of a whole read: the medium is damaged, and what is behind it still counts.
-                return Batch(
-                    segment, [p for _, p in found.records], end if found.end else min(size, segment.done + _READ)
-                )
-        return None
+        """The oldest records that are not in SQL yet; None when there are none. ``done`` or ``keep_none`` follows."""
+        lacking = [(segment, segment.size) for segment in self._segments if segment.done < segment.size]
+        if not lacking:
+            return None
+        if self._has_all:
+            rows, self._rows = self._rows, []
+            return Batch(lacking, rows, is_last=True)
+        segment, size = lacking[0]
+        end = min(size, segment.done + _READ)
+        self._has_all = is_last = len(lacking) == 1 and end == size  # what is written from now on comes next
+        return Batch([(segment, end)], None, is_last)
+
+    def keep_none(self) -> None:
+        """SQL did not take a batch, or there are too many rows: the files have them."""
+        self._has_all = False
+        self._rows = []
 
     def done(self, batch: Batch) -> None:
         """SQL has committed ``batch``."""
-        batch.segment.done = batch.end
+        for segment, end in batch.ends:
+            segment.done = end
         reached = [w for w in self._waiting_for_sql if w[0].done >= w[1]]
         self._waiting_for_sql = [w for w in self._waiting_for_sql if w not in reached]
         for _, _, group in reached:

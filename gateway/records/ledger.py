@@ -10,25 +10,23 @@ The usage ledger: one row per upstream attempt, durable before the client has th
 import asyncio
 import contextlib
 import logging
-import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import orjson
-from sqlalchemy import exc, select, text
+from sqlalchemy import select, text
 
 from config.schema import Ledger as Options
 
 from ..call import CallRecord, Principal
 from ..errors import StoreUnavailable
+from .bulk import REFUSED, BulkInsert
 from .database import Database, DatabaseError
-from .journal import Batch, Group, Journal, Orphan, Ticket, orphans
-from .rows import Row, Running, cleaned, encode, identity, rows_of, running, unfinished_row
+from .journal import Batch, Journal, Orphan, Ticket, orphans
+from .rows import Row, Running, cleaned, encode, fitting, identity, rows_of, running, unfinished_row
 from .tables import LEDGER_COLUMNS, ledger
 
 log = logging.getLogger(__name__)
@@ -40,13 +38,10 @@ _RECOVER_SECONDS = 2.0
 _FAILURES_BEFORE_SORTING = 3
 _OPEN, _CLOSED, _IN_SQL = "o", "c", "s"
 _CLOSED_BEGINS = b'["c",'
-"""How the record of an ended call begins: the others need not be decoded on the way to SQL."""
-_AT_ONCE = (400, 50)
-"""Rows of one INSERT, as many as there are: SQLite's driver hands the interpreter over at every statement. Their values
-stay below the 32,766 that SQLite takes."""
+"""How the record of an ended call begins."""
 
 
-SAFE = Ticket(Group(durable=True))
+SAFE = Ticket(durable=True)
 """Of a row that the kernel has, where that is enough."""
 
 
@@ -74,13 +69,16 @@ class Ledger:
     ) -> None:
         options = options or Options()
         self._database = database
+        self._rows = BulkInsert(database, ledger, LEDGER_COLUMNS, ("request_id", "attempt"), LEDGER_LOCK, cleaned)
         self._clock = clock
         self._folder = Path(options.journal)
-        self._journal = Journal(self._folder, interval=options.flush_interval, segment_size=segment_size)
+        self._open: dict[str, bytes] = {}
+        self._journal = Journal(
+            self._folder, interval=options.flush_interval, segment_size=segment_size, held=self._open.values
+        )
         self._sql_interval = sql_interval
         self._waits_for_disk = options.wait_for == "disk"
-        self._open: dict[str, bytes] = {}
-        self._direct: list[tuple[list[Row], Group]] = []
+        self._direct: list[tuple[list[Row], Ticket]] = []
         self._flushing = asyncio.Lock()
         self._recovering = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
@@ -140,7 +138,7 @@ class Ledger:
         )  # fmt: skip
         payload = encode([_OPEN, call_id, noted])
         try:
-            self._write(payload)
+            self._journal.write(payload)
         except OSError as error:
             raise StoreUnavailable("The usage ledger cannot be written.", code="ledger_unavailable") from error
         self._open[call_id] = payload
@@ -152,85 +150,77 @@ class Ledger:
         """
         rows = rows_of(record)
         try:
-            self._write(encode([_CLOSED, record.id, rows]))
+            payload = orjson.dumps((_CLOSED, record.id, rows))
+        except orjson.JSONEncodeError:
+            rows = fitting(rows)
+            payload = orjson.dumps((_CLOSED, fitting(record.id), rows))
+        try:
+            self._journal.write(payload, rows)
         except OSError as error:
             log.warning("the journal cannot be written: %s", error.strerror)
-            group = Group()
-            self._direct.append((rows, group))
-            return Ticket(group)
+            ticket = Ticket()
+            self._direct.append((rows, ticket))
+            return ticket
         finally:
             self._open.pop(record.id, None)
         ticket = self._journal.ticket()
         return ticket if self._waits_for_disk else SAFE
 
-    def _write(self, payload: bytes) -> None:
-        if self._journal.is_full():
-            self._journal.rotate()
-            for held in self._open.values():  # the file they were noted in is deleted before they end
-                self._journal.write(held)
-        self._journal.write(payload)
-
     async def flush(self) -> None:
         """Bring everything appended so far into SQL; raises StoreUnavailable."""
         async with self._flushing:
             await self._flush_direct()
-            while (batch := await asyncio.to_thread(self._journal.take)) is not None:
-                closed = (orjson.loads(payload) for payload in batch.payloads if payload.startswith(_CLOSED_BEGINS))
-                rows = [row for _, _, some in closed for row in some]
-                if rows:
-                    await self._insert(rows)
-                self._done(batch, noted=bool(rows))
+            while (batch := self._journal.take()) is not None:
+                try:
+                    if batch.rows is None:
+                        batch = await asyncio.to_thread(batch.read, _rows_in)
+                    if batch.rows:
+                        await self._insert(batch.rows)
+                except BaseException:
+                    self._journal.keep_none()
+                    raise
+                self._done(batch)
+                if batch.is_last:
+                    return
 
-    def _done(self, batch: Batch, *, noted: bool) -> None:
+    def _done(self, batch: Batch) -> None:
         self._journal.done(batch)
-        if noted:
+        if batch.rows:
             with contextlib.suppress(OSError):  # without the note a recovery inserts the rows again, to no effect
-                self._journal.write(encode([_IN_SQL, batch.segment.path.name, batch.end]))
+                for segment, end in batch.ends:
+                    self._journal.write(encode([_IN_SQL, segment.path.name, end]))
 
     async def _flush_direct(self) -> None:
         waiting = list(self._direct)
         if waiting:
             await self._insert([row for rows, _ in waiting for row in rows])
             del self._direct[: len(waiting)]
-            for _, group in waiting:
-                group.done()
+            for _, ticket in waiting:
+                ticket.done()
 
-    async def _insert(self, rows: list[Row]) -> None:
-        values = [cleaned(row) for row in rows]
+    async def _insert(self, rows: Sequence[Row]) -> None:
         try:
-            await self._insert_all(values)
+            await self._rows.insert(rows)
         except StoreUnavailable:
             self._failures += 1
             if self._failures < _FAILURES_BEFORE_SORTING or not await self._answers():
                 raise
-            await self._insert_each(values)
-        except exc.DBAPIError:
-            await self._insert_each(values)
+            await self._insert_each(rows)
+        except REFUSED:
+            await self._insert_each(rows)
         self._failures = 0
 
-    async def _insert_all(self, values: list[tuple[Any, ...]]) -> None:
-        async with self._database.write() as connection:
-            await self._database.lock(connection, LEDGER_LOCK, shared=True)
-            start = 0
-            for size in _AT_ONCE if self._database.is_sqlite else ():
-                while len(values) - start >= size:
-                    some = chain.from_iterable(values[start : start + size])
-                    await connection.exec_driver_sql(self._statements[size], tuple(some))
-                    start += size
-            if values[start:]:
-                await connection.exec_driver_sql(self._statements[1], values[start:])
-
-    async def _insert_each(self, values: list[tuple[Any, ...]]) -> None:
+    async def _insert_each(self, rows: Sequence[Row]) -> None:
         """Sort out the row that the database will not have: one bad row must not hold up all that follow."""
-        for value in values:
+        for row in rows:
             try:
-                await self._insert_all([value])
-            except (StoreUnavailable, exc.DBAPIError):
+                await self._rows.insert([row])
+            except (StoreUnavailable, *REFUSED):
                 if not await self._answers():
                     raise StoreUnavailable from None
                 path = self._folder / f"rejected-{self._journal.group_name}.jsonl"
-                await asyncio.to_thread(_add_line, path, encode(list(value)))
-                log.warning("the database refuses the ledger row of %s; it was put into %s", value[0], path.name)
+                await asyncio.to_thread(_add_line, path, encode(row))
+                log.warning("the database refuses the ledger row of %s; it was put into %s", row[0], path.name)
 
     async def _answers(self) -> bool:
         try:
@@ -239,15 +229,6 @@ class Ledger:
         except StoreUnavailable:
             return False
         return True
-
-    @cached_property
-    def _statements(self) -> dict[int, str]:
-        """INSERTs as the driver takes them by their number of rows: compiled once, rows go past SQLAlchemy."""
-        statement = self._database.insert(ledger).on_conflict_do_nothing(index_elements=["request_id", "attempt"])
-        single = str(statement.compile(dialect=self._database.dialect, column_keys=list(LEDGER_COLUMNS)))
-        head, values, rest = re.split(r"VALUES (\(.*?\))", single, maxsplit=1)
-        many = {size: f"{head}VALUES {', '.join([values] * size)}{rest}" for size in _AT_ONCE}
-        return {1: single, **many}
 
     async def recover(self) -> Recovered:
         """Bring journals of dead processes into SQL; any number of processes may do so at once."""
@@ -314,6 +295,12 @@ def _left_by(orphan: Orphan) -> tuple[list[Row], list[Row]]:
             closed.append((name, offset, value))
     rows = [row for name, offset, some in closed if offset >= done.get(name, 0) for row in some]
     return rows, [unfinished_row(noted) for noted in opened.values()]
+
+
+def _rows_in(payloads: list[bytes]) -> list[Row]:
+    """The rows of ended calls; other records need not be decoded on the way to SQL."""
+    closed = b",".join([payload for payload in payloads if payload.startswith(_CLOSED_BEGINS)])
+    return [row for _, _, rows in orjson.loads(b"[%b]" % closed) for row in rows]
 
 
 def _chunks(rows: list[Row], size: int) -> Iterable[list[Row]]:

@@ -1,6 +1,7 @@
 """A call becomes rows of the ledger: lists of values in the order of ``LEDGER_COLUMNS``."""
 
-from operator import attrgetter, gt
+from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 import orjson
@@ -10,7 +11,7 @@ from adapters.usage import NO_USAGE, TOKEN_BUCKETS
 from ..call import Attempt, CallRecord, Principal
 from .tables import LEDGER_COLUMNS, LEDGER_NUMBERS, LEDGER_TEXTS
 
-Row: TypeAlias = list[Any]
+Row: TypeAlias = Sequence[Any]
 Running: TypeAlias = list[Any]
 """The arguments of ``running`` in a row, as the journal keeps them."""
 
@@ -29,6 +30,8 @@ _MAX_TOKENS = 10**12
 """A count beyond it is nonsense from a provider, and thousands of such rows must still sum within 64 bits."""
 _CEILINGS = tuple({"cost": _MAX_COST, "started": _MAX_INT}.get(name, _MAX_TOKENS) for name in LEDGER_NUMBERS)
 _TAGS = LEDGER_TEXTS.index("tags")
+_FIRST_AMOUNT = LEDGER_NUMBERS.index("started") + 1
+"""Before it are numbers that come from our own clock and counts."""
 _FIRST_FLAG = len(LEDGER_TEXTS) + len(LEDGER_NUMBERS)
 _REQUEST_ID, _ATTEMPT = LEDGER_COLUMNS.index("request_id"), LEDGER_COLUMNS.index("attempt")
 _tokens_of = attrgetter(*TOKEN_BUCKETS)
@@ -55,7 +58,7 @@ def _row(record: CallRecord, attempt: Attempt, *, final: bool) -> Row:
         record.id, principal.organization, principal.team or "", principal.user or "", principal.key_id, tags,
         record.model[:_MAX_TEXT], attempt.deployment, attempt.provider, attempt.model,
         record.requested_tier or "", record.effective_tier or "", attempt.sent_tier or "", attempt.served_tier or "",
-        attempt.status, attempt.error or "", record.code,
+        attempt.status, attempt.error.value if attempt.error is not None else "", record.code,
         attempt.number, int(started) // _DAY, int(started * 1e6), int(attempt.seconds * 1e6),
         record.status, attempt.cost,
         *_tokens_of(usage),
@@ -87,7 +90,7 @@ def unfinished_row(noted: Running) -> Row:
     """The row of a request that never ended: attempt 0, charged what was reserved for it, marked as estimated."""
     call_id, organization, team, user, key, tags, model, requested, effective, started, stream, reserved = noted
     record = CallRecord(
-        id=call_id, model=model, principal=Principal(key, organization, team, user, tags=tuple(tags)), code=UNFINISHED,
+        call_id, model, Principal(key, organization, team, user, tags=tuple(tags)), code=UNFINISHED,
         stream=stream, started=started, requested_tier=requested, effective_tier=effective,
     )  # fmt: skip
     record.attempts.append(Attempt(0, "", "", "", usage=NO_USAGE, estimated=True, cost=reserved, status=UNFINISHED))
@@ -104,28 +107,28 @@ def encode(value: Any) -> bytes:
     try:
         return orjson.dumps(value)
     except orjson.JSONEncodeError:
-        return orjson.dumps(_fitting(value))
+        return orjson.dumps(fitting(value))
 
 
-def _fitting(value: Any) -> Any:
+def fitting(value: Any) -> Any:
+    """What JSON can carry of a value."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, int) and not isinstance(value, bool):
         return min(max(value, -_MAX_INT), _MAX_INT)
-    return [_fitting(item) for item in value] if isinstance(value, list) else value
+    return [fitting(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def cleaned(row: Row) -> tuple[Any, ...]:
     """A row as SQL can hold it: no NUL in texts, texts and numbers within their columns."""
-    # One look at all texts together: nearly every row is short ASCII.
-    texts = row[: len(LEDGER_TEXTS)]
+    # One look at all texts together, and one at all numbers: nearly every row is short ASCII and has small numbers.
+    texts, numbers = row[: len(LEDGER_TEXTS)], row[len(LEDGER_TEXTS) : _FIRST_FLAG]
     joined = "".join(texts)
-    if not joined.isascii() or "\x00" in joined or max(map(len, texts)) > _MAX_TEXT:
+    if not joined.isascii() or "\x00" in joined or (len(joined) > _MAX_TEXT and max(map(len, texts)) > _MAX_TEXT):
         texts = [_text(value) for value in texts]
-    if len(row[_TAGS]) > _MAX_TEXT:
-        texts[_TAGS] = _fewer_tags(row[_TAGS])
-    numbers = row[len(LEDGER_TEXTS) : _FIRST_FLAG]
-    if min(numbers) < 0 or any(map(gt, numbers, _CEILINGS)):
+        if len(row[_TAGS]) > _MAX_TEXT:
+            texts[_TAGS] = _fewer_tags(row[_TAGS])
+    if min(numbers) < 0 or max(numbers[_FIRST_AMOUNT:]) > _MAX_TOKENS:
         numbers = [min(max(value, 0), top) for value, top in zip(numbers, _CEILINGS, strict=True)]
     return (*texts, *numbers, *row[_FIRST_FLAG:], *[None] * (len(LEDGER_COLUMNS) - len(row)))
 

@@ -35,9 +35,9 @@ class Segment:
         """Whether nobody needs the file any more, the syncing thread included."""
         return self.done >= self.size and self.synced >= self.size
 
-    def put(self, data: bytes) -> None:
-        """Copy behind the last record; raises OSError when the file has no room and cannot get more."""
-        room, start = self.map, self.size
+    def put(self, payload: bytes) -> None:
+        """Copy a record behind the last one; raises OSError when the file has no room and cannot get more."""
+        room, start, data = self.map, self.size, frame(payload)
         assert room is not None, "only a process's own files are written"
         end = start + len(data)
         if end > len(room):

@@ -28,10 +28,11 @@ def validate_chat(request: Request, *, allow: frozenset[str] = frozenset()) -> N
             raise _responses_body()
         check_parameters(request, PARAMETERS, ("model", "messages"), allow)
         check_pairing(request["messages"])
-        for name, value in request.items():
-            if value is not None and name in RULES:
+        for name in request:
+            if name in RULES and request[name] is not None:
                 RULES[name](request)
-        _check_stream_extensions(request, allow)
+        if request.get("stream_options"):
+            _check_stream_extensions(request["stream_options"], allow)
     except Violation as violation:
         raise violation.refusal() from None
 
@@ -46,8 +47,8 @@ def _responses_body() -> Violation:
     )
 
 
-def _check_stream_extensions(request: Request, allow: frozenset[str]) -> None:
-    for name in request.get("stream_options") or ():
+def _check_stream_extensions(options: Mapping[str, Any], allow: frozenset[str]) -> None:
+    for name in options:
         if name not in ("include_usage", "include_obfuscation") and f"stream_options.{name}" not in allow:
             raise unknown().inside(name).inside("stream_options")
 
