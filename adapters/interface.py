@@ -52,6 +52,8 @@ class Target:
     """The most tokens the model can generate, where known: for providers that demand a bound."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Extra headers from the config."""
+    memo: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What an adapter works out from all this once, for every request. A changed copy begins with none."""
 
 
 @value

@@ -82,3 +82,9 @@ def unsupported(
             raise UnsupportedParameter(name, f"Unsupported parameter: '{name}' is not supported with this model.")
         dropped.append(name)
     return tuple(dropped)
+
+
+def harmless(fates: Mapping[str, Fate], allow: Collection[str] = ()) -> frozenset[str]:
+    """The parameters of which ``unsupported`` never has anything to say, whatever their values."""
+    passed = {name for name, fate in fates.items() if fate in (Fate.PASS, Fate.TRANSLATE)}
+    return frozenset(passed | GATEWAY_PARAMS | {name for name in allow if name not in fates})

@@ -6,16 +6,15 @@ from array import array
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import orjson
 
-from adapters import emit
+from adapters import emit, interface
 from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
 from adapters.interface import (
     JSON,
     Adapter,
-    Answer,
     EmbeddingAdapter,
     RelayAdapter,
     StreamRelay,
@@ -210,7 +209,7 @@ class StreamedAnswer:
         """The whole answer as the client could put it together, where it was asked to be kept; after ``last``."""
         if self._kept is None:
             return None
-        answer = Answer(self._kept.completion(), self.usage, self.served_tier)
+        answer = interface.Answer(self._kept.completion(), self.usage, self.served_tier)
         return _lawful(answer, call, self.deployment)
 
     async def close(self) -> None:
@@ -262,6 +261,9 @@ class WholeAnswer:
         return self._completion
 
 
+Answer: TypeAlias = StreamedAnswer | WholeAnswer
+
+
 def _text_bytes(choice: Mapping[str, Any]) -> int:
     message = choice.get("message") or {}
     calls = [c.get("function") or c.get("custom") or {} for c in message.get("tool_calls") or ()]
@@ -298,10 +300,23 @@ class Chat:
 
     async def read(
         self, call: Call, deployment: Deployment, sent: UpstreamRequest, tier: AttemptTier, response: UpstreamResponse
-    ) -> StreamedAnswer | WholeAnswer:
+    ) -> Answer:
         if call.stream:
             return await _first_content(call, deployment, sent, tier, response)
-        return _whole(call, deployment, sent, tier, await response.read(MAX_BODY))
+        return self.whole(call, deployment, sent, tier, await response.read(MAX_BODY))
+
+    def whole(
+        self, call: Call, deployment: Deployment, sent: UpstreamRequest, tier: AttemptTier, body: bytes
+    ) -> WholeAnswer:
+        """Read a complete answer; raises ProviderError where it is none."""
+        answer = deployment.adapter.parse(body, sent)
+        served = tier.served(answer.served_tier)
+        if answer.body is not None and answer.served_tier == served:
+            return WholeAnswer(deployment, sent, answer.body, answer.usage, tier, served, answer.completion)
+        completion = _lawful(replace(answer, served_tier=served), call, deployment)
+        if len(completion["choices"]) < call.n:
+            raise ProviderError(ErrorKind.PROTOCOL, "The upstream returned fewer choices than were asked for.")
+        return WholeAnswer(deployment, sent, orjson.dumps(completion), answer.usage, tier, served, completion)
 
 
 class Embeddings:
@@ -316,14 +331,19 @@ class Embeddings:
 
     async def read(
         self, call: Call, deployment: Deployment, sent: UpstreamRequest, tier: AttemptTier, response: UpstreamResponse
-    ) -> StreamedAnswer | WholeAnswer:
+    ) -> WholeAnswer:
+        return self.whole(call, deployment, sent, tier, await response.read(MAX_BODY))
+
+    def whole(
+        self, call: Call, deployment: Deployment, sent: UpstreamRequest, tier: AttemptTier, body: bytes
+    ) -> WholeAnswer:
         assert isinstance(deployment.adapter, EmbeddingAdapter), "prepare has seen to it"
-        answer = deployment.adapter.parse_embeddings(await response.read(MAX_BODY), sent)
+        answer = deployment.adapter.parse_embeddings(body, sent)
         if call.request.get("encoding_format") == "base64":
             for item in answer.completion["data"]:
                 item["embedding"] = packed(item["embedding"])
-        body = orjson.dumps({**answer.completion, "model": answer.completion.get("model") or deployment.target.model})
-        return WholeAnswer(deployment, sent, body, answer.usage, tier, "default", answer.completion)
+        told = orjson.dumps({**answer.completion, "model": answer.completion.get("model") or deployment.target.model})
+        return WholeAnswer(deployment, sent, told, answer.usage, tier, "default", answer.completion)
 
 
 def packed(embedding: list[float]) -> str:
@@ -364,19 +384,7 @@ async def _first_content(
     return StreamedAnswer(deployment, sent, response, relay, b"".join(held), kept, tier)
 
 
-def _whole(call: Call, deployment: Deployment, sent: UpstreamRequest, tier: AttemptTier, body: bytes) -> WholeAnswer:
-    """Read a complete answer; raises ProviderError where it is none."""
-    answer = deployment.adapter.parse(body, sent)
-    served = tier.served(answer.served_tier)
-    if answer.body is not None and answer.served_tier == served:
-        return WholeAnswer(deployment, sent, answer.body, answer.usage, tier, served, answer.completion)
-    completion = _lawful(replace(answer, served_tier=served), call, deployment)
-    if len(completion["choices"]) < call.n:
-        raise ProviderError(ErrorKind.PROTOCOL, "The upstream returned fewer choices than were asked for.")
-    return WholeAnswer(deployment, sent, orjson.dumps(completion), answer.usage, tier, served, completion)
-
-
-def _lawful(answer: Answer, call: Call, deployment: Deployment) -> JSON:
+def _lawful(answer: interface.Answer, call: Call, deployment: Deployment) -> JSON:
     return emit.completion(
         answer,
         id=completion_id(call),

@@ -89,6 +89,8 @@ class Deployment:
     """Whether a deployment of its model goes on with plain text that broke off."""
     tier_timeouts: Mapping[str, Timeouts] = field(default_factory=dict)
     """By the tier of an attempt, where they differ from ``timeouts``."""
+    memo: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What is worked out from all this once, for every request."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,22 +5,24 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
 from adapters import ratelimits
 from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
+from adapters.interface import CredentialSpec, UpstreamRequest
 from config.schema import Retries, Timeouts
 
 from . import tiers
-from .answer import MAX_BODY, StreamedAnswer, WholeAnswer
+from .answer import MAX_BODY, Answer, StreamedAnswer
 from .call import Attempt, CallRecord, Deployment, Plan, Route
 from .continuation import CONTINUED, Rest, Resumable, Sendable
 from .credentials import Credentials
 from .errors import GatewayError
 from .failures import NONSENSE, NobodyAvailable, told, unforeseen
 from .fleet import SAMPLES, Fleet, Load, Member
+from .hedging import HEDGE_LOST, hedged
 from .plaintext import plain
 from .pools import FlexFull, QueueFull
 from .routing import Router
@@ -28,13 +30,8 @@ from .tiers import AttemptTier
 from .upstream import Upstream
 from .walk import Walk
 
-STATUSES_OK = range(200, 300)
 NOTICEABLE = 0.05
 """Seconds by which a deployment must be slower than another before that counts."""
-HEDGE_LOST = "hedge_lost"
-Answer: TypeAlias = StreamedAnswer | WholeAnswer
-
-
 FAILURES = (ProviderError, UnsupportedParameter, NobodyAvailable, QueueFull, FlexFull)
 
 
@@ -81,16 +78,51 @@ class Dispatcher:
 
     async def answer(self, call: Prepared, record: CallRecord) -> Answer:
         """The first answer any deployment gives, of a fallback model too; raises the error of the last failure."""
+        record.dispatched = self._clock()
+        before, first, failure = len(record.attempts), self._straight(call), None
+        if first is not None:
+            try:
+                return self._resumable(await self._attempt(call, first, record), call, record)
+            except (ProviderError, UnsupportedParameter) as exc:
+                failure = exc
+        most = before + self._retries.attempts  # one allowance, however many models serve
+        return self._resumable(await self._onward(call, record, most, first, failure), call, record)
+
+    def _straight(self, call: Prepared) -> Deployment | None:
+        """The plan's first deployment, where nothing speaks against it and nothing is asked beside it: nearly always.
+
+        Who is next needs no thought then until it fails.
+        """
+        plan = call.plan
+        first = plan[0]
+        if first.pool is not None or (len(plan) > 1 and call.route.config.hedging is not None):
+            return None
+        return first if self._fleet[first.id].begin() else None
+
+    def _resumable(self, answer: Answer, call: Prepared, record: CallRecord) -> Answer:
+        """The answer, as one that another deployment goes on with where it breaks off, if one may."""
+        if answer.deployment.resumable and isinstance(answer, StreamedAnswer) and plain(call.call):
+            return Resumable(answer, partial(self._resume, call, record))
+        return answer
+
+    async def _onward(
+        self, call: Prepared, record: CallRecord, most: int, begun: Deployment | None, failure: Exception | None
+    ) -> Answer:
+        """The answer of the model asked for, else of a fallback model, within ``most`` attempts.
+
+        ``failure`` is that of the first attempt, if ``begun`` was tried already.
+        """
         waiting: list[Route] = []
         seen = {call.route.name}
-        record.dispatched = self._clock()
-        most = len(record.attempts) + self._retries.attempts  # one allowance, however many models serve
+        left = self._retries.attempts
         while True:
+            # Where a model has fallbacks, they come before a second turn of its own.
+            repeat = call.route.config.fallbacks.is_empty
+            walk = Walk(
+                call.route.name, call.plan, self._fleet, self._retries, repeat=repeat, left=max(left, 1), begun=begun
+            )
             try:
-                answer = await self._model(call, record, max(most - len(record.attempts), 1))
-                if answer.deployment.resumable and isinstance(answer, StreamedAnswer) and plain(call.call):
-                    return Resumable(answer, partial(self._resume, call, record))
-                return answer
+                return await self._model(call, walk, record, failure)
             except FAILURES as exc:
                 kinds = _kinds(exc)
                 waiting[:0] = [
@@ -100,6 +132,7 @@ class Dispatcher:
                     if isinstance(exc, GatewayError):
                         raise
                     raise told(exc, record) from exc
+            begun, failure, left = None, None, most - len(record.attempts)
 
     def _left(self, call: Sendable, record: CallRecord) -> float:
         """Seconds that all attempts of a call together have left."""
@@ -124,24 +157,28 @@ class Dispatcher:
             return True
         return False
 
-    async def _model(self, call: Prepared, record: CallRecord, left: int) -> Answer:
-        """The deployments of one model. Where it has fallbacks, they come before a second turn of its own."""
-        plan, repeat = call.plan, call.route.config.fallbacks.is_empty
-        walk = Walk(call.route.name, plan, self._fleet, self._retries, repeat=repeat, left=left)
-        first = walk.first()
-        if first is None:
-            out = [self._fleet[d.id].health for d in plan]
-            wait = min((health.worth_waiting for health in out), default=1.0)
-            raise NobodyAvailable(wait, (*dict.fromkeys(h.why for h in out if h.why), ErrorKind.OVERLOADED))
-        hedging = call.route.config.hedging
+    async def _model(self, call: Prepared, walk: Walk, record: CallRecord, failure: Exception | None) -> Answer:
+        """The deployments of one model, from the first on or from what follows its failure."""
         try:
-            if hedging is not None and len(plan) > 1:
-                return await self._hedged(call, walk, first, record, hedging.after)
-            return await self._attempt(call, first, record)
-        except (ProviderError, UnsupportedParameter) as exc:
-            return await self._again(call, walk, record, exc)
+            if failure is not None:
+                return await self._again(call, walk, record, failure)
+            first = walk.first()
+            if first is None:
+                raise self._nobody(call.plan)
+            hedging = call.route.config.hedging
+            try:
+                if hedging is not None and len(call.plan) > 1:
+                    return await hedged(self._attempt, call, walk, first, record, hedging.after)
+                return await self._attempt(call, first, record)
+            except (ProviderError, UnsupportedParameter) as exc:
+                return await self._again(call, walk, record, exc)
         finally:
             record.retry_denied = record.retry_denied or walk.denied
+
+    def _nobody(self, plan: Plan) -> NobodyAvailable:
+        out = [self._fleet[d.id].health for d in plan]
+        wait = min((health.worth_waiting for health in out), default=1.0)
+        return NobodyAvailable(wait, (*dict.fromkeys(h.why for h in out if h.why), ErrorKind.OVERLOADED))
 
     async def _again(self, call: Prepared, walk: Walk, record: CallRecord, failure: Exception) -> Answer:
         """The further attempts. The first one is made without this, because most calls need no second."""
@@ -159,38 +196,6 @@ class Dispatcher:
                 assert walk.following is not None, "the walk goes on"
                 return await self._attempt(call, walk.following, record)
         raise failure
-
-    async def _hedged(self, call: Prepared, walk: Walk, first: Deployment, record: CallRecord, after: float) -> Answer:
-        """The first attempt, and another beside it when it keeps us waiting: the first answer wins."""
-        tasks = {asyncio.create_task(self._attempt(call, first, record))}
-        winner: asyncio.Task[Answer] | None = None
-        try:
-            done, _ = await asyncio.wait(tasks, timeout=after)
-            if not done and (other := walk.beside()) is not None:
-                tasks.add(asyncio.create_task(self._attempt(call, other, record)))
-            winner = await _first_answer(tasks)
-            return winner.result()
-        finally:
-            await self._lose(tasks - {winner}, call, record, HEDGE_LOST if winner is not None else None)
-
-    async def _lose(
-        self, losers: set[asyncio.Task[Answer]], call: Prepared, record: CallRecord, why: str | None
-    ) -> None:
-        """Cancel what is no longer wanted and account for it; the row of the answer, if there is one, comes last."""
-        if not losers:
-            return
-        for task in losers:
-            task.cancel(why)
-        for answer in await asyncio.gather(*losers, return_exceptions=True):
-            if isinstance(answer, BaseException):
-                continue
-            if isinstance(answer, StreamedAnswer):
-                answer.abort()
-            for row in record.attempts:  # it answered at the same moment
-                if row.deployment == answer.deployment.id and row.status == "ok":
-                    row.status = HEDGE_LOST
-                    call.over(row, answer.deployment, maybe_billed=True)
-        record.attempts.sort(key=lambda row: row.status == "ok")
 
     async def _attempt(self, call: Sendable, deployment: Deployment, record: CallRecord) -> Answer:
         """One attempt, with its row in the record and its mark on what is known of the deployment."""
@@ -249,8 +254,7 @@ class Dispatcher:
     def _answered(self, call: Sendable, deployment: Deployment, member: Member, seconds: float) -> None:
         """Note a success, and whether it took much longer than the best of the others does."""
         stream, size = call.call.stream, call.call.size
-        member.health.succeeded()
-        member.load.observe(stream, size, seconds)
+        member.answered(stream, size, seconds)
         if self._latency_ejection is None or len(call.plan) == 1:
             return
         others = [
@@ -317,12 +321,12 @@ class Dispatcher:
     async def _exchange(
         self, call: Sendable, record: CallRecord, request: Mapping[str, Any], tier: AttemptTier, deployment: Deployment
     ) -> Answer:
-        target = deployment.target
-        if deployment.credential is not None:
-            target = replace(target, api_key=await self._credentials.token(deployment.credential))
-        sent = call.call.operation.prepare(deployment.adapter, request, target)
-        if deployment.credential is not None:
-            sent = await self._credentials.sign(sent, deployment.credential)
+        """Send a request and read its answer, up to the first content of a stream."""
+        operation = call.call.operation
+        if deployment.credential is None:
+            sent: UpstreamRequest = operation.prepare(deployment.adapter, request, deployment.target)
+        else:
+            sent = await self._signed(operation, request, deployment, deployment.credential)
         if record.passed_on is not None:  # last: a signature does not cover it, for proxies may change it
             sent = replace(sent, headers={**sent.headers, "traceparent": record.passed_on})
         timeouts = deployment.tier_timeouts.get(tier.expected, deployment.timeouts)
@@ -330,9 +334,8 @@ class Dispatcher:
             timeouts = _within(timeouts, self._left(call, record))
         began = time.perf_counter()
         response = await self._upstreams[deployment.provider].open(sent, timeouts)
-        reached = response.opened - began
         try:
-            if response.status not in STATUSES_OK:
+            if not 200 <= response.status < 300:
                 body = await response.read(MAX_BODY)
                 error = deployment.adapter.error(response.status, response.headers, body)
                 raise tiers.refused(deployment, tier, error)
@@ -340,17 +343,28 @@ class Dispatcher:
             if hinted and (limits := ratelimits.read(response.headers)) is not None:
                 self._fleet[deployment.id].health.hinted(limits)
                 call.told(deployment, limits)
+            here = None if call.call.stream else response.here(MAX_BODY)
             try:
-                answer: Answer = await call.call.operation.read(call.call, deployment, sent, tier, response)
+                if here is not None:
+                    answer: Answer = operation.whole(call.call, deployment, sent, tier, here)
+                else:
+                    answer = await operation.read(call.call, deployment, sent, tier, response)
             except NONSENSE as exc:
                 raise unforeseen(exc) from exc  # another deployment may give a better one
-            answer.waited, answer.reached = response.taken, reached
+            answer.waited, answer.reached = response.taken, response.opened - began
             return answer
         except BaseException as exc:
             if isinstance(exc, ProviderError):
-                exc.maybe_billed = response.status in STATUSES_OK
+                exc.maybe_billed = 200 <= response.status < 300
             response.abort()
             raise
+
+    async def _signed(
+        self, operation: Any, request: Mapping[str, Any], deployment: Deployment, credential: CredentialSpec
+    ) -> UpstreamRequest:
+        """The request with a credential that expires."""
+        target = replace(deployment.target, api_key=await self._credentials.token(credential))
+        return await self._credentials.sign(operation.prepare(deployment.adapter, request, target), credential)
 
 
 def _kinds(failure: Exception) -> Sequence[ErrorKind]:
@@ -360,18 +374,6 @@ def _kinds(failure: Exception) -> Sequence[ErrorKind]:
     if isinstance(failure, UnsupportedParameter):
         return ()
     return failure.kinds if isinstance(failure, NobodyAvailable) else (ErrorKind.OVERLOADED,)
-
-
-async def _first_answer(tasks: set[asyncio.Task[Answer]]) -> asyncio.Task[Answer]:
-    """The first task that succeeds; raises what the last one failed with when all fail."""
-    waiting = tasks
-    while True:
-        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        answered = next((task for task in done if task.exception() is None), None)
-        if answered is not None:
-            return answered
-        if not waiting:
-            return done.pop()  # its result is the failure
 
 
 def _within(timeouts: Timeouts, left: float) -> Timeouts:

@@ -31,9 +31,9 @@ class RetryBudget:
         self._clock = clock
         self._counts = Recent()
 
-    def request(self) -> None:
+    def request(self, now: float | None = None) -> None:
         """A first attempt goes there."""
-        self._counts.add(self._clock(), 1, 0)
+        self._counts.add(self._clock() if now is None else now, 1, 0)
 
     def note(self) -> None:
         """A further attempt is made because this deployment failed."""
@@ -75,10 +75,14 @@ class Load:
         self._clock = clock
         self._latencies: dict[tuple[bool, int], Latency] = {}
 
-    def observe(self, stream: bool, size: int, seconds: float) -> None:
+    def observe(self, stream: bool, size: int, seconds: float, now: float | None = None) -> None:
         """``seconds`` to the first content of a stream, or to a whole answer."""
-        latency = self._latencies.setdefault((stream, bucket(size)), Latency())
-        now = self._clock()
+        key = (stream, bucket(size))
+        latency = self._latencies.get(key)
+        if latency is None:
+            latency = self._latencies[key] = Latency()
+        if now is None:
+            now = self._clock()
         if now - latency.at > STALE:
             latency.samples = 0
         latency.value = seconds if not latency.samples else latency.value + WEIGHT * (seconds - latency.value)
@@ -104,12 +108,27 @@ def bucket(size: int) -> int:
 class Member:
     """One deployment."""
 
-    __slots__ = ("health", "load", "retries")
+    __slots__ = ("_clock", "health", "load", "retries")
 
-    def __init__(self, health: Health, retries: RetryBudget, load: Load) -> None:
+    def __init__(self, health: Health, retries: RetryBudget, load: Load, clock: Callable[[], float]) -> None:
         self.health = health
         self.retries = retries
         self.load = load
+        self._clock = clock
+
+    def begin(self) -> bool:
+        """Count a first attempt, if nothing speaks against making one here."""
+        now = self._clock()
+        if not self.health.ready(now):
+            return False
+        self.retries.request(now)
+        return True
+
+    def answered(self, stream: bool, size: int, seconds: float) -> None:
+        """An attempt was successful: see ``Load.observe``."""
+        now = self._clock()
+        self.health.succeeded(now)
+        self.load.observe(stream, size, seconds, now)
 
 
 class Others(Protocol):
@@ -144,7 +163,7 @@ class Fleet:
             )
             if deployment in self._learnt:
                 health.learn(self._learnt[deployment][0], breaker=True)
-            member = Member(health, RetryBudget(self._retries, self._clock), Load(self._clock))
+            member = Member(health, RetryBudget(self._retries, self._clock), Load(self._clock), self._clock)
             self._members[deployment] = member
         return member
 

@@ -3,9 +3,11 @@
 import asyncio
 import random
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 from . import tiers
-from .answer import StreamedAnswer, WholeAnswer
+from .answer import Answer
 from .call import CallRecord
 from .dispatch import Dispatcher
 from .errors import CapacityUnavailable
@@ -15,10 +17,14 @@ FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 30.0
 
 
-async def answer(dispatch: Dispatcher, call: Metered, record: CallRecord) -> StreamedAnswer | WholeAnswer:
+def answer(dispatch: Dispatcher, call: Metered, record: CallRecord) -> Coroutine[Any, Any, Answer]:
     """The answer of a plan; raises GatewayError like ``Dispatcher.answer``, for flex CapacityUnavailable."""
     if call.tier != "flex":
-        return await dispatch.answer(call, record)
+        return dispatch.answer(call, record)
+    return _flex(dispatch, call, record)
+
+
+async def _flex(dispatch: Dispatcher, call: Metered, record: CallRecord) -> Answer:
     try:
         return await _patiently(dispatch, call, record)
     except CapacityUnavailable as exc:
@@ -31,7 +37,7 @@ async def answer(dispatch: Dispatcher, call: Metered, record: CallRecord) -> Str
     return await dispatch.answer(call, record)
 
 
-async def _patiently(dispatch: Dispatcher, call: Metered, record: CallRecord) -> StreamedAnswer | WholeAnswer:
+async def _patiently(dispatch: Dispatcher, call: Metered, record: CallRecord) -> Answer:
     pause = FIRST_PAUSE
     until = call.flex_until = time.monotonic() + tiers.flex_wait(call.principal)
     while True:

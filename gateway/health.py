@@ -116,6 +116,12 @@ class Health:
             return False
         return self._elected(self._open_until) and self._claim()
 
+    def ready(self, now: float) -> bool:
+        """Whether nothing speaks against it: it is ``available`` and not ``reluctant``, whatever the dice say."""
+        if self._open_seconds or now < max(self._cool_until, self._hint_until, self._slow_until):
+            return False
+        return self._back_since is None or now - self._back_since >= self.config.slow_start
+
     def probe(self) -> bool:
         """Whether to try although the breaker is open, because there is no other: one caller at a time."""
         return self._clock() >= self._cool_until and (self.closed or self._claim())
@@ -158,16 +164,17 @@ class Health:
         """A probe ended without telling anything about the deployment (the client left, say)."""
         self._probing, self._taken = 0.0, True
 
-    def succeeded(self) -> None:
-        now = self._clock()
-        was_open = self._open_seconds
-        if was_open:
-            self._close(now)
-        self._answers.add(now, 1, 0)
+    def succeeded(self, now: float | None = None) -> None:
+        if now is None:
+            now = self._clock()
         self._failures = 0
-        self.release()
-        if was_open:
+        self._probing, self._taken = 0.0, True
+        if self._open_seconds:
+            self._close(now)
+            self._answers.add(now, 1, 0)
             self._changed(True)
+        else:
+            self._answers.add(now, 1, 0)
 
     def _close(self, since: float) -> None:
         self._back_since = since

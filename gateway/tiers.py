@@ -109,9 +109,13 @@ def able(plan: Plan, tier: str) -> Plan:
 
 def attempt(deployment: Deployment, tier: str) -> AttemptTier:
     """How a tier is asked of a deployment, or made in front of it by the gateway's own queue."""
-    sent = tier if sendable(deployment, tier) else None
-    made = deployment.pool is not None and sent is None
-    return AttemptTier(sent, tier if made else None, deployment.adapter.reports_tier)
+    known: AttemptTier | None = deployment.memo.get(tier)
+    if known is None:
+        sent = tier if sendable(deployment, tier) else None
+        made = deployment.pool is not None and sent is None
+        known = AttemptTier(sent, tier if made else None, deployment.adapter.reports_tier)
+        deployment.memo[tier] = known
+    return known
 
 
 def sendable(deployment: Deployment, tier: str) -> bool:

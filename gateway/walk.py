@@ -27,11 +27,20 @@ class Walk:
 
     Every deployment once, those that are slow or nearly out of their limits last; then, where nothing else would
     serve, once more with a pause. ``left`` attempts at most, where earlier models of the call have used up some.
-    ``denied`` tells that the retry budget ended it.
+    ``begun`` is the plan's first deployment where that was well and was tried without a walk. ``denied`` tells that the
+    retry budget ended it.
     """
 
     def __init__(
-        self, model: str, plan: Plan, fleet: Fleet, retries: Retries, *, repeat: bool, left: int | None = None
+        self,
+        model: str,
+        plan: Plan,
+        fleet: Fleet,
+        retries: Retries,
+        *,
+        repeat: bool,
+        left: int | None = None,
+        begun: Deployment | None = None,
     ) -> None:
         self.following: Deployment | None = None
         self.delay = 0.0
@@ -42,16 +51,18 @@ class Walk:
         self._fleet = fleet
         self._retries = retries
         self._left = retries.attempts if left is None else left
-        self._begun: Deployment | None = None
+        self._begun = begun
         """Where the call was sent first: its retries are on that one's budget, so that they cannot add up."""
         self._last: Deployment | None = None
         self._made = 0
         self._turns = self._order(retries.per_deployment if repeat else 1)
+        if begun is not None:
+            self._take(next(self._turns), 0.0)
 
     def _order(self, turns: int) -> Iterator[Deployment]:
         plan = self._plan
         if len(plan) > 1:
-            reluctant = {d.id for d in plan if self._fleet[d.id].health.reluctant()}
+            reluctant = {d.id for d in plan if d is not self._begun and self._fleet[d.id].health.reluctant()}
             if reluctant:
                 plan = sorted(plan, key=lambda d: d.id in reluctant)
         return (d for _ in range(turns) for d in plan)

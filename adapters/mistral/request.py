@@ -54,15 +54,14 @@ def prepare(request: ChatRequest, target: Target) -> UpstreamRequest:
         told["tools"] = [_tool(tool) for tool in tools]
     if (effort := told.get("reasoning_effort")) is not None:
         told["reasoning_effort"] = _EFFORTS.get(effort, "high")
-    allow = target.allow
     if (seed := told.pop("seed", None)) is not None:
         told["random_seed"] = seed
-        allow = allow | {"random_seed"}
+        target = replace(target, allow=target.allow | {"random_seed"})
     if told.get("tool_choice") == "required":
         told["tool_choice"] = "any"
     elif isinstance(choice := told.get("tool_choice"), dict) and choice.get("type") == "allowed_tools":
         told |= _allowed(told, choice["allowed_tools"])
-    return family.prepare(told, replace(target, allow=allow), MISTRAL)
+    return family.prepare(told, target, MISTRAL)
 
 
 def _allowed(told: JSON, allowed: JSON) -> JSON:

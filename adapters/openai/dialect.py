@@ -139,7 +139,7 @@ def read_usage(given: Any) -> Usage | None:
         return None
     prompt, completion = count(given, "prompt_tokens"), count(given, "completion_tokens")
     total = count(given, "total_tokens")
-    if given.keys() == _PLAIN and total == prompt + completion:
+    if total == prompt + completion and given.keys() == _PLAIN:
         return Usage.from_openai(given)  # OpenAI's own: nothing to mend
     inside, outside = given.get("prompt_tokens_details"), given.get("completion_tokens_details")
     inside = dict(inside) if isinstance(inside, dict) else {}

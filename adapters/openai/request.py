@@ -1,13 +1,15 @@
 """A Chat Completions request in the words of one OpenAI-shaped provider."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from ..errors import UnsupportedParameter
 from ..history import IdRule
 from ..interface import JSON, ChatRequest, Target, UpstreamRequest
 from ..jsonio import dumps
-from ..params import Fate, unsupported
+from ..params import Fate, harmless, unsupported
 from .dialect import Dialect, FamilyOptions
 from .legacy import modern
 
@@ -16,6 +18,9 @@ _MESSAGE_KEYS = frozenset(
 )
 _KEPT = (Fate.PASS, Fate.TRANSLATE)
 _HANDLED = frozenset({"stream_options", "max_tokens", "max_completion_tokens", "service_tier"})
+_TOOLING = frozenset({"tools", "tool_choice", "parallel_tool_calls"})
+_NOTHING: tuple[Any, ...] = (None, [], "")
+"""Values that say no more than leaving the parameter out."""
 _LONG_IDS = IdRule(r"(?s).*", longest=40)
 _REASONERS = re.compile(r"o\d|gpt-5(?!-chat|\.[1-4])")
 """OpenAI's models that always reason or do by default, and refuse samplers while they do."""
@@ -26,20 +31,47 @@ _SAMPLERS = (
 _CACHE = "prompt_cache_breakpoint"
 
 
+@dataclass(frozen=True, slots=True)
+class _Fixed:
+    """What all requests to a target have in common."""
+
+    dialect: Dialect
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    harmless: frozenset[str]
+    kept: frozenset[str]
+    """Parameters that are sent under their own name."""
+    notes: Mapping[str, Any]
+    """Of a request for one choice without audio."""
+
+
+def _fixed(target: Target, row: Dialect) -> _Fixed:
+    options: FamilyOptions | None = target.options
+    dialect = options.applied(row) if options is not None else row
+    kept = {name for name, fate in dialect.params.items() if fate in _KEPT} | target.allow
+    made = target.memo[row.name] = _Fixed(
+        dialect=dialect,
+        url=f"{target.base_url}/chat/completions",
+        headers=headers(target, options),
+        harmless=harmless(dialect.params, target.allow),
+        kept=frozenset(kept - _HANDLED),
+        notes=_notes({}, dialect),
+    )
+    return made
+
+
 def prepare(request: ChatRequest, target: Target, dialect: Dialect) -> UpstreamRequest:
     """Translate; raises UnsupportedParameter."""
-    options: FamilyOptions | None = target.options
-    if options is not None:
-        dialect = options.applied(dialect)
-    dropped = unsupported(request, dialect.params, target.unsupported, target.allow)
+    fixed: _Fixed = target.memo.get(dialect.name) or _fixed(target, dialect)
+    dialect, kept = fixed.dialect, fixed.kept
+    dropped: tuple[str, ...] = ()
+    if not fixed.harmless.issuperset(request):
+        dropped = unsupported(request, dialect.params, target.unsupported, target.allow)
     if not dialect.custom_tools:
         request = modern(request)
-    body: JSON = dict(dialect.extra)
-    for name, value in request.items():
-        if value is None or value in ([], "") or name in _HANDLED:
-            continue
-        if dialect.params.get(name) in _KEPT or name in target.allow:
-            body[name] = value
+    body: JSON = {name: value for name, value in request.items() if name in kept and value not in _NOTHING}
+    if dialect.extra:
+        body = {**dialect.extra, **body}
     body["model"] = target.model
     body["messages"] = _messages(request["messages"], dialect)
     if target.unsupported == "drop" and dialect.custom_tools and _REASONERS.match(target.model):
@@ -48,23 +80,30 @@ def prepare(request: ChatRequest, target: Target, dialect: Dialect) -> UpstreamR
     limit = request.get("max_completion_tokens") or request.get("max_tokens")
     if limit is not None:
         body[dialect.max_tokens] = limit
-    dropped = (*dropped, *_tier(body, request.get("service_tier"), dialect))
+    if (tier := request.get("service_tier")) is not None:
+        dropped = (*dropped, *_tier(body, tier, dialect))
     stream = request.get("stream") is True
     if stream:
         _ask_usage(body, request, dialect)
-    _tools(body, dialect)
-    _response_format(body, target, dialect)
+    if not _TOOLING.isdisjoint(body):
+        _tools(body, dialect)
+    if "response_format" in body and not dialect.json_schema:
+        _response_format(body, target)
     if dialect.thinking is not None:
         _thinking(body, dialect)
-    notes = {"dialect": dialect, "n": request.get("n") or 1, "audio": "audio" in (request.get("modalities") or ())}
+    plain = "n" not in request and "modalities" not in request
     return UpstreamRequest(
-        url=f"{target.base_url}/chat/completions",
-        headers=headers(target, options),
+        url=fixed.url,
+        headers=fixed.headers,
         body=dumps(body),
         stream=stream,
-        dropped=tuple(dict.fromkeys(dropped)),
-        notes=notes,
+        dropped=tuple(dict.fromkeys(dropped)) if dropped else (),
+        notes=fixed.notes if plain else _notes(request, dialect),
     )
+
+
+def _notes(request: ChatRequest, dialect: Dialect) -> Mapping[str, Any]:
+    return {"dialect": dialect, "n": request.get("n") or 1, "audio": "audio" in (request.get("modalities") or ())}
 
 
 def headers(target: Target, options: FamilyOptions | None) -> dict[str, str]:
@@ -91,15 +130,15 @@ def _ask_usage(body: JSON, request: ChatRequest, dialect: Dialect) -> None:
         body["stream_options"]["include_obfuscation"] = False
 
 
-def _tier(body: JSON, tier: str | None, dialect: Dialect) -> tuple[str, ...]:
+def _tier(body: JSON, tier: str, dialect: Dialect) -> tuple[str, ...]:
     """Ask for a tier that the provider has; the name of the parameter where it has no such tier."""
-    if tier is not None and tier in dialect.tiers:
+    if tier in dialect.tiers:
         body["service_tier"] = dialect.tiers[tier]
         return ()
-    if dialect.send_priority and tier is not None and tier in dialect.priorities:
+    if dialect.send_priority and tier in dialect.priorities:
         body["priority"] = dialect.priorities[tier]
         return ()
-    return () if tier in (None, "auto", "default") else ("service_tier",)
+    return () if tier in ("auto", "default") else ("service_tier",)
 
 
 def _messages(messages: Sequence[JSON], dialect: Dialect) -> list[JSON]:
@@ -202,9 +241,10 @@ def _tools(body: JSON, dialect: Dialect) -> None:
         body["tool_choice"] = allowed["mode"]
 
 
-def _response_format(body: JSON, target: Target, dialect: Dialect) -> None:
-    wanted = body.get("response_format")
-    if dialect.json_schema or not wanted or wanted.get("type") != "json_schema":
+def _response_format(body: JSON, target: Target) -> None:
+    """Where the provider has no schemas."""
+    wanted = body["response_format"]
+    if not wanted or wanted.get("type") != "json_schema":
         return
     if target.unsupported != "drop":
         raise UnsupportedParameter(

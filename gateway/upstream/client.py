@@ -4,7 +4,7 @@ import asyncio
 import functools
 import socket
 import ssl
-from collections import defaultdict
+from collections import defaultdict, deque
 
 from adapters.errors import ErrorKind, ProviderError
 from adapters.interface import UpstreamRequest
@@ -12,7 +12,7 @@ from config.schema import Timeouts
 
 from .addresses import Resolve, SystemResolver, refusal
 from .connection import Connection
-from .head import Origin, head, locate
+from .head import Origin, locate, opening
 from .response import UpstreamResponse
 
 IDLE = 30.0
@@ -54,20 +54,22 @@ class Upstream:
         tls: ssl.SSLContext | None = None,
         resolve: Resolve | None = None,
     ) -> None:
-        self._slots = asyncio.Semaphore(limit)
+        self._limit = limit
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        """Those who wait for a place, the first to come first."""
         self._allow_private = allow_private
         self._allow_plain_http = allow_plain_http
         self._tls = tls
         self._resolve = resolve or SystemResolver()
         self._idle: defaultdict[Origin, list[Connection]] = defaultdict(list)
-        self._born: dict[Connection, float] = {}
+        self._open: set[Connection] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self.in_flight = 0
 
     @property
     def connections(self) -> int:
         """Open connections, idle ones included."""
-        return len(self._born)
+        return len(self._open)
 
     async def reach(self, url: str, seconds: float) -> None:
         """Connect and send nothing; the connection is there for the next request. Raises ProviderError."""
@@ -83,19 +85,33 @@ class Upstream:
         Cancelling it aborts the connection.
         """
         try:
-            place = locate(request.url)
-            first = place.opening if method == "POST" else place.opening.replace("POST", method, 1)
-            opening = head(first, request.headers, len(request.body))
+            origin, first = opening(request.url, method, tuple(request.headers.items()))
         except ValueError as error:
             raise ProviderError(ErrorKind.CONNECTION, "The request to the provider cannot be written.") from error
-        if self._slots.locked():
-            await self._queue(timeouts.connect)
+        head = b"%bContent-Length: %d\r\n\r\n" % (first, len(request.body))
+        if self.in_flight < self._limit:
+            self.in_flight += 1
         else:
-            await self._slots.acquire()
-        self.in_flight += 1
+            await self._queue(timeouts.connect)
+        loop = asyncio.get_running_loop()
+        response: UpstreamResponse | None = None
         try:
-            response = await self._exchange(place.origin, opening, request, timeouts)
+            connection = self._take_idle(origin, loop.time())
+            reused = connection is not None
+            while True:
+                if connection is None:
+                    connection = await self._connect(origin, timeouts.connect)
+                response = UpstreamResponse(loop, timeouts, stream=request.stream)
+                connection.send(head, request.body, response)
+                await response.begun()
+                if response.status:
+                    break
+                if not reused or not self._unread(connection, response, loop.time()):
+                    raise self._failure(response)
+                reused, connection = False, None
         except BaseException:
+            if response is not None:
+                response.abort()
             self._leave()
             raise
         response.on_end(self._leave)
@@ -106,44 +122,49 @@ class Upstream:
         if self._sweeper:
             self._sweeper.cancel()
             self._sweeper = None
-        for connection in list(self._born):
+        for connection in list(self._open):
             connection.abort()
         self._idle.clear()
         await asyncio.sleep(0)  # the event loop closes the sockets
 
-    async def _exchange(
-        self, origin: Origin, opening: bytes, request: UpstreamRequest, timeouts: Timeouts
-    ) -> UpstreamResponse:
-        loop = asyncio.get_running_loop()
-        reused = self._take_idle(origin)
-        connection = reused or await self._connect(origin, timeouts.connect)
-        while True:
-            response = UpstreamResponse(loop, timeouts, stream=request.stream)
-            connection.send(opening, request.body, response)
-            try:
-                await response.head()
-            except ProviderError as error:
-                # The server closed the idle connection while our request was on its way: it has not acted on it,
-                # and a new connection cannot meet the same fate. A later death may have been a begun answer.
-                died = error.kind is ErrorKind.CONNECTION and connection.silent
-                if not reused or not died or loop.time() - response.sent > STALE_WINDOW:
-                    error.maybe_billed = True
-                    raise
-            else:
-                return response
-            reused = None
-            connection = await self._connect(origin, timeouts.connect)
+    def _unread(self, connection: Connection, response: UpstreamResponse, now: float) -> bool:
+        """Whether the server closed an idle connection while our request was on its way.
+
+        Then it has not acted on it, and a new connection cannot meet the same fate. A later death may have been a
+        begun answer.
+        """
+        died = response.error is not None and response.error.kind is ErrorKind.CONNECTION
+        return died and connection.silent and now - response.sent <= STALE_WINDOW
+
+    def _failure(self, response: UpstreamResponse) -> ProviderError:
+        assert response.error is not None, "it has no status and is over"
+        response.error.maybe_billed = True
+        return response.error
 
     async def _queue(self, patience: float) -> None:
+        """Wait for a place; whoever leaves hands its own on."""
+        place = asyncio.get_running_loop().create_future()
+        self._waiting.append(place)
         try:
             async with asyncio.timeout(patience):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise ProviderError(ErrorKind.OVERLOADED, "Too many requests to the provider are in flight.") from None
+                await place
+        except BaseException as error:
+            if place.done() and not place.cancelled():
+                self._leave()  # it was ours when we could no longer use it
+            elif place in self._waiting:
+                self._waiting.remove(place)
+            if isinstance(error, TimeoutError):
+                full = "Too many requests to the provider are in flight."
+                raise ProviderError(ErrorKind.OVERLOADED, full) from None
+            raise
 
     def _leave(self) -> None:
+        while self._waiting:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(None)
+                return
         self.in_flight -= 1
-        self._slots.release()
 
     async def _connect(self, origin: Origin, seconds: float) -> Connection:
         try:
@@ -181,38 +202,31 @@ class Upstream:
         )
         # Answers may be silent for minutes: keep middle boxes from forgetting the connection.
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self._born[connection] = loop.time()
+        connection.born = loop.time()
+        if not connection.closed:
+            self._open.add(connection)
         return connection
 
-    def _take_idle(self, origin: Origin) -> Connection | None:
+    def _take_idle(self, origin: Origin, now: float) -> Connection | None:
         """The connection used last: the others may then grow old and go."""
-        idle, now = self._idle[origin], asyncio.get_running_loop().time()
+        idle = self._idle[origin]
         while idle:
             connection = idle.pop()
-            if self._fit(connection, now):
+            if _fit(connection, now):
                 return connection
             connection.abort()
         return None
 
     def _put_idle(self, connection: Connection) -> None:
         loop = asyncio.get_running_loop()
-        connection.idle_since = loop.time()
+        now = loop.time()
+        connection.usable_until = min(now + IDLE, now + connection.keep_alive, connection.born + MAX_AGE)
         self._idle[connection.origin].append(connection)
         if self._sweeper is None:
             self._sweeper = loop.call_later(SWEEP, self._sweep)
 
-    def _fit(self, connection: Connection, now: float) -> bool:
-        unused = now - connection.idle_since
-        return (
-            not connection.closed
-            and not connection.transport.is_closing()
-            and unused < IDLE
-            and unused < connection.keep_alive
-            and now - self._born.get(connection, 0) < MAX_AGE
-        )
-
     def _forget(self, connection: Connection) -> None:
-        self._born.pop(connection, None)
+        self._open.discard(connection)
         idle = self._idle.get(connection.origin, [])
         if connection in idle:
             idle.remove(connection)
@@ -221,10 +235,14 @@ class Upstream:
         self._sweeper = None
         now = asyncio.get_running_loop().time()
         for origin, idle in list(self._idle.items()):
-            for connection in [c for c in idle if not self._fit(c, now)]:
+            for connection in [c for c in idle if not _fit(c, now)]:
                 idle.remove(connection)
                 connection.abort()
             if not idle:
                 del self._idle[origin]
         if self._idle:
             self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
+
+
+def _fit(connection: Connection, now: float) -> bool:
+    return now < connection.usable_until and not connection.closed and not connection.transport.is_closing()

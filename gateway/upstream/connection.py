@@ -1,7 +1,6 @@
 """One connection to an upstream: what is lawful HTTP, and whose answer it is."""
 
 import asyncio
-import functools
 from collections.abc import Callable
 from typing import cast
 
@@ -10,7 +9,7 @@ import httptools
 from adapters.errors import ErrorKind
 
 from .head import Origin
-from .response import UpstreamResponse
+from .response import Field, UpstreamResponse
 
 MAX_HEADERS = 128
 MAX_INTERIM = 10
@@ -19,10 +18,19 @@ MAX_OVERHEAD = 64 * 1024
 """Bytes in a row that are not body: a head, interim answers, trailers, chunk extensions."""
 UNANSWERED = "The provider closed the connection without an answer."
 NOT_HTTP = "The provider's answer is not lawful HTTP."
+NEVER = float("inf")
+LENGTH = (b"transfer-encoding", b"content-length")
+"""Headers that tell where a body ends; without them it ends with the connection."""
+FRAMING = frozenset({*LENGTH, b"content-encoding", b"keep-alive"})
+"""Headers that the connection itself reads; the others wait for who asks for them."""
 
 
 class Connection(asyncio.Protocol):
-    """Writes one request at a time and reads its answer. Used again only when nothing at all was odd about it."""
+    """Writes one request at a time and reads its answer. Used again only when nothing at all was odd about it.
+
+    It has one timer for all its answers: moving a deadline on costs nothing, for a timer that fires too early is set
+    again.
+    """
 
     transport: asyncio.Transport
 
@@ -30,30 +38,37 @@ class Connection(asyncio.Protocol):
         self, origin: Origin, idle: Callable[["Connection"], None], gone: Callable[["Connection"], None]
     ) -> None:
         self.origin = origin
-        self.idle_since = 0.0
-        self.keep_alive = float("inf")
+        self.born = 0.0
+        self.usable_until = 0.0
+        """Until when it may be used again, once it is idle."""
+        self.keep_alive = NEVER
         """Seconds that the server says it keeps an idle connection."""
         self.closed = False
-        self._paused = False
         self.silent = True
         """Whether not a byte has come since the request was written."""
+        self._paused = False
         self._idle = idle
         self._gone = gone
         self._response: UpstreamResponse | None = None
         self._parser = httptools.HttpResponseParser(self)
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = NEVER
+        self._wrong = ""
+        self._reusable = False
+        self._head_bound = 0
+        """Bytes that a head may have at most, by what has come."""
         self._reset()
 
     def _reset(self) -> None:
-        self._headers: dict[str, str] = {}
-        self._header_count = 0
-        self._interim = 0
-        self._overhead = 0
-        self._body: list[bytes] = []
+        """For the next answer: nothing was wrong with the last one."""
         self._status = 0
-        self._delimited = True
+        self._fields: list[Field] = []
+        self._framing: dict[bytes, bytes] = {}
+        self._body: list[bytes] = []
+        self._interim = 0
+        self._interim_fields = 0
+        self._overhead = 0
         self._complete = False
-        self._reusable = False
-        self._wrong = ""
 
     def send(self, head: bytes, body: bytes, response: UpstreamResponse) -> None:
         self._reset()
@@ -85,6 +100,18 @@ class Connection(asyncio.Protocol):
         self.closed = True
         self.transport.abort()
 
+    def call_by(self, due: float) -> None:
+        """Have the answer look at its deadlines at ``due`` (``loop.time``) or before."""
+        if due < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer, self._timer_at = asyncio.get_running_loop().call_at(due, self._look), due
+
+    def _look(self) -> None:
+        self._timer, self._timer_at = None, NEVER
+        if self._response is not None:
+            self._response.look()
+
     # asyncio's side.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -96,29 +123,37 @@ class Connection(asyncio.Protocol):
         if response is None:
             self.abort()  # nobody asked: the next request must not take this for its answer
             return
+        self._head_bound = self._overhead + len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._wrong = self._wrong or NOT_HTTP
-        self._judge(len(data), response)
+        if self._complete and self._body and not response.status:  # all of it at once, as most answers come
+            self._response = None
+            response.whole(self._status, self._fields, self._body)
+            self._free()
+        else:
+            self._judge(len(data), response)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         self._gone(self)
         response, self._response = self._response, None
         if response is None:
             return
         if not self._status:
             response.fail(ErrorKind.CONNECTION, UNANSWERED)
-        elif self._delimited or error:
+        elif error or any(name in self._framing for name in LENGTH):
             response.fail(ErrorKind.INCOMPLETE, "The provider's answer was cut short.")
         else:
             response.finish()
 
     def _judge(self, received: int, response: UpstreamResponse) -> None:
         """What the bytes just parsed mean for the answer: at most one wake-up of its reader."""
-        if self._status and not response.answered:
-            response.begin(self._status, self._headers)
+        if self._status and not response.status:
+            response.begin(self._status, self._fields)
         if self._body:
             body, self._body, self._overhead = self._body, [], 0
             response.push(body)
@@ -152,32 +187,34 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._status:
             return  # trailers say nothing that we want, a second answer even less
-        self._header_count += 1
-        if self._header_count > MAX_HEADERS:
+        if len(self._fields) + self._interim_fields >= MAX_HEADERS:
             self._wrong = "The provider's answer has too many headers."
             return
-        key, text = _lower(name), value.decode("latin-1")
-        known = self._headers.get(key)
-        self._headers[key] = text if known is None else f"{known}, {text}"
+        name = name.lower()
+        self._fields.append((name, value))
+        if name in FRAMING:
+            known = self._framing.get(name)
+            self._framing[name] = value if known is None else b"%b, %b" % (known, value)
 
     def on_headers_complete(self) -> None:
         if self._complete:
             return
         status = self._parser.get_status_code()
+        framing = self._framing
         if 100 <= status < 200 and status != 101:
-            self._headers.clear()
+            self._interim_fields += len(self._fields)
+            self._fields.clear()
+            framing.clear()
             self._interim += 1
             if self._interim > MAX_INTERIM:
                 self._wrong = "The provider keeps announcing an answer."
             return
-        headers = self._headers
-        coding = headers.get("transfer-encoding", "chunked").lower()
-        self._delimited = "transfer-encoding" in headers or "content-length" in headers
-        if not 200 <= status < 600 or coding != "chunked" or not self._parser.get_http_version().startswith("1."):
+        coding = framing.get(b"transfer-encoding", b"chunked").lower()
+        if not 200 <= status < 600 or coding != b"chunked" or not self._parser.get_http_version().startswith("1."):
             self._wrong = self._wrong or NOT_HTTP
-        elif headers.get("content-encoding", "identity").lower() != "identity":
+        elif framing.get(b"content-encoding", b"identity").lower() != b"identity":
             self._wrong = self._wrong or "The provider's answer is compressed, which was not asked for."
-        elif len("".join(headers)) + len("".join(headers.values())) > MAX_OVERHEAD:
+        elif self._head_bound > MAX_OVERHEAD and sum(len(n) + len(v) for n, v in self._fields) > MAX_OVERHEAD:
             self._wrong = self._wrong or "The provider's answer has a head that is too large."
         if not self._wrong:
             self._status = status
@@ -190,20 +227,14 @@ class Connection(asyncio.Protocol):
         if self._status and not self._wrong:
             self._complete = True
             self._reusable = self._parser.should_keep_alive()
-            self.keep_alive = _keep_alive(self._headers.get("keep-alive"))
+            told = self._framing.get(b"keep-alive")
+            self.keep_alive = NEVER if told is None else _keep_alive(told)
 
 
-@functools.lru_cache(maxsize=512)
-def _lower(name: bytes) -> str:
-    return name.decode("latin-1").lower()
-
-
-def _keep_alive(header: str | None) -> float:
+def _keep_alive(header: bytes) -> float:
     """Seconds of ``Keep-Alive: timeout=N``, less one for the way there."""
-    if header is None:
-        return float("inf")
-    for parameter in header.split(","):
+    for parameter in header.decode("latin-1").split(","):
         name, _, value = parameter.strip().partition("=")
         if name.lower() == "timeout" and value.isdecimal():
             return int(value[:9]) - 1.0
-    return float("inf")
+    return NEVER

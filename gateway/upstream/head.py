@@ -1,7 +1,6 @@
 """Where a request goes and its head, byte for byte."""
 
 import re
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -31,7 +30,7 @@ class Place(NamedTuple):
 
     origin: Origin
     opening: str
-    """The request line and the headers that every request has."""
+    """The request line after its method, and the headers that every request has."""
 
 
 @lru_cache(maxsize=1024)
@@ -48,18 +47,17 @@ def locate(url: str) -> Place:
     port = parts.port or (443 if tls else 80)
     name = f"[{host}]" if ":" in host else host
     named = name if parts.port is None else f"{name}:{port}"
-    return Place(Origin(host, port, tls), f"POST {target} HTTP/1.1\r\nHost: {named}\r\nAccept-Encoding: identity\r\n")
-
-
-def head(opening: str, headers: Mapping[str, str], length: int) -> bytes:
-    """The whole head of a POST; raises ValueError for a header that cannot be sent as it is."""
-    return b"%sContent-Length: %d\r\n\r\n" % (_fixed(opening, tuple(headers.items())), length)
+    return Place(Origin(host, port, tls), f"{target} HTTP/1.1\r\nHost: {named}\r\nAccept-Encoding: identity\r\n")
 
 
 @lru_cache(maxsize=1024)
-def _fixed(opening: str, headers: tuple[tuple[str, str], ...]) -> bytes:
-    """All but the length: the same for nearly all requests to a provider."""
-    lines = [opening]
+def opening(url: str, method: str, headers: tuple[tuple[str, str], ...]) -> tuple[Origin, bytes]:
+    """Where a request goes, and its head but for the length: the same for nearly all requests to a provider.
+
+    Raises ValueError for a URL that cannot be called and for a header that cannot be sent as it is.
+    """
+    place = locate(url)
+    lines = [f"{method} {place.opening}"]
     if all(name.lower() != "user-agent" for name, _ in headers):
         lines.append("User-Agent: sluice\r\n")  # some front ends refuse a request without one
     for name, value in headers:
@@ -67,7 +65,7 @@ def _fixed(opening: str, headers: tuple[tuple[str, str], ...]) -> bytes:
             lines.append(f"{name}: {value}\r\n")
         else:
             raise ValueError(f"header {name!r} cannot be sent")  # names only: values are secret
-    return "".join(lines).encode("latin-1")
+    return place.origin, "".join(lines).encode("latin-1")
 
 
 def _name(name: str) -> bool:

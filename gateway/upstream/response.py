@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from adapters.errors import ErrorKind, ProviderError
 from config.schema import Timeouts
@@ -14,7 +14,10 @@ HIGH_WATER = 256 * 1024
 """Bytes waiting for a slow reader before the socket is no longer read; one read of the socket comes on top."""
 LINGER = 0.1
 """Seconds that ``close`` leaves an unfinished answer to end by itself."""
+NEVER = float("inf")
 TOO_LARGE = "The provider's answer is too large."
+Field: TypeAlias = tuple[bytes, bytes]
+"""A header as it came, but for its name, which is in lower case."""
 
 
 class Source(Protocol):
@@ -23,6 +26,7 @@ class Source(Protocol):
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
     def abort(self) -> None: ...
+    def call_by(self, due: float) -> None: ...
 
 
 class UpstreamResponse:
@@ -33,75 +37,59 @@ class UpstreamResponse:
     ``close`` or ``abort``, or use ``async with``.
     """
 
-    __slots__ = (
-        *(
-            "_deadline",
-            "_discard",
-            "_done",
-            "_end",
-            "_ended",
-            "opened",
-            "_error",
-            "_loop",
-            "_on_end",
-            "_parts",
-            "_paused",
-            "_room",
-            "_size",
-        ),
-        *(
-            "_refused",
-            "_sink",
-            "_spilt",
-            "_source",
-            "_stream",
-            "_streaming",
-            "_timeouts",
-            "_timer",
-            "_timer_at",
-            "_waiter",
-            "_whole",
-        ),
-        *("headers", "sent", "status"),
-    )
+    # What most answers never need to be told: it costs nothing until it is.
+    status = 0
+    error: ProviderError | None = None
+    _fields: Sequence[Field] = ()
+    _headers: dict[str, str] | None = None
+    _source: Source | None = None
+    _size = 0
+    _room = HIGH_WATER
+    _whole = False
+    _streaming = False
+    _discard = False
+    _paused = False
+    _done = False
+    _sink: Callable[[bytes], bool] | None = None
+    """Where ``pour`` has what arrives go..."""
+    _refused = False
+    """...whether it wants no more for now..."""
+    _spilt: Exception | None = None
+    """...and what it raised."""
+    _waiter: asyncio.Future[None] | None = None
+    _on_end: Callable[[], None] | None = None
+    _ended = 0.0
+    _end = NEVER
 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeouts: Timeouts, *, stream: bool) -> None:
-        self.status = 0
-        self.headers: dict[str, str] = {}
-        self.sent = loop.time()
-        self.opened = time.perf_counter()  # the loop's own clock is coarse
-        self._ended = 0.0
         self._loop = loop
         self._timeouts = timeouts
         self._stream = stream
-        self._source: Source | None = None
         self._parts: list[bytes] = []
-        self._size = 0
-        self._room = HIGH_WATER
-        self._whole = False
-        self._streaming = False
-        self._discard = False
-        self._paused = False
-        self._done = False
-        self._error: ProviderError | None = None
-        self._sink: Callable[[bytes], bool] | None = None
-        """Where ``pour`` has what arrives go..."""
-        self._refused = False
-        """...whether it wants no more for now..."""
-        self._spilt: Exception | None = None
-        """...and what it raised."""
-        self._waiter: asyncio.Future[None] | None = None
-        self._on_end: Callable[[], None] | None = None
-        self._end = float("inf")
+        self.sent = loop.time()
+        self.opened = time.perf_counter()  # the loop's own clock is coarse
         self._deadline = self.sent + (timeouts.first_byte if stream else timeouts.response)
-        self._timer = loop.call_at(self._deadline, self._expire)
-        self._timer_at = self._deadline
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """By their names in lower case; the values of one name are joined."""
+        if self._headers is None:
+            self._headers = {}
+            for name, value in self._fields:
+                key, text = name.decode("latin-1"), value.decode("latin-1")
+                known = self._headers.get(key)
+                self._headers[key] = text if known is None else f"{known}, {text}"
+        return self._headers
+
+    def here(self, limit: int = MAX_BODY) -> bytes | None:
+        """The whole body, if it has come already and is no longer than ``limit``."""
+        return self._take() if self._done and self.error is None and self._size <= limit else None
 
     async def chunk(self) -> bytes:
         """What has arrived of the body, at least one byte; empty at the end."""
         while not self._parts:
-            if self._error:
-                raise self._error
+            if self.error:
+                raise self.error
             if self._done:
                 return b""
             await self._wait()
@@ -116,8 +104,8 @@ class UpstreamResponse:
             if self._parts:
                 if not sink(self._take()):
                     return False
-            elif self._error:
-                raise self._error
+            elif self.error:
+                raise self.error
             elif self._done:
                 return True
             else:
@@ -135,17 +123,18 @@ class UpstreamResponse:
     async def read(self, limit: int = MAX_BODY) -> bytes:
         """The whole (rest of the) body; more than ``limit`` bytes are an error."""
         self._whole, self._room = True, limit
-        declared = self.headers.get("content-length", "")
-        if declared.isdecimal() and int(declared) > limit:
-            self.fail(ErrorKind.PROTOCOL, TOO_LARGE)
-        self._unpause()
+        if not self._done:
+            declared = self.headers.get("content-length", "")
+            if declared.isdecimal() and int(declared) > limit:
+                self.fail(ErrorKind.PROTOCOL, TOO_LARGE)
+            self._unpause()
         while not self._done and self._size <= limit:
             await self._wait()
         if self._size > limit:
             self.fail(ErrorKind.PROTOCOL, TOO_LARGE)
             raise ProviderError(ErrorKind.PROTOCOL, TOO_LARGE)
-        if self._error:
-            raise self._error
+        if self.error:
+            raise self.error
         return self._take()
 
     def abort(self) -> None:
@@ -182,20 +171,16 @@ class UpstreamResponse:
         """Seconds from the request to the end of the answer, or until now."""
         return (self._ended or time.perf_counter()) - self.opened
 
-    @property
-    def answered(self) -> bool:
-        """Whether the status line and headers are here."""
-        return self.status != 0
-
     def comes_from(self, source: Source) -> None:
         self._source = source
+        source.call_by(self._deadline)
 
-    async def head(self) -> None:
-        """Wait for the status and the headers."""
-        while not self.status:
-            if self._error:
-                raise self._error
-            await self._wait()
+    def begun(self) -> asyncio.Future[None]:
+        """Done when the status and the headers are here, or ``error`` is."""
+        self._waiter = waiter = self._loop.create_future()
+        if self.status or self._done:
+            self._wake()
+        return waiter
 
     def on_end(self, callback: Callable[[], None]) -> None:
         """Call when the answer is over, however it ends; at once if it is."""
@@ -204,11 +189,20 @@ class UpstreamResponse:
         else:
             self._on_end = callback
 
-    def begin(self, status: int, headers: dict[str, str]) -> None:
-        self.status, self.headers = status, headers
+    def begin(self, status: int, fields: Sequence[Field]) -> None:
+        self.status, self._fields = status, fields
         if self._stream:
             self._end = self._loop.time() + self._timeouts.total
         self._wake()
+
+    def whole(self, status: int, fields: Sequence[Field], parts: list[bytes]) -> None:
+        """All of the answer has arrived at once: as ``begin``, ``push`` and ``finish``."""
+        if self._done:
+            return
+        self.status, self._fields, self._parts = status, fields, parts
+        for part in parts:
+            self._size += len(part)
+        self.finish()
 
     def push(self, parts: Sequence[bytes]) -> None:
         """Body bytes have arrived: keep them, and wake the reader once if it can use them."""
@@ -248,7 +242,6 @@ class UpstreamResponse:
             return
         self._done = True
         self._ended = time.perf_counter()
-        self._timer.cancel()
         self._source = None
         self._wake()
         if self._on_end:
@@ -258,7 +251,7 @@ class UpstreamResponse:
         """End the answer with an error and drop the connection."""
         if self._done:
             return
-        self._error = ProviderError(kind, message)
+        self.error = ProviderError(kind, message)
         source = self._source
         self.finish()
         if source:
@@ -288,22 +281,23 @@ class UpstreamResponse:
             self._waiter = None
 
     def _wake(self) -> None:
-        if self._waiter and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def _arm(self, deadline: float) -> None:
-        """Move the deadline. A timer that fires too early looks again, so moving it on costs nothing."""
+        """Move the deadline. ``look`` that is called too early has itself called again."""
         self._deadline = deadline
-        due = min(deadline, self._end)
-        if due < self._timer_at:
-            self._timer.cancel()
-            self._timer, self._timer_at = self._loop.call_at(due, self._expire), due
+        if self._source is not None:
+            self._source.call_by(min(deadline, self._end))
 
-    def _expire(self) -> None:
-        bounded = self._waiter is not None or self._end == float("inf")
+    def look(self) -> None:
+        """See whether a deadline has passed."""
+        bounded = self._waiter is not None or self._end == NEVER
         due = min(self._deadline, self._end) if bounded else self._end  # a slow reader is not the provider's fault
         if self._loop.time() < due:
-            self._timer, self._timer_at = self._loop.call_at(due, self._expire), due
+            if self._source is not None:
+                self._source.call_by(due)
         elif self._discard:
             self.abort()
         elif self._streaming:
