@@ -50,7 +50,7 @@ class UpstreamResponse:
     _discard = False
     _paused = False
     _done = False
-    _sink: Callable[[bytes], bool] | None = None
+    sink: Callable[[bytes], bool] | None = None
     """Where ``pour`` has what arrives go..."""
     _refused = False
     """...whether it wants no more for now..."""
@@ -109,11 +109,11 @@ class UpstreamResponse:
             elif self._done:
                 return True
             else:
-                self._sink = sink
+                self.sink, self._streaming = sink, self._stream
                 try:
                     await self._wait()
                 finally:
-                    self._sink = None
+                    self.sink = None
                 if self._refused:
                     self._refused = False
                     return False
@@ -209,8 +209,8 @@ class UpstreamResponse:
         if self._discard:
             return
         self._streaming = self._stream
-        if self._sink is not None:
-            self._pass_on(self._sink, parts[0] if len(parts) == 1 else b"".join(parts))
+        if self.sink is not None:
+            self.pass_on(self.sink, parts[0] if len(parts) == 1 else b"".join(parts))
             return
         self._parts.extend(parts)
         for part in parts:
@@ -225,7 +225,8 @@ class UpstreamResponse:
         elif self._stream:
             self._deadline = self._loop.time() + self._timeouts.idle
 
-    def _pass_on(self, sink: Callable[[bytes], bool], data: bytes) -> None:
+    def pass_on(self, sink: Callable[[bytes], bool], data: bytes) -> None:
+        """Body bytes have arrived while ``pour`` waits for them: they go on at once."""
         self._deadline = self._loop.time() + self._timeouts.idle
         try:
             if sink(data):
@@ -233,7 +234,7 @@ class UpstreamResponse:
             self._refused = True
         except Exception as error:
             self._spilt = error
-        self._sink = None  # what comes before its task wakes up waits like everything else
+        self.sink = None  # what comes before its task wakes up waits like everything else
         self._wake()
 
     def finish(self) -> None:
