@@ -130,9 +130,13 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._wrong = self._wrong or NOT_HTTP
-        if self._complete and self._body and not response.status:  # all of it at once, as most answers come
+        body = self._body
+        if body and response.sink is not None and not (self._complete or self._wrong):  # a stream under way
+            self._body, self._overhead = [], 0
+            response.pass_on(response.sink, body[0] if len(body) == 1 else b"".join(body))
+        elif self._complete and body and not response.status:  # all of it at once, as most answers come
             self._response = None
-            response.whole(self._status, self._head(), self._body)
+            response.whole(self._status, self._head(), body)
             self._free()
         else:
             self._judge(len(data), response)

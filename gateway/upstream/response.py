@@ -50,7 +50,7 @@ class UpstreamResponse:
     _discard = False
     _paused = False
     _done = False
-    _sink: Callable[[bytes], bool] | None = None
+    sink: Callable[[bytes], bool] | None = None
     """Where ``pour`` has what arrives go..."""
     _refused = False
     """...whether it wants no more for now..."""
@@ -112,11 +112,11 @@ class UpstreamResponse:
             elif self._done:
                 return True
             else:
-                self._sink = sink
+                self.sink, self._streaming = sink, self._stream
                 try:
                     await self._wait()
                 finally:
-                    self._sink = None
+                    self.sink = None
                 if self._refused:
                     self._refused = False
                     return False
@@ -206,8 +206,8 @@ class UpstreamResponse:
         if self._discard:
             return
         self._streaming = self._stream
-        if self._sink is not None:
-            self._pass_on(self._sink, parts[0] if len(parts) == 1 else b"".join(parts))
+        if self.sink is not None:
+            self.pass_on(self.sink, parts[0] if len(parts) == 1 else b"".join(parts))
             return
         self._parts.extend(parts)
         for part in parts:
@@ -222,7 +222,8 @@ class UpstreamResponse:
         elif self._stream:
             self.deadline = self._loop.time() + self._timeouts.idle
 
-    def _pass_on(self, sink: Callable[[bytes], bool], data: bytes) -> None:
+    def pass_on(self, sink: Callable[[bytes], bool], data: bytes) -> None:
+        """Body bytes have arrived while ``pour`` waits for them: they go on at once."""
         self.deadline = self._loop.time() + self._timeouts.idle
         try:
             if sink(data):
@@ -230,7 +231,7 @@ class UpstreamResponse:
             self._refused = True
         except Exception as error:
             self._spilt = error
-        self._sink = None  # what comes before its task wakes up waits like everything else
+        self.sink = None  # what comes before its task wakes up waits like everything else
         self._wake()
 
     def finish(self) -> None:
