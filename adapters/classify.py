@@ -204,13 +204,16 @@ def retry_after(headers: Mapping[str, str], message: str = "") -> float | None:
     return None
 
 
+_PARTS = re.compile(r"(\d{1,12}(?:\.\d{0,12})?) ?(ms|s|m|h|d)")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
 def duration(text: str) -> float | None:
     """Seconds of a Go duration (``6m0s``, ``130ms``), of a plain number, or None."""
     if (plain := _number(text)) is not None:
         return plain
-    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-    parts = re.findall(r"(\d{1,12}(?:\.\d{0,12})?) ?(ms|s|m|h|d)", text)
-    return sum(float(number) * units[unit] for number, unit in parts) if parts else None
+    parts = _PARTS.findall(text)
+    return sum([float(number) * _UNITS[unit] for number, unit in parts]) if parts else None
 
 
 _SECRETS = tuple(

@@ -38,21 +38,15 @@ def _lawful(whole: JSON) -> bool:
     """Whether the client can have the provider's own bytes: all keys there that OpenAI sends on its best days."""
     if "system_fingerprint" not in whole or not isinstance(whole.get("usage"), dict):
         return False
-    for choice in whole["choices"]:  # noqa: SIM110 - nearly always one: a generator costs more than it
-        if not isinstance(choice, dict) or not _lawful_choice(choice):
+    for choice in whole["choices"]:
+        message = choice.get("message") if isinstance(choice, dict) else None
+        if not isinstance(message, dict) or "logprobs" not in choice:
+            return False
+        if choice.get("finish_reason") not in FINISH_REASONS or message.get("tool_calls") == []:
+            return False
+        if not message.keys() >= _MESSAGE_KEYS:
             return False
     return True
-
-
-def _lawful_choice(choice: JSON) -> bool:
-    message = choice.get("message")
-    return (
-        "logprobs" in choice
-        and choice.get("finish_reason") in FINISH_REASONS
-        and isinstance(message, dict)
-        and message.keys() >= _MESSAGE_KEYS
-        and message.get("tool_calls") != []
-    )
 
 
 def _choice(choice: JSON, dialect: Dialect) -> JSON:

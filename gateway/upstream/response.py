@@ -37,38 +37,42 @@ class UpstreamResponse:
     ``close`` or ``abort``, or use ``async with``.
     """
 
-    # What most answers never need to be told: it costs nothing until it is.
-    status = 0
-    error: ProviderError | None = None
-    _fields: Sequence[Field] = ()
-    _headers: dict[str, str] | None = None
-    source: Source | None = None
-    _size = 0
-    _room = HIGH_WATER
-    _whole = False
-    _streaming = False
-    _discard = False
-    _paused = False
-    _done = False
-    sink: Callable[[bytes], bool] | None = None
-    """Where ``pour`` has what arrives go..."""
-    _refused = False
-    """...whether it wants no more for now..."""
-    _spilt: Exception | None = None
-    """...and what it raised."""
-    _waiter: asyncio.Future[None] | None = None
-    _on_end: Callable[[], None] | None = None
-    _ended = 0.0
-    _end = NEVER
+    __slots__ = (
+        *("deadline", "error", "opened", "sent", "sink", "source", "status"),
+        *("_discard", "_done", "_end", "_ended", "_fields", "_headers", "_loop", "_on_end", "_parts", "_paused"),
+        *("_refused", "_room", "_size", "_spilt", "_stream", "_streaming", "_timeouts", "_waiter", "_whole"),
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeouts: Timeouts, now: float, *, stream: bool) -> None:
+        self.status = 0
+        self.error: ProviderError | None = None
+        self.sent = now
+        self.opened = time.perf_counter()  # the loop's own clock is coarse
+        self.deadline = now + (timeouts.first_byte if stream else timeouts.response)
+        self.source: Source | None = None
         self._loop = loop
         self._timeouts = timeouts
         self._stream = stream
+        self._fields: Sequence[Field] = ()
+        self._headers: dict[str, str] | None = None
         self._parts: list[bytes] = []
-        self.sent = now
-        self.opened = time.perf_counter()  # the loop's own clock is coarse
-        self.deadline = self.sent + (timeouts.first_byte if stream else timeouts.response)
+        self._size = 0
+        self._room = HIGH_WATER
+        self._whole = False
+        self._streaming = False
+        self._discard = False
+        self._paused = False
+        self._done = False
+        self.sink: Callable[[bytes], bool] | None = None
+        """Where ``pour`` has what arrives go..."""
+        self._refused = False
+        """...whether it wants no more for now..."""
+        self._spilt: Exception | None = None
+        """...and what it raised."""
+        self._waiter: asyncio.Future[None] | None = None
+        self._on_end: Callable[[], None] | None = None
+        self._ended = 0.0
+        self._end = NEVER
 
     @property
     def headers(self) -> dict[str, str]:
