@@ -35,7 +35,7 @@ class Way(NamedTuple):
 class Terms:
     """What holds for every request of one caller for one plan at one tier."""
 
-    __slots__ = ("defaults", "facts", "grows", "hard", "is_simple", "limits", "unpriced", "ways")
+    __slots__ = ("defaults", "facts", "grows", "hard", "is_quick", "is_simple", "limits", "unpriced", "ways")
 
     def __init__(self, means: "Means", principal: Principal, route: Route, plan: Plan, tier: str) -> None:
         self.limits: LimitSet | None = means.limiter.applies(principal, route.name, tier)
@@ -43,6 +43,8 @@ class Terms:
         """Whether a budget applies."""
         self.grows = tier in tiers.DEAR and means.ramps.apply(principal, route)
         """Whether the traffic at this tier may grow only so fast."""
+        self.is_quick = not self.grows and (self.limits is None or means.limiter.engine.decides_now)
+        """Whether nobody need be asked, as a rule."""
         self.defaults: Mapping[str, Any] = route.config.params.default
         self.facts = means.estimator.facts(plan)
         self.ways = means.ways(plan, tier)

@@ -36,6 +36,8 @@ def monotonic_clock() -> int:
 class MemoryEngine:
     """Limits of one worker. The wall clock only chooses windows; buckets refill by the monotonic one."""
 
+    decides_now = True
+
     def __init__(
         self,
         spent: Spent | None = None,
