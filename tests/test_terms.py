@@ -142,8 +142,8 @@ async def test_what_the_short_way_cannot_decide_it_leaves_alone(tmp_path: Any) -
         assert await standing(made) == before
 
 
-async def test_a_refusal_by_a_rate_is_the_same_either_way(tmp_path: Any) -> None:
-    async with desk(tmp_path, {"rpd": 1}) as made:
+async def test_a_refusal_by_a_limit_is_the_same_either_way(tmp_path: Any) -> None:
+    async with desk(tmp_path, {"concurrency": 1}) as made:
         await made.meter.reserve(*made.asked(0))
         with pytest.raises(LimitExceeded) as short:
             made.meter.reserve_now(*made.asked(1))
