@@ -17,7 +17,7 @@ from .settlement import Ledger
 from .tiers import AttemptTier
 
 NO_PRICE = "This model has no price in the gateway's configuration, so no budget can bound it."
-MOST = 50_000
+MOST = 20_000
 """Combinations that are remembered; all are forgotten at once, and found again as they come."""
 
 Key: TypeAlias = tuple[str, str | None, str, int, str, str, int | tuple[int, ...]]
