@@ -187,7 +187,7 @@ class Metered:
         if maybe_billed:
             usage = self._means.estimator.settle_without_usage(self._bound_of(deployment), 0)
             tier = tiers.attempt(deployment, self.tier).expected
-            cost = self._means.prices.cost(deployment, usage, tier)
+            cost = self._terms.cost(deployment, usage, tier)
             attempt.usage, attempt.estimated, attempt.cost, attempt.served_tier = usage, True, cost, tier
             self._paid += cost
             self._failed += (attempt,)
@@ -368,7 +368,7 @@ class Metered:
             estimator.learn(self._bound_of(answer.deployment), usage, answer.text_bytes)
         tier = answer.served_tier
         attempt.usage, attempt.estimated, attempt.served_tier = usage, estimated, tier
-        attempt.cost = self._means.prices.cost(answer.deployment, usage, tier)
+        attempt.cost = self._terms.cost(answer.deployment, usage, tier)
         attempt.seconds = time.perf_counter() - self._started
 
     def _bound_of(self, deployment: Deployment) -> Bound:

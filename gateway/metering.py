@@ -24,7 +24,7 @@ class Meter(Means):
         """``reserve`` where nobody must be asked and nothing else be tried: nearly always. None: nothing was done."""
         tier = record.effective_tier or "default"
         terms = self.terms(principal, route, plan, tier)
-        if terms.grows:
+        if not terms.is_quick:
             return None
         if terms.unpriced:
             raise InvalidRequest(NO_PRICE, param="model", code="model_not_priced")
@@ -79,7 +79,10 @@ class Meter(Means):
         if terms.unpriced:
             raise InvalidRequest(NO_PRICE, param="model", code="model_not_priced")
         bound = self.estimator.bound_by(terms.facts, call, terms.defaults, terms.hard)
-        reservation, bound = await self._hold(call, principal, route, plan, tier, terms, bound)
+        try:
+            reservation = await self._hold(call, terms, bound)
+        except BudgetExceeded as exc:
+            reservation, bound = await self._shorter(call, plan, tier, terms, bound, exc)
         return self._begun(Metered(self, call, principal, route, plan, tier, terms, reservation, bound), record)
 
     def _begun(self, metered: Metered, record: CallRecord) -> Metered:
@@ -91,24 +94,23 @@ class Meter(Means):
             raise
         return metered
 
-    async def _hold(
-        self, call: Call, principal: Principal, route: Route, plan: Plan, tier: str, terms: Terms, bound: Bound
-    ) -> tuple[Reservation, Bound]:
-        """Reserve; where a budget has too little left and the configuration says so, for a shorter answer."""
-        for _ in range(CLAMPINGS):
-            try:
-                return await self._try(call, principal, route, tier, terms, bound), bound
-            except BudgetExceeded as exc:
-                served = {t for d in plan for t in tiers.reachable(d, tier)}
-                clamped = self.estimator.clamp(bound, exc.remaining, plan, *served)
-                if clamped is None:
-                    raise
-                bound = clamped
-        return await self._try(call, principal, route, tier, terms, bound), bound
-
-    async def _try(
-        self, call: Call, principal: Principal, route: Route, tier: str, terms: Terms, bound: Bound
-    ) -> Reservation:
-        """For the dearest deployment's worst case."""
+    async def _hold(self, call: Call, terms: Terms, bound: Bound) -> Reservation:
+        """Reserve for the dearest deployment's worst case."""
         amounts = Amounts(1, bound.input_tokens, bound.output_tokens, terms.worst_case(bound.most))
-        return await self.limiter.reserve(call.id, principal, route.name, tier, amounts)
+        return await self.limiter.take(call.id, terms.limits, amounts)
+
+    async def _shorter(
+        self, call: Call, plan: Plan, tier: str, terms: Terms, bound: Bound, refusal: BudgetExceeded
+    ) -> tuple[Reservation, Bound]:
+        """Where a budget has too little left and the configuration says so: reserve for a shorter answer."""
+        served = {t for d in plan for t in tiers.reachable(d, tier)}
+        for _ in range(CLAMPINGS):
+            clamped = self.estimator.clamp(bound, refusal.remaining, plan, *served)
+            if clamped is None:
+                break
+            bound = clamped
+            try:
+                return await self._hold(call, terms, bound), bound
+            except BudgetExceeded as exc:
+                refusal = exc
+        raise refusal

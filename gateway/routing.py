@@ -54,10 +54,12 @@ class Router:
     def resolve(self, name: str, principal: Principal) -> Route:
         """The model of that name; raises ModelNotFound, also where the principal may not use it."""
         wanted = principal.aliases.get(name, name)
-        base, at, pin = wanted.rpartition("@")
-        if at and base and wanted not in self._routes:
-            return self._pinned(base, pin, principal, name)
-        route = self._route(wanted)
+        route = self._routes.get(wanted)
+        if route is None:
+            base, at, pin = wanted.rpartition("@")
+            if at and base:
+                return self._pinned(base, pin, principal, name)
+            route = self._route(wanted)
         if route is None or not allowed(route.name, principal):
             raise not_found(name)
         return route

@@ -3,19 +3,21 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
+from adapters.usage import Usage
+
 from . import tiers
 from .call import Deployment, Plan, Principal, Route
 from .limits import Limiter
 from .limits.estimate import Bound, Estimator
 from .limits.rules import LimitSet
 from .pools import Pools
-from .pricing import Bounds, Price, PriceBook, most
+from .pricing import Bounds, Price, PriceBook, cost, most
 from .ramps import Ramps
 from .settlement import Ledger
 from .tiers import AttemptTier
 
 NO_PRICE = "This model has no price in the gateway's configuration, so no budget can bound it."
-MOST = 50_000
+MOST = 20_000
 """Combinations that are remembered; all are forgotten at once, and found again as they come."""
 
 Key: TypeAlias = tuple[str, str | None, str, int, str, str, int | tuple[int, ...]]
@@ -35,7 +37,7 @@ class Way(NamedTuple):
 class Terms:
     """What holds for every request of one caller for one plan at one tier."""
 
-    __slots__ = ("defaults", "facts", "grows", "hard", "is_simple", "limits", "unpriced", "ways")
+    __slots__ = ("_prices", "defaults", "facts", "grows", "hard", "is_quick", "is_simple", "limits", "unpriced", "ways")
 
     def __init__(self, means: "Means", principal: Principal, route: Route, plan: Plan, tier: str) -> None:
         self.limits: LimitSet | None = means.limiter.applies(principal, route.name, tier)
@@ -43,7 +45,10 @@ class Terms:
         """Whether a budget applies."""
         self.grows = tier in tiers.DEAR and means.ramps.apply(principal, route)
         """Whether the traffic at this tier may grow only so fast."""
+        self.is_quick = not self.grows and (self.limits is None or means.limiter.engine.decides_now)
+        """Whether nobody need be asked, as a rule."""
         self.defaults: Mapping[str, Any] = route.config.params.default
+        self._prices = means.prices
         self.facts = means.estimator.facts(plan)
         self.ways = means.ways(plan, tier)
         """By the deployment's identity."""
@@ -57,9 +62,14 @@ class Terms:
         worst = 0
         for _, price, reach, _ in self.ways.values():
             if price is not None:
-                cost = most(bounds, price, reach)
-                worst = max(worst, cost)
+                worst = max(worst, most(bounds, price, reach))
         return worst
+
+    def cost(self, deployment: Deployment, usage: Usage, tier: str) -> int:
+        """The nano-dollars of what a deployment used at the tier that served it; 0 without a price."""
+        way = self.ways.get(id(deployment))
+        price = way.price if way is not None else self._prices.price(deployment)
+        return 0 if price is None else cost(usage, price, tier)
 
 
 class Means:

@@ -8,7 +8,9 @@ import orjson
 import pytest
 
 from config import Config
+from gateway.auth import configured_keys
 from gateway.call import Call, CallRecord, Principal, Route
+from gateway.deployments import routes
 from gateway.errors import BudgetExceeded, InvalidRequest, LimitExceeded
 from gateway.limits import Limiter
 from gateway.limits.estimate import Estimator
@@ -32,11 +34,6 @@ class Desk:
     """A meter, without anything to send to."""
 
     def __init__(self, config: Config) -> None:
-        from adapters.registry import load
-        from gateway.auth import configured_keys
-        from gateway.deployments import routes
-
-        assert load("openai"), "the adapter of these tests"
         prices = PriceBook(config)
         self.router = Router(routes(config, lambda *_: None), config.aliases)
         self.limiter = Limiter.from_config(config)
@@ -142,8 +139,8 @@ async def test_what_the_short_way_cannot_decide_it_leaves_alone(tmp_path: Any) -
         assert await standing(made) == before
 
 
-async def test_a_refusal_by_a_rate_is_the_same_either_way(tmp_path: Any) -> None:
-    async with desk(tmp_path, {"rpd": 1}) as made:
+async def test_a_refusal_by_a_limit_is_the_same_either_way(tmp_path: Any) -> None:
+    async with desk(tmp_path, {"concurrency": 1}) as made:
         await made.meter.reserve(*made.asked(0))
         with pytest.raises(LimitExceeded) as short:
             made.meter.reserve_now(*made.asked(1))

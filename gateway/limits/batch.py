@@ -131,12 +131,20 @@ class Batch:
 class Reply:
     """The counters as one call left them, shared by the outcomes of all that were in it."""
 
-    __slots__ = ("_reserved", "_rows", "_values", "_windows", "live", "now", "outcomes", "seq", "settled")
+    __slots__ = ("_grants", "_reserved", "_rows", "_values", "_windows", "live", "now", "outcomes", "seq", "settled")
 
     def __init__(self, batch: Batch, raw: Sequence[Any]) -> None:
         self.now, self.seq, _, self.live, self.settled, self.outcomes, *levels = raw
         self._values, self._reserved, self._windows = levels
         self._rows = batch.rows()
+        self._grants: dict[LimitSet, InRedis] = {}
+
+    def granted(self, limits: LimitSet) -> "InRedis":
+        """The outcome of all that were granted by the same limits."""
+        found = self._grants.get(limits)
+        if found is None:
+            found = self._grants[limits] = InRedis(self, limits)
+        return found
 
     def states(self, limits: LimitSet) -> Sequence[State]:
         rows = self._rows[limits]

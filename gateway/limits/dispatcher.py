@@ -24,7 +24,6 @@ from .batch import (
     STALE,
     UNSEEDED,
     Batch,
-    InRedis,
     Reply,
     Reserve,
     Seed,
@@ -269,7 +268,7 @@ class Dispatcher:
         if entry.mode == RESERVE or (entry.mode == ADJUST and entry.rid in self._held):
             self._held[entry.rid] = Held(entry.limits, entry.need, reply.now)
         if entry.waiter is not None and not entry.waiter.done():
-            entry.waiter.set_result(InRedis(reply, entry.limits))
+            entry.waiter.set_result(reply.granted(entry.limits))
         elif entry.mode == RESERVE:
             self.settle(entry.rid, NOTHING)  # nobody waits for it any more
 

@@ -125,6 +125,9 @@ class Orphan(NamedTuple):
 class Engine(Protocol):
     """Reserve and settle. One per worker."""
 
+    decides_now: bool
+    """Whether ``reserve_now`` is worth a try."""
+
     async def start(self) -> None: ...
 
     async def close(self) -> None:

@@ -68,8 +68,10 @@ def duration(milliseconds: int) -> str:
 
 def dollars(nano: int) -> str:
     """An exact amount without trailing zeros: ``1.25``, ``0``."""
-    sign, nano = ("-", -nano) if nano < 0 else ("", nano)
-    return sign + f"{nano // NANO}.{nano % NANO:09d}".rstrip("0").rstrip(".")
+    if nano < 0:
+        return "-" + dollars(-nano)
+    whole, rest = divmod(nano, NANO)
+    return f"{whole}.{rest:09d}".rstrip("0") if rest else str(whole)
 
 
 def owner_words(scope: str) -> str:

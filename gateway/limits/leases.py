@@ -102,6 +102,8 @@ class Hot:
 class LeasedEngine:
     """An engine that leases from another."""
 
+    decides_now = True
+
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.leased = 0

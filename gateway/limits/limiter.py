@@ -171,7 +171,7 @@ class Limiter:
         ``rid`` names the request, and is the token that makes retries harmless. Raises LimitExceeded,
         BudgetExceeded or StoreUnavailable.
         """
-        return await self._reserve(rid, self._rules.resolve(principal, model, tier), amounts)
+        return await self.take(rid, self._rules.resolve(principal, model, tier), amounts)
 
     def settle_as(self, held: Reservation, principal: Principal, model: str, tier: str, actual: Amounts) -> None:
         """Settle against the limits of ``tier``, which served, where another was reserved for. Never raises."""
@@ -192,9 +192,10 @@ class Limiter:
 
     async def reserve_capacity(self, rid: str, deployment: str, amounts: Amounts) -> Reservation:
         """Take from the capacity bought for a deployment; ``rid`` must differ per attempt. Raises LimitExceeded."""
-        return await self._reserve(rid, self._capacities.get(deployment), amounts)
+        return await self.take(rid, self._capacities.get(deployment), amounts)
 
-    async def _reserve(self, rid: str, limits: LimitSet | None, amounts: Amounts) -> Reservation:
+    async def take(self, rid: str, limits: LimitSet | None, amounts: Amounts) -> Reservation:
+        """``reserve`` of limits that ``applies`` told."""
         if limits is None:
             return Reservation(rid, amounts, None, None, None)
         engine, need = self.engine, amounts.vector()

@@ -36,6 +36,8 @@ def monotonic_clock() -> int:
 class MemoryEngine:
     """Limits of one worker. The wall clock only chooses windows; buckets refill by the monotonic one."""
 
+    decides_now = True
+
     def __init__(
         self,
         spent: Spent | None = None,
@@ -165,7 +167,8 @@ class MemoryEngine:
                     cell[1] += actual[unit]
                     cell[2] -= need[unit]
             else:
-                cell[0] = max(cell[0] - need[unit], 0)
+                left = cell[0] - need[unit]
+                cell[0] = left if left > 0 else 0  # noqa: FURB136 - a call for each counter
 
     def debit(self, rid: str, limits: LimitSet, actual: Vector) -> None:
         bound = self._bound.get(limits) or self._cells_of(limits)

@@ -44,6 +44,8 @@ class LocalShare:
     What is used meanwhile is booked in the store as soon as it is back.
     """
 
+    decides_now = False
+
     def __init__(self, store: Engine, policy: Outage) -> None:
         self.policy = policy
         self._store = store

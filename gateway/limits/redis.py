@@ -28,6 +28,8 @@ IDLE_LEASES = 10
 class RedisEngine:
     """Limits of all workers together. ``lease`` is in seconds: a worker silent for so long is dead."""
 
+    decides_now = False
+
     def __init__(self, config: schema.Redis, *, lease: float = 10, spent: Spent | None = None) -> None:
         self.on_orphan: list[Callable[[Orphan], None]] = []
         """Called for every reservation of a dead worker that this one settled."""
