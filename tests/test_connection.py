@@ -16,7 +16,11 @@ from config.schema import Server as ServerConfig
 from gateway import connection
 from gateway.app import Gateway
 from gateway.connection import Listener
-from gateway.server import Site, drain
+from gateway.endpoints.exchange import Exchange
+from gateway.endpoints.routes import Routes
+from gateway.errors import ClientDisconnected, Overloaded
+from gateway.server import Serving, Site, State, drain
+from gateway.throttle import Failures
 
 from .running import KEY, running
 from .test_server import error_of, post
@@ -232,6 +236,34 @@ async def test_an_answer_that_cannot_be_made_is_500_in_json(monkeypatch: pytest.
         assert error_of(body)["type"] == "server_error"
         assert b"canary" not in body
         assert await socket.rest() == b""
+
+
+@pytest.mark.parametrize("error", [RuntimeError("sk-canary"), Overloaded("late"), ClientDisconnected()])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_no_second_head_follows_an_answer_that_has_begun(error: Exception, stream: bool) -> None:
+    async def broken(exchange: Exchange, _: str) -> None:
+        reply = exchange.reply_here()
+        if stream:
+            await reply.start({"x-mark": "1"})
+            reply.push(b"data: 1\n\n")
+        else:
+            await reply.whole(b"{}", {"x-mark": "1"})
+        raise error
+
+    routes = Routes()
+    routes.add("GET", "/broken", broken)
+    site = Site(ServerConfig(port=0), State(), Failures(600))
+    site.serve(Serving(routes, "1"))
+    await site.start("127.0.0.1", 0)
+    try:
+        socket = Socket(*await asyncio.open_connection("127.0.0.1", site.port))
+        socket.send(b"GET /broken HTTP/1.1\r\nhost: x\r\n\r\n" * 2)
+        status, lines = await socket.lines()
+        assert (status, dict(lines)["x-mark"]) == (200, "1")
+        assert await socket.rest() == (b"9\r\ndata: 1\n\n\r\n" if stream else b"{}")
+        socket.close()
+    finally:
+        await site.close()
 
 
 async def test_what_a_drain_cuts_is_the_last_of_its_connection() -> None:
