@@ -106,6 +106,8 @@ class Connection(RequestHandler):
             if self._close or self._force_close or not response.keep_alive:
                 break
             self._keep()
+            if self._messages:
+                await asyncio.sleep(0)  # whoever sends many requests at once has no more turns than others
         self._part()
 
     def _make_room(self) -> None:

@@ -16,7 +16,11 @@ from config.schema import Server as ServerConfig
 from gateway import connection
 from gateway.app import Gateway
 from gateway.connection import Listener
-from gateway.server import Site, drain
+from gateway.endpoints.exchange import Exchange
+from gateway.endpoints.routes import Handler, Routes
+from gateway.errors import ClientDisconnected, Overloaded
+from gateway.server import Serving, Site, State, drain
+from gateway.throttle import Failures
 
 from .running import KEY, running
 from .test_server import error_of, post
@@ -232,6 +236,66 @@ async def test_an_answer_that_cannot_be_made_is_500_in_json(monkeypatch: pytest.
         assert error_of(body)["type"] == "server_error"
         assert b"canary" not in body
         assert await socket.rest() == b""
+
+
+@asynccontextmanager
+async def site_of(handler: Handler) -> AsyncIterator[Socket]:
+    """A client of a listener with one handler, of ``GET /it``."""
+    routes = Routes()
+    routes.add("GET", "/it", handler)
+    site = Site(ServerConfig(port=0), State(), Failures(600))
+    site.serve(Serving(routes, "1"))
+    await site.start("127.0.0.1", 0)
+    socket = Socket(*await asyncio.open_connection("127.0.0.1", site.port))
+    try:
+        yield socket
+    finally:
+        socket.close()
+        await site.close()
+
+
+GET_IT = b"GET /it HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("sk-canary"), Overloaded("late"), ClientDisconnected()])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_no_second_head_follows_an_answer_that_has_begun(error: Exception, stream: bool) -> None:
+    async def broken(exchange: Exchange, _: str) -> None:
+        reply = exchange.reply_here()
+        if stream:
+            await reply.start({"x-mark": "1"})
+            reply.push(b"data: 1\n\n")
+        else:
+            await reply.whole(b"{}", {"x-mark": "1"})
+        raise error
+
+    async with site_of(broken) as socket:
+        socket.send(GET_IT * 2)
+        status, lines = await socket.lines()
+        assert (status, dict(lines)["x-mark"]) == (200, "1")
+        assert await socket.rest() == (b"9\r\ndata: 1\n\n\r\n" if stream else b"{}")
+
+
+async def test_a_client_that_sends_many_requests_at_once_lets_others_have_their_turns() -> None:
+    turns, seen = 0, []
+
+    async def quick(exchange: Exchange, _: str) -> None:
+        seen.append(turns)
+        await exchange.reply_here().whole(b"{}", {})
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with site_of(quick) as socket:
+        counting = asyncio.create_task(count())
+        socket.send(GET_IT * 500)
+        for _ in range(500):
+            assert (await socket.answer())[0] == 200
+        counting.cancel()
+    assert len(set(seen)) == 500  # the loop went round between any two of them
 
 
 async def test_what_a_drain_cuts_is_the_last_of_its_connection() -> None:

@@ -159,8 +159,8 @@ class Exchange:
         """The whole JSON body, read once; raises InvalidRequest for another type, a body too large or one that comes too slowly."""
         self.check_client_request_id()
         declared = self.given.get("Content-Type")
-        if declared != "application/json" and declared is not None and self.request.content_type not in JSON_TYPES:
-            raise UnsupportedMediaType("Unsupported content type: expected 'application/json'.")
+        if declared is not None and declared.partition(";")[0].lower() != "application/json":
+            self._check_odd_type()
         if self._body is None:
             body = arrived(self.content)
             if body is None:
@@ -169,6 +169,10 @@ class Exchange:
                 raise _too_large(self.limits.max_body)
             self._body = body
         return self._body
+
+    def _check_odd_type(self) -> None:
+        if self.request.content_type not in JSON_TYPES:
+            raise UnsupportedMediaType("Unsupported content type: expected 'application/json'.")
 
     def _cancel(self, exc: BaseException) -> None:
         """aiohttp tells by this name that the client has left."""
