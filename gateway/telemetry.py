@@ -79,9 +79,7 @@ def telemetry(
         others=() if ledger is None else (RefusalObserver(ledger),),
     )
     standing = StandingObserver(registry, counters, cap=cap, labelled=labelled)
-    observers: list[Observer] = [calls, standing]
-    if config.logging.access:
-        observers.append(AccessLog())
+    observers: list[Observer] = [calls, standing, AccessLog()]
     if labelled:
         observers.append(TenantObserver(registry, cap))
     trace: Callable[[CallRecord], str | None] = _the_client_s
