@@ -41,7 +41,7 @@ class Telemetry:
     @property
     def refreshes(self) -> list[Callable[[], None]]:
         """What brings gauges and counters up to date, to be called at least as often as they are read."""
-        return self.calls.refreshes
+        return [*self.calls.refreshes, *(o.refresh for o in self.observers if isinstance(o, TenantObserver))]
 
     def configure(self, config: Config) -> None:
         self.providers.clear()
