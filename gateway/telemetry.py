@@ -41,7 +41,7 @@ class Telemetry:
     @property
     def refreshes(self) -> list[Callable[[], None]]:
         """What brings gauges and counters up to date, to be called at least as often as they are read."""
-        return self.calls.refreshes
+        return [*self.calls.refreshes, *(o.refresh for o in self.observers if isinstance(o, TenantObserver))]
 
     def configure(self, config: Config) -> None:
         self.providers.clear()
@@ -79,9 +79,7 @@ def telemetry(
         others=() if ledger is None else (RefusalObserver(ledger),),
     )
     standing = StandingObserver(registry, counters, cap=cap, labelled=labelled)
-    observers: list[Observer] = [calls, standing]
-    if config.logging.access:
-        observers.append(AccessLog())
+    observers: list[Observer] = [calls, standing, AccessLog()]
     if labelled:
         observers.append(TenantObserver(registry, cap))
     trace: Callable[[CallRecord], str | None] = _the_client_s

@@ -15,16 +15,18 @@ from prometheus_client.registry import Collector
 class BulkCounter:
     """What was counted under one set of labels since the last flush. The series is made when there is something to tell."""
 
-    __slots__ = ("_counter", "_labels", "number")
+    __slots__ = ("_counter", "_labels", "_scale", "number")
 
-    def __init__(self, counter: Counter, labels: tuple[str, ...]) -> None:
+    def __init__(self, counter: Counter, labels: tuple[str, ...], scale: float = 1) -> None:
+        """``scale``: what one of ``number`` is worth."""
         self._counter = counter
         self._labels = labels
+        self._scale = scale
         self.number = 0
 
     def flush(self) -> None:
         if self.number:
-            self._counter.labels(*self._labels).inc(self.number)
+            self._counter.labels(*self._labels).inc(self.number * self._scale)
             self.number = 0
 
 
