@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable
 
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 
 from ..errors import InvalidRequest
 from ..intake import Read, read_call
@@ -15,9 +15,9 @@ def create(
     exchange: Exchange, pipeline: Pipeline, read: Read = read_call, once: Once | None = None
 ) -> Awaitable[web.StreamResponse | None]:
     """Run the pipeline, with ``once`` at most once per Idempotency-Key; what it raises is rendered by the server."""
-    if exchange.message.version < HttpVersion11:
+    if not exchange.head.is_1_1:
         raise InvalidRequest("HTTP/1.1 is needed.", code="http_version")
     reply = exchange.reply_here()
-    if once is not None and (given := exchange.given.get("Idempotency-Key")) is not None:
+    if once is not None and (given := exchange.head.idempotency_key) is not None:
         return once.run(given, exchange, reply, lambda to: pipeline.run(exchange, to, read))
     return pipeline.run(exchange, reply, read)
