@@ -27,7 +27,7 @@ from .endpoints.exchange import Exchange
 from .endpoints.head import Head, Known, is_whole, known
 from .errors import GatewayError, InvalidRequest
 from .logs import log_crash
-from .reply import JSON_HEADERS, Written, whole_head
+from .reply import JSON_HEADERS, KEPT, Written, whole_head
 
 SERVER_HEADER = "sluice"
 KEEPALIVE_FOREVER = 3630
@@ -98,7 +98,7 @@ class Connection(RequestHandler):
                     response = self._refusal(told, content)
                 if type(response) is not Written or self._upgraded:
                     response = await self._sent(response)
-                if not content.is_eof():
+                if content is not EMPTY_PAYLOAD and not content.is_eof():
                     await self._linger(content)
             except (ConnectionError, web.RequestPayloadError):
                 break  # the client left, or sends no HTTP any more
@@ -110,7 +110,7 @@ class Connection(RequestHandler):
                 raise
             finally:
                 self._end()
-            if self._close or self._force_close or not response.keep_alive:
+            if self._close or self._force_close or (response is not KEPT and not response.keep_alive):
                 break
             self._keep()
             if self._messages:

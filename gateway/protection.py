@@ -81,12 +81,14 @@ class Protection:
     def _load(self) -> float:
         """1 is all that can be borne: every request there is room for, or four times the lag that may be."""
         used = self._in_flight() / self._most
-        return max(self._late, used)
+        return used if used > self._late else self._late
 
     def admit(self, record: CallRecord, key: str) -> None:
         """Raise CapacityUnavailable (flex) or Overloaded when a request's tier must give way; notes so in the record."""
-        load = self._load()
-        pressure, flex = self._pressure.note(load), record.effective_tier == "flex"
+        load, flex = self._load(), record.effective_tier == "flex"
+        if load < STEPS[0] and not flex and not self._pressure.level:
+            return  # nearly always
+        pressure = self._pressure.note(load)
         if not pressure and not flex:
             return
         level = LEVELS.get(record.effective_tier or "default", PRIORITY)

@@ -85,23 +85,23 @@ class Common:
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         self.headers = headers
-        self._second = 0
+        self._until = 0.0
         self._whole = self._stream = ""
 
     def whole(self) -> str:
         """The lines that the heads of whole answers begin with; made once a second, for they tell the time."""
-        if int(time.time()) != self._second:
+        if not self._until - 1 <= time.time() < self._until:
             self._renew()
         return self._whole
 
     def stream(self) -> str:
         """The same of streams."""
-        if int(time.time()) != self._second:
+        if not self._until - 1 <= time.time() < self._until:
             self._renew()
         return self._stream
 
     def _renew(self) -> None:
-        self._second = int(time.time())
+        self._until = int(time.time()) + 1.0
         told = {**self.headers, "date": rfc822_formatted_time()}
         self._whole = STATUS + head_lines({**told, **JSON_HEADERS})
         self._stream = STATUS + head_lines({**told, **SSE_HEADERS, "transfer-encoding": "chunked"})
