@@ -81,7 +81,7 @@ class Protection:
     def _load(self) -> float:
         """1 is all that can be borne: every request there is room for, or four times the lag that may be."""
         used = self._in_flight() / self._most
-        return used if used > self._late else self._late
+        return max(self._late, used)
 
     def admit(self, record: CallRecord, key: str) -> None:
         """Raise CapacityUnavailable (flex) or Overloaded when a request's tier must give way; notes so in the record."""
