@@ -49,7 +49,7 @@ Handle: TypeAlias = Callable[[Exchange], Awaitable[web.StreamResponse]]
 class Connection(RequestHandler):
     """One client connection."""
 
-    __slots__ = ("_aligned", "_config", "_exchange", "_handle", "_head_timer", "_known", "address")
+    __slots__ = ("_aligned", "_config", "_exchange", "_handle", "_head_timer", "_known", "address", "blocked")
 
     def __init__(self, manager: "Listener", *, loop: asyncio.AbstractEventLoop, config: ServerConfig) -> None:
         super().__init__(
@@ -69,6 +69,8 @@ class Connection(RequestHandler):
         """Whether the parser is between two requests whenever none is being answered."""
         self._known: Known | None = None
         """The head that came last, while ``_aligned``."""
+        self.blocked = False
+        """Whether the client has to read before more is written."""
         self.address = ""
         """The peer's; kept, for it is unknown once the peer is gone."""
 
@@ -198,6 +200,14 @@ class Connection(RequestHandler):
         task = self._task_handler or asyncio.current_task()  # a client may have left already
         return web.BaseRequest(message, content, self, writer, task, self._loop)  # type: ignore[arg-type]
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.blocked = True
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.blocked = False
+
     async def drain(self) -> None:
         """Wait until the client has read; raises ConnectionError."""
         await StreamWriter(self, self._loop).drain()
@@ -213,7 +223,9 @@ class Connection(RequestHandler):
         if idle and self._known is not None and not self._close and not self._force_close:
             body = self._known.body_of(data)
             if body is not None:
-                self._put(self._known.head, body)
+                self._messages.append((self._known.head, body))  # type: ignore[arg-type]  # for ``_next`` alone
+                if self._waiter is not None and not self._waiter.done():
+                    self._waiter.set_result(None)
                 return
         super().data_received(data)
         if self._aligned:
@@ -224,13 +236,6 @@ class Connection(RequestHandler):
                 self._head_timer = None
         elif self._head_timer is None and data:
             self._head_timer = self._loop.call_later(self._config.header_timeout, self._head_is_late)
-
-    def _put(self, head: Head, body: bytes) -> None:
-        """Have a request answered that the parser need not read."""
-        self._messages.append((head, body))  # type: ignore[arg-type]  # taken out by ``start`` alone
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
 
     def _learn(self, data: bytes, idle: bool) -> None:
         """Look at what the parser has read: only while requests come whole, one by one, may it be left out."""
