@@ -38,11 +38,14 @@ class Authenticator:
         self._keys = keys
         self._source = source
 
-    def known(self, key: str | None, now: float) -> Principal | None:
-        """Who holds ``key``, where that can be told at once; None: ``ask``. Raises like ``authenticate``."""
+    def known(self, key: str | None, now: float, digest: str | None = None) -> Principal | None:
+        """Who holds ``key``, where that can be told at once; None: ``ask``. Raises like ``authenticate``.
+
+        ``digest``: that of the key, where it has been worked out.
+        """
         if not key:
             raise NoCredential(NO_KEY) if key is None else incorrect(key)
-        found = self._keys.get(hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest())
+        found = self._keys.get(digest or digest_of(key))
         if found is None:
             return self._source.cached(key) if self._source is not None else None
         principal, expires = found
@@ -101,12 +104,17 @@ def bearer(authorization: list[str], api_keys: list[str]) -> str | None:
     return key.strip() if scheme.lower() == "bearer" else ""
 
 
-def digest_of(key: Key) -> str:
+def digest_of(key: str) -> str:
+    """The hex SHA-256 that a key is found by."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def configured_digest(key: Key) -> str:
     """The hex SHA-256 of a key in the config file."""
     if key.digest is not None:
         return key.digest.removeprefix("sha256:")
     assert key.key is not None, "checked when the config was loaded"
-    return hashlib.sha256(key.key.get_secret_value().encode()).hexdigest()
+    return digest_of(key.key.get_secret_value())
 
 
 def same_secret(given: str, expected: str) -> bool:
@@ -116,7 +124,11 @@ def same_secret(given: str, expected: str) -> bool:
 
 def configured_keys(config: Config) -> dict[str, tuple[Principal, float | None]]:
     """The principals of the config file's keys by digest, with the time each expires."""
-    return {digest_of(key): (principal_of(key, config), expiry(key.expires)) for key in config.keys if not key.blocked}
+    return {
+        configured_digest(key): (principal_of(key, config), expiry(key.expires))
+        for key in config.keys
+        if not key.blocked
+    }
 
 
 def expiry(text: str | None) -> float | None:

@@ -42,6 +42,9 @@ class Incoming(Protocol):
     @property
     def credential(self) -> str | None: ...
 
+    digest: str | None
+    """The credential's, by which a key is found; None where it has not been worked out."""
+
     @property
     def client_marks(self) -> tuple[str | None, str | None]:
         """The client's own id of the request and the number of its retry, where it sent them."""
@@ -83,7 +86,8 @@ class Pipeline:
             record.traceparent = incoming.traceparent
             record.passed_on = self.trace(record)
             credential = incoming.credential
-            principal = self.auth.known(credential, record.started) or await self.auth.ask(credential or "")
+            known = self.auth.known(credential, record.started, incoming.digest)
+            principal = known or await self.auth.ask(credential or "")
             incoming.headers.update(tenant_headers(principal.organization, principal.team))
             record.principal, record.known = principal, perf_counter()
             call = self._call(read(incoming.id, await incoming.body(), principal, self.allow), principal, record)

@@ -48,7 +48,7 @@ def test_tenants_over_the_cap_share_one_series() -> None:
 class Incoming:
     """A request whose head has been read, without its connection."""
 
-    client_marks, traceparent = (None, None), None
+    client_marks, traceparent, digest = (None, None), None, None
 
     def __init__(self, number: int, credential: str, model: str) -> None:
         self.id = f"req_{number:032x}"

@@ -67,7 +67,19 @@ class Exchange:
     """A request whose head has been read and whose body has not."""
 
     __slots__ = (
-        *("_body", "_request", "client", "client_marks", "common", "content", "credential", "given", "head", "headers"),
+        *(
+            "_body",
+            "_request",
+            "client",
+            "client_marks",
+            "common",
+            "content",
+            "credential",
+            "digest",
+            "given",
+            "head",
+            "headers",
+        ),
         *("id", "limits", "message", "reply", "started", "traceparent"),
     )
 
@@ -81,6 +93,7 @@ class Exchange:
         self.given = head.given
         """The headers of the request."""
         self.credential = head.credential
+        self.digest = head.digest
         self.client_marks = head.client_marks
         self.traceparent = head.traceparent
         self.content = content

@@ -4,7 +4,7 @@ from aiohttp.http import HttpVersion11, RawRequestMessage
 from aiohttp.streams import StreamReader
 from multidict import CIMultiDictProxy
 
-from ..auth import bearer
+from ..auth import bearer, digest_of
 from ..tracecontext import valid
 
 MAX_CLIENT_REQUEST_ID = 512
@@ -18,7 +18,7 @@ class Head:
     """One head. What is here holds for every request that begins with the same bytes."""
 
     __slots__ = (
-        *("client_marks", "credential", "given", "idempotency_key", "is_1_1", "last", "message"),
+        *("client_marks", "credential", "digest", "given", "idempotency_key", "is_1_1", "last", "message"),
         *("odd_client_id", "odd_type", "traceparent"),
     )
 
@@ -32,6 +32,7 @@ class Head:
         self.credential = bearer(
             getall("Authorization", NONE), getall("x-api-key", NONE) + getall("api-key", NONE)
         )  # fmt: skip
+        self.digest = digest_of(self.credential) if self.credential else None
         name, retries = get("X-Client-Request-Id"), get("X-Stainless-Retry-Count")
         self.client_marks = (name and name[:MAX_CLIENT_REQUEST_ID], retries and retries[:8])
         """What the client calls this request, and which retry of its own it is; bounded, for the log."""
