@@ -100,33 +100,33 @@ class Load:
         self._latencies.clear()
 
 
+_CLASSES = tuple([min(max((bits - 11) // 2, 0), 5) for bits in range(64)])
+
+
 def bucket(size: int) -> int:
     """The class of a request by its bytes: each holds sizes within a factor of four, from 4 KiB to 1 MiB."""
-    return min(max((size.bit_length() - 11) // 2, 0), 5)
+    return _CLASSES[size.bit_length()]
 
 
 class Member:
     """One deployment."""
 
-    __slots__ = ("_clock", "health", "load", "retries")
+    __slots__ = ("health", "load", "retries")
 
-    def __init__(self, health: Health, retries: RetryBudget, load: Load, clock: Callable[[], float]) -> None:
+    def __init__(self, health: Health, retries: RetryBudget, load: Load) -> None:
         self.health = health
         self.retries = retries
         self.load = load
-        self._clock = clock
 
-    def begin(self) -> bool:
+    def begin(self, now: float) -> bool:
         """Count a first attempt, if nothing speaks against making one here."""
-        now = self._clock()
         if not self.health.ready(now):
             return False
         self.retries.request(now)
         return True
 
-    def answered(self, stream: bool, size: int, seconds: float) -> None:
+    def answered(self, stream: bool, size: int, seconds: float, now: float) -> None:
         """An attempt was successful: see ``Load.observe``."""
-        now = self._clock()
         self.health.succeeded(now)
         self.load.observe(stream, size, seconds, now)
 
@@ -163,7 +163,7 @@ class Fleet:
             )
             if deployment in self._learnt:
                 health.learn(self._learnt[deployment][0], breaker=True)
-            member = Member(health, RetryBudget(self._retries, self._clock), Load(self._clock), self._clock)
+            member = Member(health, RetryBudget(self._retries, self._clock), Load(self._clock))
             self._members[deployment] = member
         return member
 
