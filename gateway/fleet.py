@@ -18,6 +18,9 @@ STALE = 60.0
 SAMPLES = 5
 """Observations below which a latency is not compared."""
 
+CLASSES = tuple([min(max((bits - 11) // 2, 0), 5) for bits in range(64)])
+"""The class of a request by the bits of its size: each holds sizes within a factor of four, from 4 KiB to 1 MiB."""
+
 
 class RetryBudget:
     """Retries that the failures of one deployment may cause: a share of its requests, or a floor where they are few.
@@ -77,7 +80,7 @@ class Load:
 
     def observe(self, stream: bool, size: int, seconds: float, now: float | None = None) -> None:
         """``seconds`` to the first content of a stream, or to a whole answer."""
-        key = (stream, bucket(size))
+        key = (stream, CLASSES[size.bit_length()])
         latency = self._latencies.get(key)
         if latency is None:
             latency = self._latencies[key] = Latency()
@@ -91,21 +94,13 @@ class Load:
 
     def latency(self, stream: bool, size: int, samples: int = 1) -> float | None:
         """The moving average for such requests; None when too little or nothing recent is known."""
-        latency = self._latencies.get((stream, bucket(size)))
+        latency = self._latencies.get((stream, CLASSES[size.bit_length()]))
         if latency is None or latency.samples < samples or self._clock() - latency.at > STALE:
             return None
         return latency.value
 
     def forget(self) -> None:
         self._latencies.clear()
-
-
-_CLASSES = tuple([min(max((bits - 11) // 2, 0), 5) for bits in range(64)])
-
-
-def bucket(size: int) -> int:
-    """The class of a request by its bytes: each holds sizes within a factor of four, from 4 KiB to 1 MiB."""
-    return _CLASSES[size.bit_length()]
 
 
 class Member:

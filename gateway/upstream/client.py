@@ -98,7 +98,7 @@ class Upstream:
         if connection is None:
             return None
         self.in_flight += 1
-        return self._send(connection, head, request, timeouts)
+        return connection.send(head, request, timeouts, self._leave)
 
     async def open(
         self,
@@ -142,21 +142,12 @@ class Upstream:
         except BaseException:
             self._leave()
             raise
-        response = self._send(connection, head, request, timeouts)
+        response = connection.send(head, request, timeouts, self._leave)
         try:
             await response.begun
         except BaseException:
             response.abort()
             raise
-        return response
-
-    def _send(
-        self, connection: Connection, head: bytes, request: UpstreamRequest, timeouts: Timeouts
-    ) -> UpstreamResponse:
-        """Write it, in the place that it has: the end of its answer gives that back."""
-        loop = connection.loop
-        response = UpstreamResponse(loop, timeouts, loop.time(), self._leave, stream=request.stream)
-        connection.send(head, request.body, response)
         return response
 
     async def close(self) -> None:

@@ -7,6 +7,8 @@ from typing import cast
 import httptools
 
 from adapters.errors import ErrorKind
+from adapters.interface import UpstreamRequest
+from config.schema import Timeouts
 
 from .head import Origin
 from .response import Field, UpstreamResponse
@@ -33,6 +35,17 @@ class Connection(asyncio.Protocol):
     """
 
     transport: asyncio.Transport
+    # Of the answer that is awaited, from ``send`` on:
+    _status: int
+    _fields: list[Field]
+    """Of the head or the trailer that comes now..."""
+    _head: list[Field]
+    """...and of the answer's own head, when all of it is there."""
+    _framing: dict[bytes, bytes]
+    _body: list[bytes]
+    _interim: int
+    _overhead: int
+    _complete: bool
 
     def __init__(
         self,
@@ -62,36 +75,31 @@ class Connection(asyncio.Protocol):
         self._reusable = False
         self._received = 0
         """Bytes since the last ones of a body."""
-        self._reset()
 
-    def _reset(self) -> None:
-        """For the next answer: nothing was wrong with the last one."""
-        self._status = 0
-        self._fields: list[Field] = []
-        """Of the head or the trailer that comes now..."""
-        self._head: list[Field] = []
-        """...and of the answer's own head, when all of it is there."""
-        self._framing: dict[bytes, bytes] = {}
-        self._body: list[bytes] = []
-        self._interim = 0
-        self._overhead = 0
+    def send(
+        self, head: bytes, request: UpstreamRequest, timeouts: Timeouts, on_end: Callable[[], None]
+    ) -> UpstreamResponse:
+        """Write a request; ``head`` is all before the length of its body. ``on_end``: see ``UpstreamResponse``."""
+        # Nothing was wrong with the last answer, or this connection would be gone.
+        self._status = self._interim = self._overhead = 0
+        self._fields, self._head, self._body = [], [], []
+        self._framing = {}
         self._complete = False
-
-    def send(self, head: bytes, body: bytes, response: UpstreamResponse) -> None:
-        """Write a request; ``head`` is all before the length of its body."""
-        self._reset()
+        response = UpstreamResponse(self.loop, timeouts, self.loop.time(), on_end, stream=request.stream)
         self._response = response
         response.source, response.reused = self, self.pooled
+        body = request.body
         if response.deadline < self._timer_at:
             self.call_by(response.deadline)
         if self.closed:
             response.fail(ErrorKind.CONNECTION, UNANSWERED)
         elif self.transport.is_closing():
-            return  # connection_lost comes next and tells
+            pass  # connection_lost comes next and tells
         elif len(body) < 65_536:
             self.transport.write(b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body))
         else:
             self.transport.writelines((b"%bContent-Length: %d\r\n\r\n" % (head, len(body)), body))
+        return response
 
     # What an answer needs of its source.
 
