@@ -138,7 +138,7 @@ class Attempts:
 
     def _heed(self, call: Sendable, deployment: Deployment, response: UpstreamResponse) -> None:
         """Note what the provider says it still takes, where that decides who is asked next."""
-        if (limits := ratelimits.read(response.headers)) is not None:
+        if (limits := ratelimits.read(response.only(ratelimits.NAMES))) is not None:
             self._fleet[deployment.id].health.hinted(limits)
             call.told(deployment, limits)
 

@@ -203,6 +203,14 @@ async def test_unlawful_urls_are_refused(client: Upstream, url: str) -> None:
     assert await failing(client, post(url), QUICK) is ErrorKind.CONNECTION
 
 
+async def test_some_headers_are_those_of_all_that_have_these_names(client: Upstream) -> None:
+    answer = OK.replace(b"\r\nC", b"\r\nX-A: 1\r\nx-b: 2\r\nx-a: 3\r\nX-C: 4\r\nC", 1)
+    async with serving(saying(answer)) as url, await client.open(post(url), SLOW) as response:
+        assert response.only(frozenset({b"x-a", b"x-c", b"x-d"})) == {"x-a": "1, 3", "x-c": "4"}
+        assert response.only(frozenset(name.encode() for name in response.headers)) == response.headers
+        assert response.only(frozenset()) == {}
+
+
 async def test_large_bodies_arrive_whole(client: Upstream) -> None:
     sent = random.Random(1).randbytes(20_000_000)
 

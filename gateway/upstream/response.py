@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeAlias
 
 from adapters.errors import ErrorKind, ProviderError
@@ -92,12 +92,12 @@ class UpstreamResponse:
     def headers(self) -> dict[str, str]:
         """By their names in lower case; the values of one name are joined."""
         if self._headers is None:
-            self._headers = {}
-            for name, value in self._fields:
-                key, text = name.decode("latin-1").lower(), value.decode("latin-1")
-                known = self._headers.get(key)
-                self._headers[key] = text if known is None else f"{known}, {text}"
+            self._headers = _told(self._fields)
         return self._headers
+
+    def only(self, names: frozenset[bytes]) -> dict[str, str]:
+        """The headers of these names (in lower case), at a fraction of the price of all."""
+        return _told([field for field in self._fields if field[0].lower() in names])
 
     def here(self, limit: int = MAX_BODY) -> bytes | None:
         """The whole body, if it has come already and is no longer than ``limit``."""
@@ -308,3 +308,11 @@ class UpstreamResponse:
             self.fail(ErrorKind.TIMEOUT, "The provider's stream took too long to continue or to end.")
         else:
             self.fail(ErrorKind.TIMEOUT, "The provider did not answer in time.")
+
+
+def _told(fields: Iterable[Field]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for name, value in fields:
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    return headers
