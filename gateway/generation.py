@@ -63,7 +63,7 @@ class Lasting:
     resolve: SystemResolver
     sharing: Sharing | None
     """Keeps ``fleet`` and those of other workers alike, where there is Redis."""
-    trace: Callable[[CallRecord], str | None]
+    trace: Callable[[CallRecord], str | None] | None
     capture: bool
     groups: dict[str, tuple[str, ...]]
     """The model groups that run: what counters are restored by."""

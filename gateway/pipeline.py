@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
 from typing import Protocol
@@ -67,8 +67,8 @@ class Pipeline:
 
     protection: Protection | None = None
     """Turns away what a worker with too much to do should not begin."""
-    trace: Callable[[CallRecord], str | None] = field(default=lambda record: record.traceparent)
-    """The trace context that providers get."""
+    trace: Callable[[CallRecord], str | None] | None = None
+    """The trace context that providers get; None: the client's."""
     capture: bool = False
     """Whether observers see prompts and answers."""
     litellm_headers: bool = False
@@ -118,15 +118,16 @@ class Pipeline:
             record.over()
             if metered is not None:
                 metered.close(record)  # synchronous: no cancellation can come between
-            if self.protection is not None:
+            if self.protection is not None and record.counted:
                 self.protection.leave(record)
-            self.tell(record)
+            for observer in self.observers:
+                observer.call_finished(record)
 
     def _begin(self, incoming: Incoming, record: CallRecord) -> None:
         """Note what is known of every call, of one that is refused too."""
         record.client_request_id, record.client_retries = incoming.client_marks
         record.traceparent = incoming.traceparent
-        record.passed_on = self.trace(record)
+        record.passed_on = record.traceparent if self.trace is None else self.trace(record)
 
     def _call(self, call: Call, principal: Principal, record: CallRecord) -> Call:
         if self.capture:
@@ -139,7 +140,8 @@ class Pipeline:
         return call
 
     def _plan(self, call: Call, principal: Principal, route: Route, record: CallRecord) -> Plan:
-        return tiers.fitting(self.router.plan(route, call), record, principal)
+        plan = self.router.plan(route, call)
+        return tiers.fitting(plan, record, principal) if record.effective_tier == "flex" else plan
 
     async def _cheaper(
         self, refusal: LimitExceeded, call: Call, principal: Principal, route: Route, record: CallRecord
@@ -202,7 +204,3 @@ class Pipeline:
             record.content = (metered.call.request.get("messages"), answer.completion(metered.call))
         if metered.call.store and self.keeper is not None and record.principal is not None:
             await self.keeper.keep(metered.call, record.principal, answer)
-
-    def tell(self, record: CallRecord) -> None:
-        for observer in self.observers:
-            observer.call_finished(record)

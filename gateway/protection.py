@@ -85,8 +85,10 @@ class Protection:
 
     def admit(self, record: CallRecord, key: str) -> None:
         """Raise CapacityUnavailable (flex) or Overloaded when a request's tier must give way; notes so in the record."""
-        load = self._load()
-        pressure, flex = self._pressure.note(load), record.effective_tier == "flex"
+        load, flex = self._load(), record.effective_tier == "flex"
+        if not flex and not self._pressure.level and load < STEPS[0]:
+            return  # nearly always
+        pressure = self._pressure.note(load)
         if not pressure and not flex:
             return
         level = LEVELS.get(record.effective_tier or "default", PRIORITY)

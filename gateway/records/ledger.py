@@ -3,7 +3,7 @@ The usage ledger: one row per upstream attempt, durable before the client has th
 
     open()    -> journal: this request runs, so much is reserved for it
     append()  -> journal: these are its attempts; the ticket resolves when they are durable
-    (behind)  journal -> SQL in batches, INSERT ... ON CONFLICT DO NOTHING by (request id, attempt)
+    (behind)  rows -> SQL in batches, from memory or read back: INSERT ... ON CONFLICT DO NOTHING by (request id, attempt)
     recover() journals of dead processes -> SQL; a request that was open there becomes a row with status ``unfinished``
 """
 
@@ -36,6 +36,8 @@ LEDGER_LOCK = 0x51_1C_E1
 _SQL_SECONDS = 1.0
 _RECOVER_SECONDS = 2.0
 _FAILURES_BEFORE_SORTING = 3
+_AT_ONCE = 2000
+"""Rows of one transaction: others write, too."""
 _OPEN, _CLOSED, _IN_SQL = "o", "c", "s"
 _CLOSED_BEGINS = b'["c",'
 """How the record of an ended call begins."""
@@ -174,8 +176,8 @@ class Ledger:
                 try:
                     if batch.rows is None:
                         batch = await asyncio.to_thread(batch.read, _rows_in)
-                    if batch.rows:
-                        await self._insert(batch.rows)
+                    for some in _chunks(batch.rows or (), _AT_ONCE):
+                        await self._insert(some)
                 except BaseException:
                     self._journal.keep_none()
                     raise
@@ -253,15 +255,15 @@ class Ledger:
 
     async def _recover(self, orphan: Orphan) -> Recovered:
         rows, unfinished = await asyncio.to_thread(_left_by, orphan)
-        for some in _chunks(rows, 1000):
+        for some in _chunks(rows, _AT_ONCE):
             await self._insert(some)
         # A request whose end went straight to SQL, because the journal failed, is not unfinished.
         missing = [row for some in _chunks(unfinished, 500) for row in await self._without_rows(some)]
-        for some in _chunks(missing, 1000):
+        for some in _chunks(missing, _AT_ONCE):
             await self._insert(some)
         return Recovered(len(rows), len(missing), orphan.damaged)
 
-    async def _without_rows(self, rows: list[Row]) -> list[Row]:
+    async def _without_rows(self, rows: Sequence[Row]) -> list[Row]:
         ids = [identity(row)[0] for row in rows]
         async with self._database.read() as connection:
             found = await connection.scalars(select(ledger.c.request_id).where(ledger.c.request_id.in_(ids)))
@@ -303,7 +305,7 @@ def _rows_in(payloads: list[bytes]) -> list[Row]:
     return [row for _, _, rows in orjson.loads(b"[%b]" % closed) for row in rows]
 
 
-def _chunks(rows: list[Row], size: int) -> Iterable[list[Row]]:
+def _chunks(rows: Sequence[Row], size: int) -> Iterable[Sequence[Row]]:
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
 

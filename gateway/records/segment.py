@@ -37,8 +37,9 @@ class Segment:
 
     def put(self, payload: bytes) -> None:
         """Copy a record behind the last one; raises OSError when the file has no room and cannot get more."""
-        room, start, data = self.map, self.size, frame(payload)
+        room, start = self.map, self.size
         assert room is not None, "only a process's own files are written"
+        data = frame(payload)
         end = start + len(data)
         if end > len(room):
             self._grow(end)
