@@ -148,7 +148,7 @@ async def lasting_of(
         await sharing.start()
     ramps = Ramps.of(config)
     closers.append(ramps.close)
-    protection = Protection(config.server, lambda: state.in_flight)
+    protection = Protection(config.server, state.running.__len__)
     await protection.start()
     closers.append(protection.close)
     watching = telemetry(

@@ -42,6 +42,8 @@ class Principal:
     may_store: bool = True
     version: int = 0
     """Changes when anything above does: what is cached per principal is keyed by it."""
+    memo: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What follows from all this alone, worked out once."""
 
 
 @value

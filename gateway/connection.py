@@ -17,15 +17,17 @@ from aiohttp import http_parser, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage, StreamWriter
 from aiohttp.http_exceptions import LineTooLong
-from aiohttp.streams import StreamReader
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import ERROR, RequestHandler
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from config.schema import Server as ServerConfig
 
 from .endpoints.exchange import Exchange
+from .endpoints.head import Head, Known, is_whole, known
 from .errors import GatewayError, InvalidRequest
 from .logs import log_crash
-from .reply import JSON_HEADERS, Written, whole_head
+from .reply import JSON_HEADERS, KEPT, Written, whole_head
 
 SERVER_HEADER = "sluice"
 KEEPALIVE_FOREVER = 3630
@@ -39,13 +41,15 @@ RELIED_ON = (
 )
 """What ``Connection`` uses of aiohttp's own state, which no version promises: see ``Listener.check``."""
 
+UNREADABLE = Head(ERROR._replace(headers=CIMultiDictProxy(CIMultiDict())))
+
 Handle: TypeAlias = Callable[[Exchange], Awaitable[web.StreamResponse]]
 
 
 class Connection(RequestHandler):
     """One client connection."""
 
-    __slots__ = ("_config", "_exchange", "_handle", "_head_timer", "address")
+    __slots__ = ("_aligned", "_config", "_exchange", "_handle", "_head_timer", "_known", "address", "blocked")
 
     def __init__(self, manager: "Listener", *, loop: asyncio.AbstractEventLoop, config: ServerConfig) -> None:
         super().__init__(
@@ -61,6 +65,12 @@ class Connection(RequestHandler):
         self._head_timer: asyncio.TimerHandle | None = None
         self._exchange: Exchange | None = None
         """The request that is being answered."""
+        self._aligned = True
+        """Whether the parser is between two requests whenever none is being answered."""
+        self._known: Known | None = None
+        """The head that came last, while ``_aligned``."""
+        self.blocked = False
+        """Whether the client has to read before more is written."""
         self.address = ""
         """The peer's; kept, for it is unknown once the peer is gone."""
 
@@ -82,16 +92,15 @@ class Connection(RequestHandler):
                     await self._waiter
                 finally:
                     self._waiter = None
-            message, content = self._messages.popleft()
-            self._make_room()
+            told, content, body = self._next()
             try:
-                if isinstance(message, RawRequestMessage):
-                    response = await self._handle(self._begin(message, content))
+                if type(told) is Head:
+                    response = await self._handle(self._begin(told, content, body))
                 else:
-                    response = self._refusal(message, content)
+                    response = self._refusal(told, content)
                 if type(response) is not Written or self._upgraded:
                     response = await self._sent(response)
-                if not content.is_eof():
+                if content is not EMPTY_PAYLOAD and not content.is_eof():
                     await self._linger(content)
             except (ConnectionError, web.RequestPayloadError):
                 break  # the client left, or sends no HTTP any more
@@ -103,12 +112,25 @@ class Connection(RequestHandler):
                 raise
             finally:
                 self._end()
-            if self._close or self._force_close or not response.keep_alive:
+            if self._close or self._force_close or (response is not KEPT and not response.keep_alive):
                 break
             self._keep()
             if self._messages:
                 await asyncio.sleep(0)  # whoever sends many requests at once has no more turns than others
         self._part()
+
+    def _next(self) -> tuple[Any, StreamReader, bytes | None]:
+        """The head of the next request, what its body is read from, and the body where it is here.
+
+        In place of a head that could not be parsed stands what aiohttp says of it.
+        """
+        told: Any
+        content: Any
+        told, content = self._messages.popleft()
+        if type(told) is Head:
+            return told, EMPTY_PAYLOAD, content
+        self._make_room()
+        return (Head(told) if isinstance(told, RawRequestMessage) else told), content, None
 
     def _make_room(self) -> None:
         """Let the parser go on where it stopped because too many requests were waiting."""
@@ -117,8 +139,8 @@ class Connection(RequestHandler):
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
             self._resume_reading_if_drained()
 
-    def _begin(self, message: RawRequestMessage, content: StreamReader) -> Exchange:
-        self._exchange = exchange = Exchange(self, message, content, self._config)
+    def _begin(self, head: Head, content: StreamReader, body: bytes | None = None) -> Exchange:
+        self._exchange = exchange = Exchange(self, head, content, self._config, body)
         self._request_in_progress = True
         # aiohttp only tells it that the client has left.
         self._current_request = exchange  # type: ignore[assignment]
@@ -144,7 +166,7 @@ class Connection(RequestHandler):
 
     def _refusal(self, told: Any, content: StreamReader) -> web.StreamResponse:
         """The answer to what could not be parsed; ``told`` is what aiohttp's parser says of it."""
-        return self.handle_error(self._begin(ERROR, content).request, told.status, told.exc)
+        return self.handle_error(self._begin(UNREADABLE, content).request, told.status, told.exc)
 
     async def _sent(self, response: web.StreamResponse) -> web.StreamResponse:
         """Let aiohttp send an answer; raises ConnectionResetError where nobody is there."""
@@ -178,6 +200,14 @@ class Connection(RequestHandler):
         task = self._task_handler or asyncio.current_task()  # a client may have left already
         return web.BaseRequest(message, content, self, writer, task, self._loop)  # type: ignore[arg-type]
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.blocked = True
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.blocked = False
+
     async def drain(self) -> None:
         """Wait until the client has read; raises ConnectionError."""
         await StreamWriter(self, self._loop).drain()
@@ -189,13 +219,30 @@ class Connection(RequestHandler):
             self._task_handler.cancel()
 
     def data_received(self, data: bytes) -> None:
+        idle = self._current_request is None and not self._messages
+        if idle and self._known is not None and not self._close and not self._force_close:
+            body = self._known.body_of(data)
+            if body is not None:
+                self._messages.append((self._known.head, body))  # type: ignore[arg-type]  # for ``_next`` alone
+                if self._waiter is not None and not self._waiter.done():
+                    self._waiter.set_result(None)
+                return
         super().data_received(data)
+        if self._aligned:
+            self._learn(data, idle)
         if self._messages or self._current_request is not None:
             if self._head_timer is not None:
                 self._head_timer.cancel()
                 self._head_timer = None
         elif self._head_timer is None and data:
             self._head_timer = self._loop.call_later(self._config.header_timeout, self._head_is_late)
+
+    def _learn(self, data: bytes, idle: bool) -> None:
+        """Look at what the parser has read: only while requests come whole, one by one, may it be left out."""
+        self._known = None
+        self._aligned = idle and not self._upgraded and len(self._messages) == 1 and is_whole(data, *self._messages[0])
+        if self._aligned:
+            self._known = known(data, self._messages[0][0], self._config.max_body)  # type: ignore[arg-type]
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Only what was paused: aiohttp asks for it at the end of every body, and parses nothing again for it."""

@@ -11,6 +11,7 @@ from .validation import parse_json, validate_chat, validate_embeddings
 
 Read: TypeAlias = Callable[[str, bytes, Principal, frozenset[str]], Call]
 CHAT, EMBEDDINGS = Chat(), Embeddings()
+NOTHING: Mapping[str, Any] = {}
 
 
 def read_call(call_id: str, body: bytes, principal: Principal, allow: frozenset[str]) -> Call:
@@ -20,8 +21,8 @@ def read_call(call_id: str, body: bytes, principal: Principal, allow: frozenset[
     if principal.restricted_params:
         _check_restrictions(request, principal)
     given = request.get
-    options: Mapping[str, Any] = given("stream_options") or {}
     stream = given("stream") is True
+    options: Mapping[str, Any] = (given("stream_options") if stream else None) or NOTHING
     return Call(
         id=call_id,
         request=request,
@@ -29,7 +30,7 @@ def read_call(call_id: str, body: bytes, principal: Principal, allow: frozenset[
         created=int(time.time()),
         model=request["model"],
         stream=stream,
-        include_usage=stream and options.get("include_usage") is True,
+        include_usage=options.get("include_usage") is True,
         obfuscation=options.get("include_obfuscation") is not False,
         store=given("store") is True,
         n=given("n") or 1,

@@ -1,6 +1,6 @@
 """What is answered where: the paths of the two listeners, and the operations behind the admin API."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -57,20 +57,14 @@ def data_routes(pipeline: Pipeline, once: Once | None) -> Routes:
     routes = Routes()
     auth, router = pipeline.auth, pipeline.router
 
-    def create(exchange: Exchange, _: str) -> Awaitable[web.StreamResponse | None]:
-        return chat.create(exchange, pipeline, read_call, once)
-
-    def embed(exchange: Exchange, _: str) -> Awaitable[web.StreamResponse | None]:
-        return chat.create(exchange, pipeline, read_embeddings, once)
-
     async def index(exchange: Exchange, _: str) -> web.StreamResponse:
         return await models.index(exchange, auth, router)
 
     async def show(exchange: Exchange, name: str) -> web.StreamResponse:
         return await models.show(exchange, name, auth, router)
 
-    routes.add("POST", "/v1/chat/completions", create)
-    routes.add("POST", "/v1/embeddings", embed)
+    routes.add("POST", "/v1/chat/completions", chat.creating(pipeline, read_call, once))
+    routes.add("POST", "/v1/embeddings", chat.creating(pipeline, read_embeddings, once))
     routes.add("GET", "/v1/models", index)
     routes.add("GET", "/v1/models/{id}", show)
     routes.add("GET", "/healthz", health.healthz)

@@ -13,7 +13,7 @@ from adapters.errors import ProviderError
 from . import flex, tiers
 from .answer import StreamedAnswer, WholeAnswer
 from .auth import Authenticator, tenant_headers
-from .call import Call, CallRecord, Plan, Principal, Route
+from .call import Call, CallRecord, Principal, Route
 from .dispatch import Dispatcher
 from .errors import ClientDisconnected, GatewayError, LimitExceeded
 from .failures import NONSENSE, to_gateway_error, unforeseen
@@ -79,7 +79,9 @@ class Pipeline:
         record = CallRecord(incoming.id, started=time.time())
         metered: Metered | None = None
         try:
-            self._begin(incoming, record)
+            record.client_request_id, record.client_retries = incoming.client_marks
+            record.traceparent = incoming.traceparent
+            record.passed_on = record.traceparent if self.trace is None else self.trace(record)
             credential = incoming.credential
             principal = self.auth.known(credential, record.started) or await self.auth.ask(credential or "")
             incoming.headers.update(tenant_headers(principal.organization, principal.team))
@@ -89,7 +91,7 @@ class Pipeline:
             record.model, record.effective_tier = route.name, tiers.effective(call.request, principal)
             if self.protection is not None:
                 self.protection.admit(record, principal.key_id)
-            plan = self._plan(call, principal, route, record)
+            plan = tiers.fitting(self.router.plan(route, call), record, principal)
             try:
                 now = self.meter.reserve_now(call, principal, route, plan, record)
                 metered = now or await self.meter.reserve(call, principal, route, plan, record)
@@ -118,16 +120,10 @@ class Pipeline:
             record.over()
             if metered is not None:
                 metered.close(record)  # synchronous: no cancellation can come between
-            if self.protection is not None and record.counted:
+            if record.counted and self.protection is not None:
                 self.protection.leave(record)
             for observer in self.observers:
                 observer.call_finished(record)
-
-    def _begin(self, incoming: Incoming, record: CallRecord) -> None:
-        """Note what is known of every call, of one that is refused too."""
-        record.client_request_id, record.client_retries = incoming.client_marks
-        record.traceparent = incoming.traceparent
-        record.passed_on = record.traceparent if self.trace is None else self.trace(record)
 
     def _call(self, call: Call, principal: Principal, record: CallRecord) -> Call:
         if self.capture:
@@ -139,10 +135,6 @@ class Pipeline:
         record.read = perf_counter()
         return call
 
-    def _plan(self, call: Call, principal: Principal, route: Route, record: CallRecord) -> Plan:
-        plan = self.router.plan(route, call)
-        return tiers.fitting(plan, record, principal) if record.effective_tier == "flex" else plan
-
     async def _cheaper(
         self, refusal: LimitExceeded, call: Call, principal: Principal, route: Route, record: CallRecord
     ) -> Metered:
@@ -151,7 +143,7 @@ class Pipeline:
         if cheaper is None:
             raise refusal
         try:
-            plan = self._plan(call, principal, cheaper, record)
+            plan = tiers.fitting(self.router.plan(cheaper, call), record, principal)
             metered = await self.meter.reserve(call, principal, cheaper, plan, record)
         except GatewayError:
             raise refusal from None  # it is about the model that was asked for

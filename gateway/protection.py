@@ -86,7 +86,7 @@ class Protection:
     def admit(self, record: CallRecord, key: str) -> None:
         """Raise CapacityUnavailable (flex) or Overloaded when a request's tier must give way; notes so in the record."""
         load, flex = self._load(), record.effective_tier == "flex"
-        if not flex and not self._pressure.level and load < STEPS[0]:
+        if load < STEPS[0] and not flex and not self._pressure.level:
             return  # nearly always
         pressure = self._pressure.note(load)
         if not pressure and not flex:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import orjson
 from aiohttp import web
@@ -73,8 +73,9 @@ class Peer(Protocol):
     transport: asyncio.Transport | None
     """None once the client is gone."""
 
-    @property
-    def writing_paused(self) -> bool: ...
+    blocked: bool
+    """Whether it has to wait for the client to read."""
+
     async def drain(self) -> None:
         """Wait until the client has read; raises ConnectionError."""
         ...
@@ -85,23 +86,23 @@ class Common:
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         self.headers = headers
-        self._second = 0
+        self._until = 0.0
         self._whole = self._stream = ""
 
     def whole(self) -> str:
         """The lines that the heads of whole answers begin with; made once a second, for they tell the time."""
-        if int(time.time()) != self._second:
+        if not self._until - 1 <= time.time() < self._until:
             self._renew()
         return self._whole
 
     def stream(self) -> str:
         """The same of streams."""
-        if int(time.time()) != self._second:
+        if not self._until - 1 <= time.time() < self._until:
             self._renew()
         return self._stream
 
     def _renew(self) -> None:
-        self._second = int(time.time())
+        self._until = int(time.time()) + 1.0
         told = {**self.headers, "date": rfc822_formatted_time()}
         self._whole = STATUS + head_lines({**told, **JSON_HEADERS})
         self._stream = STATUS + head_lines({**told, **SSE_HEADERS, "transfer-encoding": "chunked"})
@@ -141,7 +142,7 @@ class HTTPReply:
             transport.write(head + body)
         else:
             transport.writelines((head, body))
-        if self._peer.writing_paused:
+        if self._peer.blocked:
             await self._drain()
 
     async def start(self, headers: Mapping[str, str]) -> None:
@@ -153,13 +154,19 @@ class HTTPReply:
             self._timer = asyncio.get_running_loop().call_later(self._limits.ping, self._tick)
 
     def push(self, data: bytes) -> bool:
+        transport = self._peer.transport
+        if transport is None or transport.is_closing():
+            self._gone()
         self._silent = False
-        head, self._head = self._head, b""
-        self._transport().write(b"%b%x\r\n%b\r\n" % (head, len(data), data))
-        return not self._peer.writing_paused
+        if self._head:
+            transport.write(b"%b%x\r\n%b\r\n" % (self._head, len(data), data))
+            self._head = b""
+        else:
+            transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        return not self._peer.blocked
 
     async def drained(self) -> None:
-        if self._peer.writing_paused:  # a slow reader: only then is a timer worth its price
+        if self._peer.blocked:  # a slow reader: only then is a timer worth its price
             await self._drain()
 
     async def send(self, data: bytes) -> None:
@@ -171,7 +178,7 @@ class HTTPReply:
         self._open = False
         chunk = b"%x\r\n%b\r\n" % (len(data), data) if data else b""  # a chunk of nothing would be the last one
         self._transport().write(b"%b%b0\r\n\r\n" % (self._head, chunk))
-        if self._peer.writing_paused:
+        if self._peer.blocked:
             await self._drain()
 
     async def fail(self, error: GatewayError) -> None:
@@ -201,7 +208,7 @@ class HTTPReply:
         transport, ping = self._peer.transport, self._limits.ping
         if ping is None or transport is None or transport.is_closing():
             return
-        if self._silent and not self._head and not self._peer.writing_paused:
+        if self._silent and not self._head and not self._peer.blocked:
             transport.write(PING_CHUNK)
         self._silent = True
         self._timer = asyncio.get_running_loop().call_later(ping, self._tick)
@@ -209,15 +216,18 @@ class HTTPReply:
     def _transport(self) -> asyncio.Transport:
         transport = self._peer.transport
         if transport is None or transport.is_closing():
-            self.stop()
-            raise ClientDisconnected
+            self._gone()
         return transport
+
+    def _gone(self) -> NoReturn:
+        self.stop()
+        raise ClientDisconnected
 
     def _begin(self, opening: str, headers: dict[str, str]) -> bytes:
         """The head of a 200; from now on nothing else can be answered."""
         if self._last:
             headers["connection"] = "close"
-        head = whole_head(headers, opening)
+        head = f"{opening}{head_lines(headers)}\r\n".encode()
         self.response = LAST if self._last else KEPT
         return head
 
@@ -250,10 +260,11 @@ def whole_head(headers: Mapping[str, str], opening: str = STATUS) -> bytes:
 
 
 def head_lines(headers: Mapping[str, str]) -> str:
-    text = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-    if text.count("\n") != len(headers) or text.count("\r") != len(headers):
+    text = "\r\n".join(map(": ".join, headers.items()))
+    breaks = len(headers) - 1
+    if text.count("\n") != breaks or text.count("\r") != breaks:
         raise ValueError("a header holds a line break")
-    return text
+    return text + "\r\n"
 
 
 def error_response(error: GatewayError, headers: Mapping[str, str]) -> web.Response:

@@ -26,9 +26,15 @@ def effective(request: Mapping[str, Any], principal: Principal) -> str:
     if "messages" not in request:
         return "default"  # no provider has tiers of embeddings (checklist C-475)
     asked = request.get("service_tier")
-    explicit = asked is not None and asked != "auto"
-    tier = str(asked) if explicit else _default(principal)
-    tier = ALIASES.get(tier, tier)
+    if asked is not None and asked != "auto":
+        return _within_policies(ALIASES.get(asked, asked), principal, explicit=True)
+    tier = principal.memo.get("tier")
+    if tier is None:
+        tier = principal.memo["tier"] = _within_policies(_default(principal), principal, explicit=False)
+    return tier
+
+
+def _within_policies(tier: str, principal: Principal, *, explicit: bool) -> str:
     refused = False
     for owner in principal.owners:
         policy = owner.tiers
@@ -46,7 +52,8 @@ def effective(request: Mapping[str, Any], principal: Principal) -> str:
 def _default(principal: Principal) -> str:
     for owner in principal.owners:
         if owner.tiers.default not in (None, "auto"):
-            return str(owner.tiers.default)
+            default = str(owner.tiers.default)
+            return ALIASES.get(default, default)
     return "default"
 
 

@@ -19,6 +19,7 @@ from gateway.validation import parse_json, validate_chat, validate_embeddings
 from gateway.validation.content import PARTS, _text_part, text_part
 from gateway.validation.messages import _is_function_call, _tool_calls
 from gateway.validation.parameters import PARAMETERS
+from gateway.validation.plain import is_plain
 from gateway.validation.violation import Violation
 
 from .chat_requests import CALL, RICH
@@ -96,6 +97,60 @@ def test_the_quick_look_at_a_text_part_agrees_with_the_thorough_one(part: dict[s
         except Violation as violation:
             verdicts.append((violation.path, violation.code))
     assert verdicts[0] == verdicts[1]
+
+
+SETTINGS = ("temperature", "top_p", "max_tokens", "max_completion_tokens", "n", "seed", "stream", "store", "user", "stop",
+            "presence_penalty", "top_logprobs", "stream_options", "metadata", "model", "messages", "x")  # fmt: skip
+VALUES = st.sampled_from(
+    [None, True, False, 0, 1, -1, 2, 3, 0.5, -0.0, 2.0001, 128, 129, 2**63, -(2**63), 2**64 - 1, 1e300, "", "a", [], {}]
+)
+SAID = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "system", "developer", "tool", "function", "x", None, 1, []])},
+    optional={
+        "content": st.sampled_from(["", "hi", None, [], [{"type": "text", "text": "hi"}], 1]),
+        "name": st.just("n"),
+    },
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from(SETTINGS), VALUES, max_size=5),
+    st.lists(SAID | st.sampled_from([None, "hi"]), max_size=3),
+)
+@example({}, [{"role": "user", "content": "hi"}])
+@example({"max_tokens": 1, "max_completion_tokens": 1}, [{"role": "user", "content": "hi"}])
+@settings(max_examples=2000, deadline=None)
+def test_the_quick_look_at_a_plain_request_agrees_with_the_thorough_one(
+    options: dict[str, Any], said: list[Any]
+) -> None:
+    request_ = {"model": "m", "messages": said, **options}
+    for whole in (request_, {name: value for name, value in request_.items() if name != "model"}):
+        if is_plain(whole):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("gateway.validation.chat.is_plain", lambda _: False)
+                validate_chat(whole)
+
+
+def test_most_requests_are_plain() -> None:
+    said = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "Hello"},
+    ]
+    assert is_plain(
+        {"model": "m", "messages": said, "temperature": 0.2, "max_tokens": 100, "stream": True, "user": "u"}
+    )
+    for name, value in (
+        ("temperature", 2.1),
+        ("max_tokens", 0),
+        ("n", True),
+        ("n", 1.0),
+        ("stream", 1),
+        ("model", None),
+        ("tools", []),
+    ):
+        assert not is_plain({"model": "m", "messages": said, name: value})
+    assert not is_plain({"model": "m", "messages": []})
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -9,21 +9,15 @@ from typing import Protocol
 from aiohttp import web
 from aiohttp.http import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from multidict import CIMultiDictProxy
 
 from config.schema import Server as ServerConfig
 
-from ..auth import bearer
 from ..errors import ClientDisconnected, InvalidRequest, RequestTooLarge, UnsupportedMediaType
 from ..reply import Common, HTTPReply, Peer
-from ..tracecontext import valid
+from .head import MAX_CLIENT_REQUEST_ID, Head
 
 JSON_TYPES = frozenset({"application/json", ""})
 """An absent Content-Type is taken for JSON: curl without -H and some SDKs send none."""
-MAX_CLIENT_REQUEST_ID = 512
-
-
-NONE: list[str] = []
 IDS_AT_ONCE = 256
 
 
@@ -73,17 +67,24 @@ class Exchange:
     """A request whose head has been read and whose body has not."""
 
     __slots__ = (
-        *("_body", "_request", "client", "common", "content", "given", "headers", "id", "limits", "message", "reply"),
-        "started",
+        *("_body", "_request", "client", "client_marks", "common", "content", "credential", "given", "head", "headers"),
+        *("id", "limits", "message", "reply", "started", "traceparent"),
     )
 
-    def __init__(self, client: Client, message: RawRequestMessage, content: StreamReader, limits: ServerConfig) -> None:
+    def __init__(
+        self, client: Client, head: Head, content: StreamReader, limits: ServerConfig, body: bytes | None = None
+    ) -> None:
+        """``body``: where it is here already, and ``content`` has nothing more."""
         self.client = client
-        self.message = message
+        self.head = head
+        self.message = head.message
+        self.given = head.given
+        """The headers of the request."""
+        self.credential = head.credential
+        self.client_marks = head.client_marks
+        self.traceparent = head.traceparent
         self.content = content
         self.limits = limits
-        self.given: CIMultiDictProxy[str] = message.headers
-        """The headers of the request."""
         self.id = _ids.take()
         self.started = time.perf_counter()
         """When the head was complete."""
@@ -94,7 +95,7 @@ class Exchange:
         self.reply: HTTPReply | None = None
         """Where an answer is written past aiohttp."""
         self._request: web.BaseRequest | None = None
-        self._body: bytes | None = None
+        self._body = body
 
     @property
     def request(self) -> web.BaseRequest:
@@ -122,44 +123,22 @@ class Exchange:
         return self.reply.response
 
     @property
-    def credential(self) -> str | None:
-        given = self.given
-        return bearer(
-            given.getall("Authorization", NONE), given.getall("x-api-key", NONE) + given.getall("api-key", NONE)
-        )
-
-    @property
-    def client_marks(self) -> tuple[str | None, str | None]:
-        """What the client calls this request, and which retry of its own it is; bounded, for the log."""
-        name, retries = self.given.get("X-Client-Request-Id"), self.given.get("X-Stainless-Retry-Count")
-        return name and name[:MAX_CLIENT_REQUEST_ID], retries and retries[:8]
-
-    @property
-    def traceparent(self) -> str | None:
-        """The client's W3C trace context, where what it sent is one."""
-        return valid(self.given.get("traceparent"))
-
-    @property
     def address(self) -> str:
         """The peer's: a proxy in front is one address."""
         return self.client.address
 
     def reply_here(self) -> HTTPReply:
         """Where the answer goes; whatever else is returned is not sent any more once it has begun."""
-        self.reply = HTTPReply(self.client, self.common, self.headers, self.limits, last=self.message.should_close)
+        self.reply = HTTPReply(self.client, self.common, self.headers, self.limits, last=self.head.last)
         return self.reply
-
-    def check_client_request_id(self) -> None:
-        """``X-Client-Request-Id`` is ASCII of at most 512 characters (checklist C-028)."""
-        given = self.given.get("X-Client-Request-Id")
-        if given is not None and (len(given) > MAX_CLIENT_REQUEST_ID or not given.isascii()):
-            raise InvalidRequest("Invalid 'X-Client-Request-Id': expected ASCII of at most 512 characters.")
 
     async def body(self) -> bytes:
         """The whole JSON body, read once; raises InvalidRequest for another type, a body too large or one that comes too slowly."""
-        self.check_client_request_id()
-        declared = self.given.get("Content-Type")
-        if declared is not None and declared.partition(";")[0].lower() != "application/json":
+        if self.head.odd_client_id:  # checklist C-028
+            raise InvalidRequest(
+                f"Invalid 'X-Client-Request-Id': expected ASCII of at most {MAX_CLIENT_REQUEST_ID} characters."
+            )
+        if self.head.odd_type:
             self._check_odd_type()
         if self._body is None:
             body = arrived(self.content)

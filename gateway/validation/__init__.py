@@ -2,7 +2,7 @@
 
 The layers: ``body`` (bytes -> object), ``violation`` (what can be wrong), ``checks`` (small checkers and what combines
 them), ``content``, ``messages``, ``tools`` and ``schema`` (the parts of a request), ``parameters`` (the table of all
-parameters), ``chat`` and ``embeddings`` (one function each for the endpoints).
+parameters), ``plain`` (what needs no look at that table), ``chat`` and ``embeddings`` (one function each for the endpoints).
 """
 
 from .body import parse_json

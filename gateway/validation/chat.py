@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from .checks import check_parameters
 from .messages import check_pairing, mentions_json
 from .parameters import PARAMETERS
+from .plain import is_plain
 from .tools import check_choice_among_functions, check_choice_among_tools
 from .violation import Violation, exclusive, missing, unknown
 
@@ -23,6 +24,8 @@ def validate_chat(request: Request, *, allow: frozenset[str] = frozenset()) -> N
     ``stream_options.name``. Extensions are not looked into. A parameter that is null counts as absent; so does an
     optional field inside one.
     """
+    if is_plain(request):
+        return
     try:
         if request.get("messages") is None and request.get("input") is not None:
             raise _responses_body()

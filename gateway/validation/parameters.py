@@ -3,6 +3,8 @@
 from typing import Any
 
 from .checks import (
+    INT64_MAX,
+    INT64_MIN,
     Check,
     array,
     boolean,
@@ -130,41 +132,44 @@ _prediction = record(
     required=("type", "content"),
 )
 
+INTEGERS = {
+    "max_completion_tokens": (1, INT64_MAX),
+    "max_tokens": (1, INT64_MAX),
+    "n": (1, 128),
+    "seed": (INT64_MIN, INT64_MAX),
+}
+NUMBERS = {"frequency_penalty": (-2, 2), "presence_penalty": (-2, 2), "temperature": (0, 2), "top_p": (0, 1)}
+"""The lowest and the highest value of those that take numbers and ask for nothing else."""
+
 PARAMETERS: dict[str, Check] = {
+    **{name: integer(*bounds) for name, bounds in INTEGERS.items()},
+    **{name: number(*bounds) for name, bounds in NUMBERS.items()},
     "model": string,
     "messages": check_messages,
     "audio": _audio,
-    "frequency_penalty": number(-2, 2),
     "function_call": check_function_call,
     "functions": check_functions,
     "logit_bias": _logit_bias,
     "logprobs": boolean,
-    "max_completion_tokens": integer(1),
-    "max_tokens": integer(1),
     "metadata": _metadata,
     "modalities": array(one_of("text", "audio"), of="strings"),
     "moderation": _moderation,
-    "n": integer(1, 128),
     "parallel_tool_calls": boolean,
     "prediction": _prediction,
-    "presence_penalty": number(-2, 2),
     "prompt_cache_key": string,
     "prompt_cache_options": record({"mode": one_of("implicit", "explicit"), "ttl": one_of("30m")}),
     "prompt_cache_retention": one_of("in_memory", "24h"),
     "reasoning_effort": one_of("none", "minimal", "low", "medium", "high", "xhigh", "max"),
     "response_format": _response_format,
     "safety_identifier": bounded_string(128),  # 64 in the OpenAPI of 2026-08, 128 in the newer SDK
-    "seed": integer(),
     "service_tier": one_of(*SERVICE_TIERS),
     "stop": _stop,
     "store": boolean,
     "stream": boolean,
     "stream_options": record({"include_usage": boolean, "include_obfuscation": boolean}),
-    "temperature": number(0, 2),
     "tool_choice": check_tool_choice,
     "tools": check_tools,
     "top_logprobs": integer(0, 20),
-    "top_p": number(0, 1),
     "user": string,
     "verbosity": one_of("low", "medium", "high"),
     "web_search_options": _web_search_options,
