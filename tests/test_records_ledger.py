@@ -4,8 +4,10 @@ import asyncio
 import os
 import random
 import resource
+import struct
 import sys
 import time
+import zlib
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -348,15 +350,21 @@ async def test_a_file_that_was_never_used_is_deleted_a_minute_later(tmp_path: Pa
     assert (old.exists(), young.exists()) == (False, True)
 
 
+def frame(payload: bytes) -> bytes:
+    """A record as files have it."""
+    length = len(payload)
+    return b"\xffSL\x01" + struct.pack("<II", length, zlib.crc32(payload, length)) + payload
+
+
 def framed(n: int = 5) -> tuple[bytes, list[bytes]]:
     payloads = [f'["c","req_{i}",[]]'.encode() * (i + 1) for i in range(n)]
-    return b"".join(files.frame(p) for p in payloads), payloads
+    return b"".join(frame(p) for p in payloads), payloads
 
 
 def test_a_torn_tail_costs_only_the_torn_record() -> None:
     """Cut at every byte."""
     data, payloads = framed()
-    ends = [sum(len(files.frame(p)) for p in payloads[: i + 1]) for i in range(len(payloads))]
+    ends = [sum(len(frame(p)) for p in payloads[: i + 1]) for i in range(len(payloads))]
     for cut in range(len(data)):
         found = files.scan(data[:cut])
         whole = sum(end <= cut for end in ends)
@@ -368,14 +376,14 @@ def test_a_torn_tail_costs_only_the_torn_record() -> None:
 def test_a_flipped_byte_costs_only_its_record() -> None:
     """Flip every byte, one at a time; length fields and magics too."""
     data, payloads = framed()
-    owner = [i for i, p in enumerate(payloads) for _ in files.frame(p)]
+    owner = [i for i, p in enumerate(payloads) for _ in frame(p)]
     for position in range(len(data)):
         damaged = bytearray(data)
         damaged[position] ^= 0x41
         found = files.scan(bytes(damaged))
         expected = [p for i, p in enumerate(payloads) if i != owner[position]]
         assert [p for _, p in found.records] == expected
-        assert found.damaged + found.torn == len(files.frame(payloads[owner[position]]))
+        assert found.damaged + found.torn == len(frame(payloads[owner[position]]))
 
 
 async def test_a_damaged_journal_is_kept_for_a_person(database: Database, tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from ..call import Attempt, CallRecord, Principal
 from .tables import LEDGER_COLUMNS, LEDGER_NUMBERS, LEDGER_TEXTS
 
 Row: TypeAlias = Sequence[Any]
-Running: TypeAlias = list[Any]
-"""The arguments of ``running`` in a row, as the journal keeps them."""
+Running: TypeAlias = Sequence[Any]
+"""What the journal notes of a request that runs, written by ``Ledger.open``: the id, whose it is (organization, team, user,
+key, tags), the model, the tiers asked for and given, when it began, whether it streams, the nano-dollars reserved."""
 
 UNFINISHED = "unfinished"
 """The status of a request whose process died under it."""
@@ -65,24 +66,6 @@ def _row(record: CallRecord, attempt: Attempt, *, final: bool) -> Row:
         attempt.estimated, record.stream, final,
         None if ttft is None else int(ttft * 1e6),
         orjson.dumps(calls).decode() if calls else None,
-    ]  # fmt: skip
-
-
-def running(
-    call_id: str,
-    principal: Principal,
-    model: str,
-    *,
-    reserved: int,
-    started: float,
-    stream: bool = False,
-    requested_tier: str | None = None,
-    effective_tier: str | None = None,
-) -> Running:
-    """What the journal notes of a request that runs: enough for ``unfinished_row``, written before each call."""
-    return [
-        call_id, principal.organization, principal.team, principal.user, principal.key_id, principal.tags, model,
-        requested_tier, effective_tier, started, stream, reserved,
     ]  # fmt: skip
 
 
