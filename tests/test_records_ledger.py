@@ -25,7 +25,7 @@ from gateway.records import journal as j
 from gateway.records import segment as files
 from gateway.records.database import Database, DatabaseError
 from gateway.records.ledger import Ledger
-from gateway.records.rows import cleaned, rows_of
+from gateway.records.rows import all_cleaned, cleaned, rows_of
 from gateway.records.tables import LEDGER_COLUMNS
 from gateway.records.tables import ledger as table
 
@@ -129,6 +129,23 @@ def test_rows_of_an_older_version_are_filled_up() -> None:
     (row,) = rows_of(record("req_1", 1))
     assert cleaned(row[:-2]) == (*cleaned(row)[:-2], None, None)
     assert len(cleaned(row)) == len(LEDGER_COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        (None, None), ("code", "x" * 201), ("model", "na\x00me"), ("team", "Grüße"), ("tags", '["a"]'),
+        ("tags", '["' + "a" * 300 + '","' + "b" * 300 + '"]'), ("cost", -1), ("cost", 10**17), ("input", 10**13),
+        ("started", -5), ("started", 2**62), ("duration", 10**12 + 1),
+    ],
+)  # fmt: skip
+def test_many_rows_are_cleaned_as_each_alone_is(column: str | None, value: Any) -> None:
+    many = [list(row) for number in range(9) for row in rows_of(record(f"req_{number}", 2))]
+    if column is not None:
+        many[5][LEDGER_COLUMNS.index(column)] = value
+    expected = [cleaned(row) for row in many]
+    assert [*map(tuple, all_cleaned(many))] == expected
+    assert [*map(tuple, all_cleaned([many[0][:-2], *many[1:]]))] == expected  # and one of an older version
 
 
 async def test_a_clean_end_leaves_no_file(database: Database, tmp_path: Path) -> None:

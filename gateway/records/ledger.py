@@ -26,7 +26,7 @@ from ..errors import StoreUnavailable
 from .bulk import REFUSED, BulkInsert
 from .database import Database, DatabaseError
 from .journal import Batch, Journal, Orphan, Ticket, orphans
-from .rows import Row, Running, cleaned, encode, fitting, identity, rows_of, unfinished_row
+from .rows import Row, Running, all_cleaned, encode, fitting, identity, rows_of, unfinished_row
 from .tables import LEDGER_COLUMNS, ledger
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Ledger:
     ) -> None:
         options = options or Options()
         self._database = database
-        self._rows = BulkInsert(database, ledger, LEDGER_COLUMNS, ("request_id", "attempt"), LEDGER_LOCK, cleaned)
+        self._rows = BulkInsert(database, ledger, LEDGER_COLUMNS, ("request_id", "attempt"), LEDGER_LOCK, all_cleaned)
         self._clock = clock
         self._folder = Path(options.journal)
         self._open: dict[str, bytes] = {}

@@ -1,6 +1,7 @@
 """A call becomes rows of the ledger: lists of values in the order of ``LEDGER_COLUMNS``."""
 
 from collections.abc import Sequence
+from itertools import chain
 from operator import attrgetter
 from typing import Any, TypeAlias
 
@@ -100,6 +101,22 @@ def fitting(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         return min(max(value, -_MAX_INT), _MAX_INT)
     return [fitting(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def all_cleaned(rows: Sequence[Row]) -> Sequence[Row]:
+    """``cleaned`` of each; nearly always they are so already, which different values of all rows tell together."""
+    if {*map(len, rows)} == {len(LEDGER_COLUMNS)}:
+        columns = [*zip(*rows, strict=True)]
+        texts = {*chain.from_iterable(columns[: len(LEDGER_TEXTS)])}
+        numbers = {*chain.from_iterable(columns[len(LEDGER_TEXTS) : _FIRST_FLAG])}
+        amounts = {*chain.from_iterable(columns[len(LEDGER_TEXTS) + _FIRST_AMOUNT : _FIRST_FLAG])}
+        joined = "".join(texts)
+        if (
+            joined.isascii() and "\x00" not in joined and max(map(len, texts)) <= _MAX_TEXT
+            and min(numbers) >= 0 and max(amounts) <= _MAX_TOKENS
+        ):  # fmt: skip
+            return rows
+    return [*map(cleaned, rows)]
 
 
 def cleaned(row: Row) -> tuple[Any, ...]:
