@@ -164,7 +164,7 @@ class Limiter:
         """``reserve`` of limits that ``applies`` told, where nobody must be asked; None where somebody must."""
         if limits is None:
             return Reservation(rid, amounts, None, None, None)
-        outcome = self.engine.reserve_now(rid, limits, amounts.vector())
+        outcome = self.engine.reserve_now(rid, limits, vector(*amounts))
         if outcome is None:
             return None
         watched = limits.budgets and self.on_threshold

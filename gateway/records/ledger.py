@@ -137,7 +137,10 @@ class Ledger:
             call_id, principal.organization, principal.team, principal.user, principal.key_id, principal.tags, model,
             requested_tier, effective_tier, began, stream, reserved,
         )  # fmt: skip
-        payload = encode((_OPEN, call_id, noted))
+        try:
+            payload = orjson.dumps((_OPEN, call_id, noted))
+        except orjson.JSONEncodeError:
+            payload = encode((_OPEN, call_id, noted))
         try:
             self._journal.write(payload)
         except OSError as error:
