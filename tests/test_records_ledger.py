@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import func, select, text
 
 from adapters.errors import ErrorKind
-from adapters.usage import Usage
+from adapters.usage import TOKEN_BUCKETS, Usage
 from config.schema import Ledger as LedgerOptions
 from gateway.call import Attempt, CallRecord, Principal
 from gateway.errors import StoreUnavailable
@@ -146,6 +146,14 @@ def test_many_rows_are_cleaned_as_each_alone_is(column: str | None, value: Any) 
     expected = [cleaned(row) for row in many]
     assert [*map(tuple, all_cleaned(many))] == expected
     assert [*map(tuple, all_cleaned([many[0][:-2], *many[1:]]))] == expected  # and one of an older version
+
+
+def test_a_row_has_each_kind_of_token_in_its_column() -> None:
+    used = {kind: number for number, kind in enumerate(TOKEN_BUCKETS, start=11)}
+    whole = record("req_1", 1)
+    whole.attempts[0].usage = Usage(**used)
+    (row,) = rows_of(whole)
+    assert {kind: row[LEDGER_COLUMNS.index(kind)] for kind in TOKEN_BUCKETS} == used
 
 
 async def test_a_clean_end_leaves_no_file(database: Database, tmp_path: Path) -> None:
