@@ -150,15 +150,13 @@ class Pipeline:
         record.fallback = cheaper.name
         return metered
 
-    def _headers(self, answer: StreamedAnswer | WholeAnswer, metered: Metered, record: CallRecord) -> dict[str, str]:
+    async def _whole(self, answer: WholeAnswer, metered: Metered, record: CallRecord, reply: Reply) -> None:
         headers = metered.headers(answer, record)
         if self.litellm_headers:
             headers |= {"x-litellm-model-id": answer.deployment.id, "x-litellm-call-id": record.id}
-        return headers
-
-    async def _whole(self, answer: WholeAnswer, metered: Metered, record: CallRecord, reply: Reply) -> None:
-        headers = self._headers(answer, metered, record)
-        await metered.settled(answer, record)
+        durable = metered.settled(answer, record)
+        if durable is not None:
+            await durable
         record.settled = perf_counter()
         if metered.call.traced or metered.call.store:
             await self._keep(answer, metered, record)
@@ -168,14 +166,18 @@ class Pipeline:
 
     async def _stream(self, answer: StreamedAnswer, metered: Metered, record: CallRecord, reply: Reply) -> None:
         """Relay until the end. A failure now is an error event and a broken connection, never a clean end."""
-        headers = self._headers(answer, metered, record)
+        headers = metered.headers(answer, record)
+        if self.litellm_headers:
+            headers |= {"x-litellm-model-id": answer.deployment.id, "x-litellm-call-id": record.id}
         metered.streaming(answer, record)
         try:
             await reply.start(headers)
             await answer.pour(reply)
             record.poured = perf_counter()
             last = answer.last()
-            await metered.settled(answer, record)
+            durable = metered.settled(answer, record)
+            if durable is not None:
+                await durable
             record.settled = perf_counter()
             if metered.call.traced or metered.call.store:
                 await self._keep(answer, metered, record)

@@ -26,7 +26,7 @@ from ..errors import StoreUnavailable
 from .bulk import REFUSED, BulkInsert
 from .database import Database, DatabaseError
 from .journal import Batch, Journal, Orphan, Ticket, orphans
-from .rows import Row, Running, cleaned, encode, fitting, identity, rows_of, running, unfinished_row
+from .rows import Row, Running, all_cleaned, encode, fitting, identity, rows_of, unfinished_row
 from .tables import LEDGER_COLUMNS, ledger
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Ledger:
     ) -> None:
         options = options or Options()
         self._database = database
-        self._rows = BulkInsert(database, ledger, LEDGER_COLUMNS, ("request_id", "attempt"), LEDGER_LOCK, cleaned)
+        self._rows = BulkInsert(database, ledger, LEDGER_COLUMNS, ("request_id", "attempt"), LEDGER_LOCK, all_cleaned)
         self._clock = clock
         self._folder = Path(options.journal)
         self._open: dict[str, bytes] = {}
@@ -134,11 +134,15 @@ class Ledger:
 
         Raises StoreUnavailable when the journal cannot be written: a request that costs money must not start then.
         """
-        noted = running(
-            call_id, principal, model, reserved=reserved, started=self._clock() if started is None else started,
-            stream=stream, requested_tier=requested_tier, effective_tier=effective_tier,
+        began = self._clock() if started is None else started
+        noted: Running = (
+            call_id, principal.organization, principal.team, principal.user, principal.key_id, principal.tags, model,
+            requested_tier, effective_tier, began, stream, reserved,
         )  # fmt: skip
-        payload = encode([_OPEN, call_id, noted])
+        try:
+            payload = orjson.dumps((_OPEN, call_id, noted))
+        except orjson.JSONEncodeError:
+            payload = encode((_OPEN, call_id, noted))
         try:
             self._journal.write(payload)
         except OSError as error:
