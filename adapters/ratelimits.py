@@ -17,6 +17,8 @@ _REQUESTS = _names("requests", "req-minute")
 _TOKENS = _names("tokens", "tokens-minute", "input-tokens")
 _REMAINING = frozenset({*_REQUESTS, *_TOKENS, _BARE})
 _RESETS = ("x-ratelimit-reset-requests", "x-ratelimit-reset-tokens", "x-ratelimit-reset")
+NAMES = frozenset(name.encode() for name in {*_REMAINING, *_RESETS})
+"""All headers that ``read`` looks at."""
 
 
 @dataclass(frozen=True, slots=True)

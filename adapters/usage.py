@@ -85,7 +85,7 @@ class Usage:
     def parted(cls, prompt: int, completion: int, inside: Mapping[str, Any], outside: Mapping[str, Any]) -> "Usage":
         """Two inclusive counts, and what OpenAI's details say is inside of them."""
         if not any(inside.values()) and not any(outside.values()):  # nearly always
-            return cls(input=prompt, output=completion)
+            return cls(prompt, 0, 0, 0, 0, completion)
         audio_in = min(count(inside, "audio_tokens"), prompt)
         read = min(count(inside, "cached_tokens"), prompt - audio_in)
         write = min(count(inside, "cache_write_tokens"), prompt - audio_in - read)

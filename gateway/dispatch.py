@@ -2,36 +2,29 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
-from adapters import ratelimits
 from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
-from adapters.interface import CredentialSpec, UpstreamRequest
-from config.schema import Retries, Timeouts
+from config.schema import Retries
 
 from . import tiers
-from .answer import MAX_BODY, Answer, StreamedAnswer
+from .answer import Answer, StreamedAnswer
+from .attempts import Attempts
 from .call import Attempt, CallRecord, Deployment, Plan, Route
 from .continuation import CONTINUED, Rest, Resumable, Sendable
-from .credentials import Credentials
 from .errors import GatewayError
-from .failures import NONSENSE, NobodyAvailable, kinds_of, told, unforeseen
-from .fleet import SAMPLES, Fleet, Load, Member
-from .hedging import HEDGE_LOST, hedged
+from .failures import NobodyAvailable, kinds_of, told
+from .fleet import Fleet
+from .hedging import hedged
 from .plaintext import plain
 from .pools import FlexFull, QueueFull
 from .routing import Router
-from .tiers import AttemptTier
-from .upstream import Upstream
 from .walk import Walk
 
-NOTICEABLE = 0.05
-"""Seconds by which a deployment must be slower than another before that counts."""
 FAILURES = (ProviderError, UnsupportedParameter, NobodyAvailable, QueueFull, FlexFull)
 
 
@@ -60,44 +53,40 @@ class Dispatcher:
 
     def __init__(
         self,
-        upstreams: Mapping[str, Upstream],
-        credentials: Credentials,
+        attempts: Attempts,
         retries: Retries,
         fleet: Fleet,
         router: Router,
-        latency_ejection: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._upstreams = upstreams
-        self._credentials = credentials
+        self._attempts = attempts
         self._retries = retries
         self._fleet = fleet
         self._router = router
-        self._latency_ejection = latency_ejection
         self._clock = clock
 
     async def answer(self, call: Prepared, record: CallRecord) -> Answer:
-        """The first answer any deployment gives, of a fallback model too; raises the error of the last failure."""
-        record.dispatched = self._clock()
-        before, first, failure = len(record.attempts), self._straight(call), None
-        if first is not None:
+        """The first answer any deployment gives, of a fallback model too; raises the error of the last failure.
+
+        The plan's first deployment is tried straight away where nothing speaks against it and nothing is asked beside
+        it: nearly always. Who is next needs no thought until it fails.
+        """
+        record.dispatched = now = self._clock()
+        plan, before = call.plan, len(record.attempts)
+        first, failure = plan[0], None
+        member = self._fleet[first.id]
+        alone = first.pool is None and (len(plan) == 1 or call.route.config.hedging is None)
+        straight = alone and member.begin(now)
+        if straight:
             try:
-                return self._resumable(await self._attempt(call, first, record), call, record)
+                answer = await self._attempts.make(call, first, record, member)
             except (ProviderError, UnsupportedParameter) as exc:
                 failure = exc
+            else:
+                return self._resumable(answer, call, record) if first.resumable else answer
         most = before + self._retries.attempts  # one allowance, however many models serve
-        return self._resumable(await self._onward(call, record, most, first, failure), call, record)
-
-    def _straight(self, call: Prepared) -> Deployment | None:
-        """The plan's first deployment, where nothing speaks against it and nothing is asked beside it: nearly always.
-
-        Who is next needs no thought then until it fails.
-        """
-        plan = call.plan
-        first = plan[0]
-        if first.pool is not None or (len(plan) > 1 and call.route.config.hedging is not None):
-            return None
-        return first if self._fleet[first.id].begin() else None
+        answer = await self._onward(call, record, most, first if straight else None, failure)
+        return self._resumable(answer, call, record)
 
     def _resumable(self, answer: Answer, call: Prepared, record: CallRecord) -> Answer:
         """The answer, as one that another deployment goes on with where it breaks off, if one may."""
@@ -128,17 +117,11 @@ class Dispatcher:
                 waiting[:0] = [
                     route for kind in kinds for route in self._router.fallbacks(call.route, kind, call.principal)
                 ]
-                if self._left(call, record) <= 0 or not await self._fall_back(call, waiting, seen, record):
+                if self._attempts.left(call, record) <= 0 or not await self._fall_back(call, waiting, seen, record):
                     if isinstance(exc, GatewayError):
                         raise
                     raise told(exc, record) from exc
             begun, failure, left = None, None, most - len(record.attempts)
-
-    def _left(self, call: Sendable, record: CallRecord) -> float:
-        """Seconds that all attempts of a call together have left."""
-        first, tier = call.plan[0], record.attempts[-1].sent_tier if record.attempts else None
-        timeouts = first.tier_timeouts.get(tier or "default", first.timeouts)
-        return record.dispatched + timeouts.request - self._clock()
 
     async def _fall_back(self, call: Prepared, waiting: list[Route], seen: set[str], record: CallRecord) -> bool:
         """Move to the first model that was not tried yet and that the limits allow."""
@@ -168,8 +151,8 @@ class Dispatcher:
             hedging = call.route.config.hedging
             try:
                 if hedging is not None and len(call.plan) > 1:
-                    return await hedged(self._attempt, call, walk, first, record, hedging.after)
-                return await self._attempt(call, first, record)
+                    return await hedged(self._attempts.make, call, walk, first, record, hedging.after)
+                return await self._attempts.make(call, first, record)
             except (ProviderError, UnsupportedParameter) as exc:
                 return await self._again(call, walk, record, exc)
         finally:
@@ -185,7 +168,7 @@ class Dispatcher:
         attempts = AsyncRetrying(
             stop=stop_after_attempt(self._retries.attempts),
             wait=lambda _: walk.delay,
-            retry=retry_if_exception(lambda exc: walk.goes_on(exc, self._left(call, record))),
+            retry=retry_if_exception(lambda exc: walk.goes_on(exc, self._attempts.left(call, record))),
             sleep=_pause,
             reraise=True,
         )
@@ -194,89 +177,8 @@ class Dispatcher:
                 if attempt.retry_state.attempt_number == 1:
                     raise failure  # stands for the attempt that was made already
                 assert walk.following is not None, "the walk goes on"
-                return await self._attempt(call, walk.following, record)
+                return await self._attempts.make(call, walk.following, record)
         raise failure
-
-    async def _attempt(self, call: Sendable, deployment: Deployment, record: CallRecord) -> Answer:
-        """One attempt, with its row in the record and its mark on what is known of the deployment."""
-        member, started = self._fleet[deployment.id], self._clock()
-        probe = member.health.take()
-        record.begun += 1
-        row = Attempt(record.begun, deployment.id, deployment.provider, deployment.target.model)
-        try:
-            if not call.admit_now(deployment, row.number):
-                await call.admit(deployment, row.number)
-        except BaseException:
-            if probe:
-                member.health.release()
-            raise  # nothing was sent: no row
-        member.load.in_flight += 1
-        answer: Answer | None = None
-        try:
-            request, tier = call.outgoing(deployment)
-            row.sent_tier = tier.sent
-            answer = await self._exchange(call, record, request, tier, deployment)
-        except BaseException as exc:
-            row.seconds = self._clock() - started
-            self._failed(call, deployment, record, row, exc, probe=probe)
-            raise
-        finally:
-            if not isinstance(answer, StreamedAnswer):
-                member.load.in_flight -= 1
-        seconds = self._clock() - started
-        if isinstance(answer, StreamedAnswer):
-            answer.on_end(lambda: _leave(member.load))
-        member.answered(call.call.stream, call.call.size, seconds)
-        if self._latency_ejection is not None and len(call.plan) > 1:
-            self._compare(call, deployment, member, self._latency_ejection)
-        record.dropped = answer.sent.dropped
-        best, own = call.plan[0].config.capacity, deployment.config.capacity
-        record.spillover = (best, own) if best != own else None
-        row.ttft = seconds
-        record.attempts.append(row)
-        return answer
-
-    def _failed(
-        self,
-        call: Sendable,
-        deployment: Deployment,
-        record: CallRecord,
-        row: Attempt,
-        why: BaseException,
-        *,
-        probe: bool,
-    ) -> None:
-        """Note what a failed attempt tells of the deployment and what it may cost, in its row if anything was sent."""
-        health = self._fleet[deployment.id].health
-        if isinstance(why, ProviderError):
-            others = self._others(call.plan, deployment)
-            queued = deployment.pool is not None and not others
-            health.failed(why, last=not others, queued=queued, probe=probe)
-            call.told(deployment, why)
-            row.status, row.error = why.kind.value, why.kind
-            call.over(row, deployment, maybe_billed=why.maybe_billed)
-        else:
-            if probe:
-                health.release()
-            if isinstance(why, UnsupportedParameter):
-                call.over(row, deployment, maybe_billed=False)
-                return
-            row.status = HEDGE_LOST if why.args == (HEDGE_LOST,) else "client_closed"
-            call.over(row, deployment, maybe_billed=True)
-        record.attempts.append(row)
-
-    def _compare(self, call: Sendable, deployment: Deployment, member: Member, factor: float) -> None:
-        """Note that it took much longer, by ``factor``, than the best of the others does."""
-        stream, size = call.call.stream, call.call.size
-        others = [
-            known
-            for d in call.plan
-            if d.id != deployment.id and (known := self._fleet[d.id].load.latency(stream, size, SAMPLES)) is not None
-        ]
-        own = member.load.latency(stream, size, SAMPLES)
-        if others and own is not None and own > max(min(others) * factor, min(others) + NOTICEABLE):
-            member.health.slow()
-            member.load.forget()
 
     def died(self, answer: StreamedAnswer, error: ProviderError) -> None:
         """A stream broke off after its first content."""
@@ -319,81 +221,15 @@ class Dispatcher:
                 return None
             left -= 1
             try:
-                answer = await self._attempt(call, deployment, record)
+                answer = await self._attempts.make(call, deployment, record)
             except (ProviderError, UnsupportedParameter):
                 continue
             assert isinstance(answer, StreamedAnswer), "the rest of a stream is one"
             return answer
         return None
 
-    def _others(self, plan: Plan, deployment: Deployment) -> bool:
-        return any(d.id != deployment.id and self._fleet[d.id].health.serves for d in plan)
-
-    async def _exchange(
-        self, call: Sendable, record: CallRecord, request: Mapping[str, Any], tier: AttemptTier, deployment: Deployment
-    ) -> Answer:
-        """Send a request and read its answer, up to the first content of a stream."""
-        operation = call.call.operation
-        if deployment.credential is None:
-            sent: UpstreamRequest = operation.prepare(deployment.adapter, request, deployment.target)
-        else:
-            sent = await self._signed(operation, request, deployment, deployment.credential)
-        own: tuple[tuple[str, str], ...] = ()
-        if record.passed_on is not None:  # last: a signature does not cover it, for proxies may change it
-            own = (("traceparent", record.passed_on),)
-            if "traceparent" in sent.headers:  # the configuration's
-                sent = replace(sent, headers={k: v for k, v in sent.headers.items() if k != "traceparent"})
-        timeouts = deployment.tier_timeouts.get(tier.expected, deployment.timeouts)
-        if record.attempts:
-            timeouts = _within(timeouts, self._left(call, record))
-        began = time.perf_counter()
-        response = await self._upstreams[deployment.provider].open(sent, timeouts, own=own)
-        try:
-            if not 200 <= response.status < 300:
-                body = await response.read(MAX_BODY)
-                error = deployment.adapter.error(response.status, response.headers, body)
-                raise tiers.refused(deployment, tier, error)
-            hinted = len(call.plan) > 1 or deployment.pool is not None
-            if hinted and (limits := ratelimits.read(response.headers)) is not None:
-                self._fleet[deployment.id].health.hinted(limits)
-                call.told(deployment, limits)
-            here = None if call.call.stream else response.here(MAX_BODY)
-            try:
-                if here is not None:
-                    answer: Answer = operation.whole(call.call, deployment, sent, tier, here)
-                else:
-                    answer = await operation.read(call.call, deployment, sent, tier, response)
-            except NONSENSE as exc:
-                raise unforeseen(exc) from exc  # another deployment may give a better one
-            answer.waited, answer.reached = response.taken, response.opened - began
-            return answer
-        except BaseException as exc:
-            if isinstance(exc, ProviderError):
-                exc.maybe_billed = 200 <= response.status < 300
-            response.abort()
-            raise
-
-    async def _signed(
-        self, operation: Any, request: Mapping[str, Any], deployment: Deployment, credential: CredentialSpec
-    ) -> UpstreamRequest:
-        """The request with a credential that expires."""
-        target = replace(deployment.target, api_key=await self._credentials.token(credential))
-        return await self._credentials.sign(operation.prepare(deployment.adapter, request, target), credential)
-
-
-def _within(timeouts: Timeouts, left: float) -> Timeouts:
-    """Time-outs of an attempt that has only so many seconds until it must have answered."""
-    left = max(left, 0.001)
-    return timeouts.model_copy(
-        update={name: min(getattr(timeouts, name), left) for name in ("connect", "first_byte", "response")}
-    )
-
 
 async def _pause(seconds: float) -> None:
     # Without a pause nothing may come between a half-open breaker's yes and its probe, not even a cancellation.
     if seconds:
         await asyncio.sleep(seconds)
-
-
-def _leave(load: Load) -> None:
-    load.in_flight -= 1

@@ -18,6 +18,9 @@ STALE = 60.0
 SAMPLES = 5
 """Observations below which a latency is not compared."""
 
+CLASSES = tuple([min(max((bits - 11) // 2, 0), 5) for bits in range(64)])
+"""The class of a request by the bits of its size: each holds sizes within a factor of four, from 4 KiB to 1 MiB."""
+
 
 class RetryBudget:
     """Retries that the failures of one deployment may cause: a share of its requests, or a floor where they are few.
@@ -77,7 +80,7 @@ class Load:
 
     def observe(self, stream: bool, size: int, seconds: float, now: float | None = None) -> None:
         """``seconds`` to the first content of a stream, or to a whole answer."""
-        key = (stream, bucket(size))
+        key = (stream, CLASSES[size.bit_length()])
         latency = self._latencies.get(key)
         if latency is None:
             latency = self._latencies[key] = Latency()
@@ -91,7 +94,7 @@ class Load:
 
     def latency(self, stream: bool, size: int, samples: int = 1) -> float | None:
         """The moving average for such requests; None when too little or nothing recent is known."""
-        latency = self._latencies.get((stream, bucket(size)))
+        latency = self._latencies.get((stream, CLASSES[size.bit_length()]))
         if latency is None or latency.samples < samples or self._clock() - latency.at > STALE:
             return None
         return latency.value
@@ -100,33 +103,25 @@ class Load:
         self._latencies.clear()
 
 
-def bucket(size: int) -> int:
-    """The class of a request by its bytes: each holds sizes within a factor of four, from 4 KiB to 1 MiB."""
-    return min(max((size.bit_length() - 11) // 2, 0), 5)
-
-
 class Member:
     """One deployment."""
 
-    __slots__ = ("_clock", "health", "load", "retries")
+    __slots__ = ("health", "load", "retries")
 
-    def __init__(self, health: Health, retries: RetryBudget, load: Load, clock: Callable[[], float]) -> None:
+    def __init__(self, health: Health, retries: RetryBudget, load: Load) -> None:
         self.health = health
         self.retries = retries
         self.load = load
-        self._clock = clock
 
-    def begin(self) -> bool:
+    def begin(self, now: float) -> bool:
         """Count a first attempt, if nothing speaks against making one here."""
-        now = self._clock()
         if not self.health.ready(now):
             return False
         self.retries.request(now)
         return True
 
-    def answered(self, stream: bool, size: int, seconds: float) -> None:
+    def answered(self, stream: bool, size: int, seconds: float, now: float) -> None:
         """An attempt was successful: see ``Load.observe``."""
-        now = self._clock()
         self.health.succeeded(now)
         self.load.observe(stream, size, seconds, now)
 
@@ -163,7 +158,7 @@ class Fleet:
             )
             if deployment in self._learnt:
                 health.learn(self._learnt[deployment][0], breaker=True)
-            member = Member(health, RetryBudget(self._retries, self._clock), Load(self._clock), self._clock)
+            member = Member(health, RetryBudget(self._retries, self._clock), Load(self._clock))
             self._members[deployment] = member
         return member
 

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from adapters.usage import Usage
 from config.schema import Config, Provider, Queue
 
+from .attempts import Attempts
 from .auth import Authenticator, KeySource, configured_keys
 from .call import CallRecord, Route
 from .credentials import Credentials
@@ -62,7 +63,7 @@ class Lasting:
     resolve: SystemResolver
     sharing: Sharing | None
     """Keeps ``fleet`` and those of other workers alike, where there is Redis."""
-    trace: Callable[[CallRecord], str | None]
+    trace: Callable[[CallRecord], str | None] | None
     capture: bool
     groups: dict[str, tuple[str, ...]]
     """The model groups that run: what counters are restored by."""
@@ -105,7 +106,10 @@ def generation(config: Config, lasting: Lasting, before: Generation | None = Non
         router=router,
         meter=Meter(limiter, prices, estimator, lasting.ledger, lasting.pools, lasting.ramps),
         dispatch=Dispatcher(
-            upstreams, lasting.credentials, config.retries, fleet, router, config.health.latency_ejection
+            Attempts(upstreams, lasting.credentials, fleet, config.health.latency_ejection),
+            config.retries,
+            fleet,
+            router,
         ),
         observers=lasting.observers,
         allow=frozenset(name for model in config.models.values() for name in model.params.allow),

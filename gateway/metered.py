@@ -267,22 +267,21 @@ class Metered:
             headers["x-sluice-fallback"] = record.fallback
         if record.dropped:
             headers["x-sluice-dropped-params"] = ",".join(record.dropped)
-        if reason := self._downgrade(answer, record):
+        reason = self._downgrade(answer, record) if self.downgraded or record.effective_tier in tiers.DEAR else None
+        if reason is not None:
             headers["x-sluice-tier-downgrade"] = reason
         headers["openai-processing-ms"] = str(int((time.perf_counter() - self._started) * 1000))
         return headers
 
     def _downgrade(self, answer: StreamedAnswer | WholeAnswer, record: CallRecord) -> str | None:
-        effective = record.effective_tier or "default"
-        if self.downgraded is None and effective not in tiers.DEAR:
-            return None  # nearly always
-        return self.downgraded or tiers.downgrade(effective, answer.tier, answer.served_tier)
+        """Asked only of a call that was downgraded, or whose tier is dear."""
+        return self.downgraded or tiers.downgrade(record.effective_tier or "default", answer.tier, answer.served_tier)
 
-    def note(self, principal: Principal, record: CallRecord, reserved: int | None = None) -> None:
+    def note(self, record: CallRecord, reserved: int | None = None) -> None:
         """Note in the ledger that the call runs, and what it is charged should this process die."""
         if self._means.ledger is not None:
             self._means.ledger.open(
-                self.call.id, principal, self.route.name,
+                self.call.id, self.principal, self.route.name,
                 reserved=self._reservation.amounts.cost if reserved is None else reserved, started=record.started,
                 stream=self.call.stream, requested_tier=record.requested_tier, effective_tier=self.tier,
             )  # fmt: skip
@@ -300,15 +299,14 @@ class Metered:
         used = amounts_of(1, usage, sum(a.cost for a in record.attempts))
         self._reservation.checkpoint(less(used, self._booked))
         with contextlib.suppress(StoreUnavailable):  # then the whole reservation stays noted
-            self.note(self.principal, record, used.cost)
+            self.note(record, used.cost)
         self._timer = asyncio.get_running_loop().call_later(CHECKPOINT_SECONDS, self._checkpoint, record)
 
-    async def settled(self, answer: StreamedAnswer | WholeAnswer, record: CallRecord) -> None:
-        """Account for a complete answer and wait until its row is on disk: before the client has the last byte."""
+    def settled(self, answer: StreamedAnswer | WholeAnswer, record: CallRecord) -> "asyncio.Future[None] | None":
+        """Account for a complete answer. Gives what the client's last byte waits for: its row on the disk."""
         self.answer = answer
         ticket = self._account(record, complete=True)
-        if ticket is not None:
-            await ticket.within(DURABLE_WITHIN)
+        return None if ticket is None else ticket.waiter(DURABLE_WITHIN)
 
     def close(self, record: CallRecord) -> None:
         """Account for whatever happened, if ``settled`` did not: no await, so no cancellation can come between."""
@@ -319,16 +317,18 @@ class Metered:
         self._accounted = True
         if self._timer is not None:
             self._timer.cancel()
-        attempts = record.attempts
-        if attempts and self.answer is not None:
+        attempts, answer = record.attempts, self.answer
+        if attempts and answer is not None:
             last = attempts[-1]
-            self._bill(last, self.answer, complete=complete)
+            self._bill(last, answer, complete=complete)
             record.served_tier = last.served_tier
-            record.downgrade = self._downgrade(self.answer, record)
+            if self.downgraded or record.effective_tier in tiers.DEAR:
+                record.downgrade = self._downgrade(answer, record)
             if not complete:
                 last.status = record.code.removeprefix("stream_")  # whose fault it was
                 last.error = KINDS.get(last.status)
-            self._let_go(last)
+            if self._held:
+                self._let_go(last)
         for held in self._held.values():  # of an attempt that answered and was never read
             if held.capacity is not None:
                 held.capacity.settle(held.capacity.amounts)
@@ -341,17 +341,20 @@ class Metered:
             record.usage = sum_of([a.usage for a in attempts])
             record.cost = sum([a.cost for a in attempts])
         self._settle(record)
-        return self._means.ledger.append(record) if self._means.ledger is not None else None
+        return None if self._means.ledger is None else self._means.ledger.append(record)
 
     def _settle(self, record: CallRecord) -> None:
         """Replace what is still reserved by what all attempts used, less what was booked elsewhere."""
         requests = 0 if record.status >= 429 and never_ran(record) else 1
-        actual = amounts_of(requests, record.usage, record.cost)
         served = record.served_tier or self.tier
+        if served == self.tier and self.growth is NO_GROWTH and self._booked is NOTHING_USED:  # nearly always
+            usage = record.usage
+            self._reservation.use(requests, usage.prompt_tokens, usage.completion_tokens, record.cost, usage.cache_read)
+            return
+        actual = amounts_of(requests, record.usage, record.cost)
         if self.growth is not NO_GROWTH:
             self.growth.settle(actual.input_tokens + actual.output_tokens if served in tiers.DEAR else 0)
-        if self._booked is not NOTHING_USED:
-            actual = less(actual, self._booked)
+        actual = less(actual, self._booked)
         if served == self.tier:
             self._reservation.settle(actual)
         else:

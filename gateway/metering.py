@@ -40,7 +40,13 @@ class Meter(Means):
             raise
         if reservation is None:
             return None
-        return self._begun(Metered(self, call, principal, route, plan, tier, terms, reservation, bound), record)
+        metered = Metered(self, call, principal, route, plan, tier, terms, reservation, bound)
+        try:
+            metered.note(record)
+        except BaseException:
+            metered.give_back()
+            raise
+        return metered
 
     async def reserve(self, call: Call, principal: Principal, route: Route, plan: Plan, record: CallRecord) -> Metered:
         """Hold what the call may cost at worst, on every limit or none; raises LimitExceeded and its kin."""
@@ -83,12 +89,9 @@ class Meter(Means):
             reservation = await self._hold(call, terms, bound)
         except BudgetExceeded as exc:
             reservation, bound = await self._shorter(call, plan, tier, terms, bound, exc)
-        return self._begun(Metered(self, call, principal, route, plan, tier, terms, reservation, bound), record)
-
-    def _begun(self, metered: Metered, record: CallRecord) -> Metered:
-        """Its note is in the ledger, or nothing is held."""
+        metered = Metered(self, call, principal, route, plan, tier, terms, reservation, bound)
         try:
-            metered.note(metered.principal, record)
+            metered.note(record)
         except BaseException:
             metered.give_back()
             raise

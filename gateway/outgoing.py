@@ -31,8 +31,11 @@ def outgoing(
                 raise UnsupportedParameter(name, f"Unsupported parameter: '{name}' is not supported with this model.")
     if params.default:
         request = completed(request, params.default)
+    tiered = chosen.sent is not None or deployment.takes_priority
+    if not tiered and max_output is None and OURS.isdisjoint(request) and None not in request.values():
+        return request, chosen  # nearly always
     changed = {k: v for k, v in request.items() if v is not None and k not in OURS}
-    if chosen.sent is not None or deployment.takes_priority:
+    if tiered:
         changed["service_tier"] = tier
     if max_output is not None:
         changed.pop("max_tokens", None)

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
 from typing import Protocol
@@ -70,8 +70,8 @@ class Pipeline:
 
     protection: Protection | None = None
     """Turns away what a worker with too much to do should not begin."""
-    trace: Callable[[CallRecord], str | None] = field(default=lambda record: record.traceparent)
-    """The trace context that providers get."""
+    trace: Callable[[CallRecord], str | None] | None = None
+    """The trace context that providers get; None: the client's."""
     capture: bool = False
     """Whether observers see prompts and answers."""
     litellm_headers: bool = False
@@ -84,7 +84,7 @@ class Pipeline:
         try:
             record.client_request_id, record.client_retries = incoming.client_marks
             record.traceparent = incoming.traceparent
-            record.passed_on = self.trace(record)
+            record.passed_on = record.traceparent if self.trace is None else self.trace(record)
             credential = incoming.credential
             known = self.auth.known(credential, record.started, incoming.digest)
             principal = known or await self.auth.ask(credential or "")
@@ -126,7 +126,8 @@ class Pipeline:
                 metered.close(record)  # synchronous: no cancellation can come between
             if record.counted and self.protection is not None:
                 self.protection.leave(record)
-            self.tell(record)
+            for observer in self.observers:
+                observer.call_finished(record)
 
     def _call(self, call: Call, principal: Principal, record: CallRecord) -> Call:
         if self.capture:
@@ -153,15 +154,13 @@ class Pipeline:
         record.fallback = cheaper.name
         return metered
 
-    def _headers(self, answer: StreamedAnswer | WholeAnswer, metered: Metered, record: CallRecord) -> dict[str, str]:
+    async def _whole(self, answer: WholeAnswer, metered: Metered, record: CallRecord, reply: Reply) -> None:
         headers = metered.headers(answer, record)
         if self.litellm_headers:
             headers |= {"x-litellm-model-id": answer.deployment.id, "x-litellm-call-id": record.id}
-        return headers
-
-    async def _whole(self, answer: WholeAnswer, metered: Metered, record: CallRecord, reply: Reply) -> None:
-        headers = self._headers(answer, metered, record)
-        await metered.settled(answer, record)
+        durable = metered.settled(answer, record)
+        if durable is not None:
+            await durable
         record.settled = perf_counter()
         if metered.call.traced or metered.call.store:
             await self._keep(answer, metered, record)
@@ -171,14 +170,18 @@ class Pipeline:
 
     async def _stream(self, answer: StreamedAnswer, metered: Metered, record: CallRecord, reply: Reply) -> None:
         """Relay until the end. A failure now is an error event and a broken connection, never a clean end."""
-        headers = self._headers(answer, metered, record)
+        headers = metered.headers(answer, record)
+        if self.litellm_headers:
+            headers |= {"x-litellm-model-id": answer.deployment.id, "x-litellm-call-id": record.id}
         metered.streaming(answer, record)
         try:
             await reply.start(headers)
             await answer.pour(reply)
             record.poured = perf_counter()
             last = answer.last()
-            await metered.settled(answer, record)
+            durable = metered.settled(answer, record)
+            if durable is not None:
+                await durable
             record.settled = perf_counter()
             if metered.call.traced or metered.call.store:
                 await self._keep(answer, metered, record)
@@ -199,7 +202,3 @@ class Pipeline:
             record.content = (metered.call.request.get("messages"), answer.completion(metered.call))
         if metered.call.store and self.keeper is not None and record.principal is not None:
             await self.keeper.keep(metered.call, record.principal, answer)
-
-    def tell(self, record: CallRecord) -> None:
-        for observer in self.observers:
-            observer.call_finished(record)

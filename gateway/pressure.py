@@ -33,8 +33,6 @@ class Pressure:
 
         Between two notes that are further apart than ``calm`` there was nothing to note: that is calm, too.
         """
-        if not self.level and load < self._steps[0]:
-            return 0  # nearly always: there is nothing to come down from
         reached, now = sum([load >= step for step in self._steps]), self._clock()
         if self._since == float("inf") and now - self._noted >= self._calm:
             self._since = self._noted

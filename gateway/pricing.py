@@ -98,11 +98,16 @@ class Bounds(NamedTuple):
 
 def cost(usage: Usage, price: Price, tier: str | None = None) -> int:
     """The nano-dollars of what was used, at the tier that served it."""
-    if price.plain is not None and not usage.calls:  # nearly always
-        pico: int = sum(map(mul, _tokens_of(usage), price.default.rates))
-        return -(-pico // PICO_PER_NANO)
+    if price.plain is not None and not usage.calls:
+        return cost_at(usage, price.default.rates)
     rates = price.of(tier).at(usage.prompt_tokens)
     return _nano(sum(map(mul, _tokens_of(usage), rates)), usage.calls, price)
+
+
+def cost_at(usage: Usage, rates: Rates) -> int:
+    """The nano-dollars of tokens alone."""
+    pico: int = sum(map(mul, _tokens_of(usage), rates))
+    return -(-pico // PICO_PER_NANO)
 
 
 def worst_case(bounds: Bounds, price: Price, tiers: Iterable[str] = ("default",)) -> int:
@@ -121,12 +126,11 @@ def most(bounds: Bounds, price: Price, tiers: Iterable[str] = ("default",)) -> i
     if price.plain is None or bounds.calls or bounds.audio_input or bounds.audio_output:
         return worst_case(within(bounds, price), price, tiers)
     prompt, completion = price.plain
-    tokens, output = bounds[:2]
+    tokens, output, _, _, _, choices, prediction = bounds
     if price.max_input is not None and price.max_input < tokens:
         tokens = price.max_input
-    if price.max_output is not None:
-        longest = price.max_output * bounds.choices + bounds.prediction
-        output = min(output, longest)
+    if price.max_output is not None and price.max_output * choices + prediction < output:
+        output = price.max_output * choices + prediction
     return -(-(tokens * prompt + output * completion) // PICO_PER_NANO)
 
 

@@ -1,5 +1,6 @@
 """What a settlement is made of: sums of usage, what an attempt's end says, and where rows become durable."""
 
+import asyncio
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -31,8 +32,8 @@ class Ledger(Protocol):
 class Ticket(Protocol):
     """A row on its way to the disk."""
 
-    async def within(self, seconds: float) -> bool:
-        """Wait until it is there; False when it is not in time."""
+    def waiter(self, seconds: float) -> "asyncio.Future[None] | None":
+        """What is done once it is there, or after so many seconds; None: it is there."""
         ...
 
 

@@ -35,8 +35,8 @@ class Telemetry:
     stores: StoreHealth
     providers: dict[str, str]
     """An account of the configuration that runs -> its name in the conventions."""
-    trace: Callable[[CallRecord], str | None]
-    """The trace context that providers get of a call."""
+    trace: Callable[[CallRecord], str | None] | None
+    """The trace context that providers get of a call; None: the client's."""
 
     @property
     def refreshes(self) -> list[Callable[[], None]]:
@@ -82,7 +82,7 @@ def telemetry(
     observers: list[Observer] = [calls, standing, AccessLog()]
     if labelled:
         observers.append(TenantObserver(registry, cap))
-    trace: Callable[[CallRecord], str | None] = _the_client_s
+    trace: Callable[[CallRecord], str | None] | None = None
     if config.tracing.enabled:
         try:
             from .observers.tracing import TracingObserver
@@ -97,10 +97,6 @@ def telemetry(
     made = Telemetry(tuple(observers), calls, standing, StoreHealth(registry, asks), providers, trace)
     made.configure(config)
     return made
-
-
-def _the_client_s(record: CallRecord) -> str | None:
-    return record.traceparent
 
 
 def _nobody_s(_: CallRecord) -> None:

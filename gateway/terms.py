@@ -11,7 +11,7 @@ from .limits import Limiter
 from .limits.estimate import Bound, Estimator
 from .limits.rules import LimitSet
 from .pools import Pools
-from .pricing import Bounds, Price, PriceBook, cost, most
+from .pricing import Bounds, Price, PriceBook, Rates, cost, cost_at, most
 from .ramps import Ramps
 from .settlement import Ledger
 from .tiers import AttemptTier
@@ -32,12 +32,26 @@ class Way(NamedTuple):
     reach: tuple[str, ...]
     """Every tier that may serve besides default."""
     tier: AttemptTier
+    rates: Rates | None
+    """What each kind of token costs, where one price is all there is."""
 
 
 class Terms:
     """What holds for every request of one caller for one plan at one tier."""
 
-    __slots__ = ("_prices", "defaults", "facts", "grows", "hard", "is_quick", "is_simple", "limits", "unpriced", "ways")
+    __slots__ = (
+        "_priced",
+        "_prices",
+        "defaults",
+        "facts",
+        "grows",
+        "hard",
+        "is_quick",
+        "is_simple",
+        "limits",
+        "unpriced",
+        "ways",
+    )
 
     def __init__(self, means: "Means", principal: Principal, route: Route, plan: Plan, tier: str) -> None:
         self.limits: LimitSet | None = means.limiter.applies(principal, route.name, tier)
@@ -52,6 +66,7 @@ class Terms:
         self.facts = means.estimator.facts(plan)
         self.ways = means.ways(plan, tier)
         """By the deployment's identity."""
+        self._priced = tuple([(way.price, way.reach) for way in self.ways.values() if way.price is not None])
         self.unpriced = self.hard and any(way.price is None for way in self.ways.values())
         """Whether a budget applies to something that has no price."""
         self.is_simple = not any(d.pool is not None or means.limiter.has_capacity(d.id) for d in plan)
@@ -60,15 +75,19 @@ class Terms:
     def worst_case(self, bounds: Bounds) -> int:
         """The most nano-dollars that a request may cost at the dearest deployment; 0 without a price."""
         worst = 0
-        for _, price, reach, _ in self.ways.values():
-            if price is not None:
-                worst = max(worst, most(bounds, price, reach))
+        for price, reach in self._priced:
+            worst = max(worst, most(bounds, price, reach))
         return worst
 
     def cost(self, deployment: Deployment, usage: Usage, tier: str) -> int:
         """The nano-dollars of what a deployment used at the tier that served it; 0 without a price."""
         way = self.ways.get(id(deployment))
-        price = way.price if way is not None else self._prices.price(deployment)
+        if way is None:
+            price = self._prices.price(deployment)
+        elif way.rates is not None and not usage.calls:  # nearly always
+            return cost_at(usage, way.rates)
+        else:
+            price = way.price
         return 0 if price is None else cost(usage, price, tier)
 
 
@@ -99,9 +118,8 @@ class Means:
 
     def terms(self, principal: Principal, route: Route, plan: Plan, tier: str) -> Terms:
         """What holds for requests of ``principal`` for a plan of ``route`` at ``tier``; a pinned plan has its own."""
-        key = (
-            principal.key_id, principal.user, principal.organization, principal.version, route.name, tier, _identity(plan),
-        )  # fmt: skip
+        which = id(plan[0]) if len(plan) == 1 else _identity(plan)
+        key = (principal.key_id, principal.user, principal.organization, principal.version, route.name, tier, which)
         found = self._terms.get(key)
         if found is None:
             if len(self._terms) >= MOST:
@@ -120,7 +138,9 @@ class Means:
 
     def _way(self, deployment: Deployment, tier: str) -> Way:
         reach, attempt = tiers.reachable(deployment, tier), tiers.attempt(deployment, tier)
-        return Way(deployment, self.prices.price(deployment), reach, attempt)
+        price = self.prices.price(deployment)
+        rates = price.default.rates if price is not None and price.plain is not None else None
+        return Way(deployment, price, reach, attempt, rates)
 
 
 def _identity(plan: Plan) -> int | tuple[int, ...]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from adapters.classify import MAX_MESSAGE, duration, embedded_error, provider_error, retry_after, sanitise
 from adapters.errors import ErrorKind as K
-from adapters.ratelimits import RateLimits, read
+from adapters.ratelimits import NAMES, RateLimits, read
 
 from .replay import need, recordings
 
@@ -209,3 +209,4 @@ def test_every_recorded_failure_has_its_kind() -> None:
 )
 def test_rate_limit_headers(headers: dict[str, str], limits: RateLimits | None) -> None:
     assert read(headers) == limits
+    assert read({name: value for name, value in headers.items() if name.encode() in NAMES}) == limits

@@ -212,14 +212,14 @@ def test_one_that_is_ready_would_have_been_chosen_first_with_more_thought() -> N
 
 
 def test_a_first_attempt_counts_where_it_is_made_and_an_answer_where_it_came_from() -> None:
-    fleet = Fleet(HealthConfig(consecutive_failures=1), clock=Clock())
-    one = fleet["p/x"]
-    assert one.begin()
-    one.answered(stream=False, size=10, seconds=0.5)
+    clock = Clock()
+    one = Fleet(HealthConfig(consecutive_failures=1), clock=clock)["p/x"]
+    assert one.begin(clock())
+    one.answered(stream=False, size=10, seconds=0.5, now=clock())
     assert one.retries.counts()[0] == 1
     assert one.load.latency(False, 10) == 0.5
     one.health.failed(broken())
-    assert not one.begin()
+    assert not one.begin(clock())
     assert one.retries.counts()[0] == 1
-    one.answered(stream=False, size=10, seconds=0.5)  # as a probe's
+    one.answered(stream=False, size=10, seconds=0.5, now=clock())  # as a probe's
     assert one.health.closed

@@ -177,6 +177,20 @@ def test_a_deformed_answer_never_breaks_the_reader(body: bytes) -> None:
     ADAPTER.parse(body, sent()[0])
 
 
+@pytest.mark.parametrize("total", [14, 14.0, 15, 3, None, True])
+@pytest.mark.parametrize("prompt", [10, 10.0, -10, True, None, "10"])
+@pytest.mark.parametrize("inside", [{"cached_tokens": 4, "audio_tokens": 0}, {"cached_tokens": 0}, {}, None, []])
+def test_usage_in_openais_own_shape_is_read_like_any_other(prompt: Any, total: Any, inside: Any) -> None:
+    own = {
+        "prompt_tokens": prompt,
+        "completion_tokens": 4,
+        "total_tokens": total,
+        "prompt_tokens_details": inside,
+        "completion_tokens_details": {"reasoning_tokens": 1},
+    }
+    assert read_usage(own) == read_usage({**own, "of_no_meaning": 0})
+
+
 def test_usage_in_all_the_names_of_the_family() -> None:
     plain = {"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 14}
     assert read_usage(plain | {"prompt_cache_hit_tokens": 6}) == Usage(input=4, cache_read=6, output=4)

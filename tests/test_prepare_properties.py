@@ -65,7 +65,10 @@ def prepared(adapter: Adapter, options: Any, name: str, request: dict[str, Any],
 def test_C_404_what_validation_accepts_is_prepared_or_refused_by_name(name: str) -> None:
     adapter = registry.load(name)
     options = adapter.options(OPTIONS.get(name, {}))
-    sent = [prepared(adapter, options, name, {"model": "m", **r}, at) for at, r in enumerate(accepted(20261123, 120))]
+    requests = [{"model": "m", **request} for request in accepted(20261123, 120)]
+    before = orjson.dumps(requests)
+    sent = [prepared(adapter, options, name, request, at) for at, request in enumerate(requests)]
+    assert orjson.dumps(requests) == before, "another deployment may be sent the same request"
     made = [one for one in sent if one is not None]
     assert len(made) > 20
     for one in made:

@@ -194,7 +194,7 @@ async def test_S_04_what_is_told_at_once_is_what_a_look_up_tells(database: Datab
     await add_key(database, PEPPERS.digests(good)[0])
     await add_key(database, PEPPERS.digests(ending)[0], "key_2", expires=now + 5)
     await cache.poll()
-    for key in (good, ending, k.generate(), "sk-of-nobody", "sk-sl-malformed"):
+    for key in (good, ending, k.generate(), "sk-of-nobody", "sk-sl-malformed", "sk-\udcff", "sk-sl-\udcff"):
         assert cache.cached(key) is None, "nobody has asked for it yet"
         found = await cache.principal(key)
         assert cache.cached(key) is found

@@ -4,8 +4,10 @@ import asyncio
 import os
 import random
 import resource
+import struct
 import sys
 import time
+import zlib
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from sqlalchemy import func, select, text
 
 from adapters.errors import ErrorKind
-from adapters.usage import Usage
+from adapters.usage import TOKEN_BUCKETS, Usage
 from config.schema import Ledger as LedgerOptions
 from gateway.call import Attempt, CallRecord, Principal
 from gateway.errors import StoreUnavailable
@@ -23,7 +25,7 @@ from gateway.records import journal as j
 from gateway.records import segment as files
 from gateway.records.database import Database, DatabaseError
 from gateway.records.ledger import Ledger
-from gateway.records.rows import cleaned, rows_of
+from gateway.records.rows import all_cleaned, cleaned, rows_of
 from gateway.records.tables import LEDGER_COLUMNS
 from gateway.records.tables import ledger as table
 
@@ -127,6 +129,31 @@ def test_rows_of_an_older_version_are_filled_up() -> None:
     (row,) = rows_of(record("req_1", 1))
     assert cleaned(row[:-2]) == (*cleaned(row)[:-2], None, None)
     assert len(cleaned(row)) == len(LEDGER_COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        (None, None), ("code", "x" * 201), ("model", "na\x00me"), ("team", "Grüße"), ("tags", '["a"]'),
+        ("tags", '["' + "a" * 300 + '","' + "b" * 300 + '"]'), ("cost", -1), ("cost", 10**17), ("input", 10**13),
+        ("started", -5), ("started", 2**62), ("duration", 10**12 + 1),
+    ],
+)  # fmt: skip
+def test_many_rows_are_cleaned_as_each_alone_is(column: str | None, value: Any) -> None:
+    many = [list(row) for number in range(9) for row in rows_of(record(f"req_{number}", 2))]
+    if column is not None:
+        many[5][LEDGER_COLUMNS.index(column)] = value
+    expected = [cleaned(row) for row in many]
+    assert [*map(tuple, all_cleaned(many))] == expected
+    assert [*map(tuple, all_cleaned([many[0][:-2], *many[1:]]))] == expected  # and one of an older version
+
+
+def test_a_row_has_each_kind_of_token_in_its_column() -> None:
+    used = {kind: number for number, kind in enumerate(TOKEN_BUCKETS, start=11)}
+    whole = record("req_1", 1)
+    whole.attempts[0].usage = Usage(**used)
+    (row,) = rows_of(whole)
+    assert {kind: row[LEDGER_COLUMNS.index(kind)] for kind in TOKEN_BUCKETS} == used
 
 
 async def test_a_clean_end_leaves_no_file(database: Database, tmp_path: Path) -> None:
@@ -348,15 +375,21 @@ async def test_a_file_that_was_never_used_is_deleted_a_minute_later(tmp_path: Pa
     assert (old.exists(), young.exists()) == (False, True)
 
 
+def frame(payload: bytes) -> bytes:
+    """A record as files have it."""
+    length = len(payload)
+    return b"\xffSL\x01" + struct.pack("<II", length, zlib.crc32(payload, length)) + payload
+
+
 def framed(n: int = 5) -> tuple[bytes, list[bytes]]:
     payloads = [f'["c","req_{i}",[]]'.encode() * (i + 1) for i in range(n)]
-    return b"".join(files.frame(p) for p in payloads), payloads
+    return b"".join(frame(p) for p in payloads), payloads
 
 
 def test_a_torn_tail_costs_only_the_torn_record() -> None:
     """Cut at every byte."""
     data, payloads = framed()
-    ends = [sum(len(files.frame(p)) for p in payloads[: i + 1]) for i in range(len(payloads))]
+    ends = [sum(len(frame(p)) for p in payloads[: i + 1]) for i in range(len(payloads))]
     for cut in range(len(data)):
         found = files.scan(data[:cut])
         whole = sum(end <= cut for end in ends)
@@ -368,14 +401,14 @@ def test_a_torn_tail_costs_only_the_torn_record() -> None:
 def test_a_flipped_byte_costs_only_its_record() -> None:
     """Flip every byte, one at a time; length fields and magics too."""
     data, payloads = framed()
-    owner = [i for i, p in enumerate(payloads) for _ in files.frame(p)]
+    owner = [i for i, p in enumerate(payloads) for _ in frame(p)]
     for position in range(len(data)):
         damaged = bytearray(data)
         damaged[position] ^= 0x41
         found = files.scan(bytes(damaged))
         expected = [p for i, p in enumerate(payloads) if i != owner[position]]
         assert [p for _, p in found.records] == expected
-        assert found.damaged + found.torn == len(files.frame(payloads[owner[position]]))
+        assert found.damaged + found.torn == len(frame(payloads[owner[position]]))
 
 
 async def test_a_damaged_journal_is_kept_for_a_person(database: Database, tmp_path: Path) -> None:

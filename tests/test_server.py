@@ -3,12 +3,14 @@
 import asyncio
 import json
 import logging
+import re
 import time
 from typing import Any
 
 import pytest
 
 from gateway.app import Gateway
+from gateway.endpoints.exchange import IDS_AT_ONCE, Ids
 
 from .running import KEY, running
 
@@ -223,3 +225,11 @@ async def test_keep_alive_serves_many_requests_on_one_connection() -> None:
             length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
             await reader.readexactly(length)
         writer.close()
+
+
+def test_ids_begin_with_their_time_and_no_two_are_alike() -> None:
+    ids = Ids()
+    made = [ids.take() for _ in range(3 * IDS_AT_ONCE)]
+    assert all(re.fullmatch(r"req_[0-9a-f]{32}", one) for one in made)
+    assert len({one[12:] for one in made}) == len(made)
+    assert all(abs(int(one[4:12], 16) - time.time()) < 60 for one in made)

@@ -203,6 +203,14 @@ async def test_unlawful_urls_are_refused(client: Upstream, url: str) -> None:
     assert await failing(client, post(url), QUICK) is ErrorKind.CONNECTION
 
 
+async def test_some_headers_are_those_of_all_that_have_these_names(client: Upstream) -> None:
+    answer = OK.replace(b"\r\nC", b"\r\nX-A: 1\r\nx-b: 2\r\nx-a: 3\r\nX-C: 4\r\nC", 1)
+    async with serving(saying(answer)) as url, await client.open(post(url), SLOW) as response:
+        assert response.only(frozenset({b"x-a", b"x-c", b"x-d"})) == {"x-a": "1, 3", "x-c": "4"}
+        assert response.only(frozenset(name.encode() for name in response.headers)) == response.headers
+        assert response.only(frozenset()) == {}
+
+
 async def test_large_bodies_arrive_whole(client: Upstream) -> None:
     sent = random.Random(1).randbytes(20_000_000)
 
@@ -473,6 +481,62 @@ async def test_an_answer_before_the_request_was_read_is_taken_and_the_connection
     async with serving(play) as url:
         assert await fetch(client, post(url, b"x" * 30_000_000)) == (413, b"no")
         await eventually(lambda: client.connections == 0, 0.2)
+
+
+class Straight(Upstream):
+    """Sends at once where it can, as the dispatcher does."""
+
+    started = 0
+
+    async def open(self, request, timeouts, method="POST", own=(), after=None):
+        response = self.start(request, timeouts, method, own)
+        if response is not None:
+            self.started += 1
+            try:
+                await response.begun
+            except BaseException:
+                response.abort()
+                raise
+            if response.status:
+                return response
+        return await super().open(request, timeouts, method, own, after=response)
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        test_bytes_that_nobody_asked_for_close_the_connection,
+        test_a_connection_that_was_closed_meanwhile_is_replaced_once,
+        test_a_request_is_not_sent_again_once_it_may_have_been_acted_upon,
+        test_large_bodies_arrive_whole,
+    ],
+)
+async def test_what_is_sent_at_once_fares_no_differently(behaviour: Callable[[Upstream], Awaitable[None]]) -> None:
+    client = Straight()
+    await behaviour(client)
+    assert client.in_flight == 0
+    await client.close()
+
+
+async def test_only_a_free_place_and_an_idle_connection_let_a_request_go_at_once(provider: DemoUpstream) -> None:
+    client = Straight(limit=1)
+    request = chat(provider, "demo")
+    assert client.start(request, SLOW) is None, "there is no connection yet"
+    for _ in range(4):
+        assert (await fetch(client, request))[0] == 200
+    assert client.started == 3
+    assert client.connections == 1
+    held = client.start(chat(provider, "demo-endless", stream=True), SLOW)
+    assert held is not None
+    assert client.start(request, SLOW) is None, "there is no place"
+    await held.begun
+    assert held.status == 200
+    held.abort()
+    assert client.in_flight == 0
+    with pytest.raises(ProviderError):
+        client.start(UpstreamRequest("http://", {}, b""), SLOW)
+    assert client.in_flight == 0
+    await client.close()
 
 
 async def test_at_most_limit_requests_are_in_flight(provider: DemoUpstream) -> None:

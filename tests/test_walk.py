@@ -217,11 +217,12 @@ def test_a_walk_begun_without_it_goes_on_like_any_other() -> None:
         reluctant = rng.sample(models[1:], rng.randint(0, len(models) - 1))
         seen = []
         for straight in (False, True):
-            fleet = Fleet(retries=Retries(**budget), clock=Clock())
+            clock = Clock()
+            fleet = Fleet(retries=Retries(**budget), clock=clock)
             for model in reluctant:
                 fleet[f"p/{model}"].health.slow()
             made = route("a", *({"model": m} for m in models)).deployments
-            begun = made[0] if straight and fleet["p/x"].begin() else None
+            begun = made[0] if straight and fleet["p/x"].begin(clock()) else None
             one = Walk("a", made, fleet, Retries(attempts=5), repeat=repeat, left=left, begun=begun)
             assert straight is (begun is not None)
             if begun is None:

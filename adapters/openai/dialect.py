@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import Any, Literal, TypeAlias
 
 from pydantic import PrivateAttr
@@ -126,7 +127,9 @@ OPENAI = Dialect(
 )
 
 
-_PLAIN = {"prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details", "completion_tokens_details"}
+_PLAIN = ("prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details", "completion_tokens_details")
+_KEYS = frozenset(_PLAIN)
+_PARTS = itemgetter(*_PLAIN)
 
 
 def read_usage(given: Any) -> Usage | None:
@@ -137,12 +140,15 @@ def read_usage(given: Any) -> Usage | None:
     """
     if not isinstance(given, dict) or not ("prompt_tokens" in given or "completion_tokens" in given):
         return None
+    if given.keys() == _KEYS:
+        prompt, completion, total, inside, outside = _PARTS(given)
+        counted = type(prompt) is type(completion) is int and type(inside) is type(outside) is dict
+        if counted and prompt >= 0 <= completion and total == prompt + completion:
+            return Usage.parted(prompt, completion, inside, outside)  # OpenAI's own: nothing to mend
     prompt, completion = count(given, "prompt_tokens"), count(given, "completion_tokens")
     inside, outside = given.get("prompt_tokens_details"), given.get("completion_tokens_details")
     inside = inside if isinstance(inside, dict) else {}
     outside = outside if isinstance(outside, dict) else {}
-    if given.keys() == _PLAIN and given["total_tokens"] == prompt + completion:
-        return Usage.parted(prompt, completion, inside, outside)  # OpenAI's own: nothing to mend
     total = count(given, "total_tokens")
     if not count(inside, "cached_tokens"):
         names = ("prompt_cache_hit_tokens", "num_cached_tokens", "cached_tokens")

@@ -69,7 +69,7 @@ def prepare(request: ChatRequest, target: Target, dialect: Dialect) -> UpstreamR
         dropped = unsupported(request, dialect.params, target.unsupported, target.allow)
     if not dialect.custom_tools:
         request = modern(request)
-    body: JSON = {name: value for name, value in request.items() if name in kept and value not in _NOTHING}
+    body: JSON = {name: value for name, value in request.items() if name in kept and (value or value not in _NOTHING)}
     if dialect.extra:
         body = {**dialect.extra, **body}
     body["model"] = target.model
@@ -145,8 +145,9 @@ def _messages(messages: Sequence[JSON], dialect: Dialect) -> list[JSON]:
     """The conversation; what is plain text in it goes on as it is, uncopied."""
     if dialect.merge_roles:
         return [*_merged(messages, dialect)]
+    renamed = "" if dialect.developer_role else "developer"
     return [
-        m if len(m) == 2 and type(m.get("content")) is str and (m["role"] != "developer" or dialect.developer_role)
+        m if len(m) == 2 and type(m.get("content")) is str and m["role"] != renamed
         else _message(m, index, dialect)
         for index, m in enumerate(messages)
     ]  # fmt: skip

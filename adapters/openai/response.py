@@ -28,17 +28,17 @@ def parse(body: bytes, dialect: Dialect) -> Answer:
     if given is None and isinstance(inner := loose.get("x_groq"), dict):
         given = inner.get("usage")
     usage, tier = read_usage(given), told_tier(dialect, loose)
-    if not dialect.lenient and tier is not None and loose.get("service_tier") == tier and _lawful(loose):
+    if tier is not None and not dialect.lenient and loose.get("service_tier") == tier and _lawful(loose, choices):
         return Answer(loose, usage, tier, body)
     mended = {**loose, "choices": [_choice(choice, dialect) for choice in choices if isinstance(choice, dict)]}
     return Answer(mended, usage, tier)
 
 
-def _lawful(whole: JSON) -> bool:
+def _lawful(whole: JSON, choices: list[JSON]) -> bool:
     """Whether the client can have the provider's own bytes: all keys there that OpenAI sends on its best days."""
     if "system_fingerprint" not in whole or not isinstance(whole.get("usage"), dict):
         return False
-    for choice in whole["choices"]:
+    for choice in choices:
         message = choice.get("message") if isinstance(choice, dict) else None
         if not isinstance(message, dict) or "logprobs" not in choice:
             return False

@@ -28,10 +28,14 @@ class Amounts(NamedTuple):
 
     def vector(self) -> Vector:
         """In the units of the engine; a request holds one slot for as long as it is reserved."""
-        requests, prompt, completion, cost, cached = self
-        total = prompt + completion
-        vector = (requests, total, prompt - cached, completion, cost, 1)
-        if 0 <= cached <= prompt <= total <= MOST_TOKENS and 0 <= cost <= MOST_TOKENS and 0 <= requests <= MOST_TOKENS:
-            return vector  # nearly always
-        most = (MOST_TOKENS,) * COST + (MOST_COST, 1)
-        return tuple(min(max(amount, 0), limit) for amount, limit in zip(vector, most, strict=True))  # type: ignore[return-value]
+        return vector(*self)
+
+
+def vector(requests: int, prompt: int, completion: int, cost: int, cached: int) -> Vector:
+    """``Amounts.vector`` of the parts."""
+    total = prompt + completion
+    found = (requests, total, prompt - cached, completion, cost, 1)
+    if 0 <= cached <= prompt <= total <= MOST_TOKENS and 0 <= cost <= MOST_TOKENS and 0 <= requests <= MOST_TOKENS:
+        return found  # nearly always
+    most = (MOST_TOKENS,) * COST + (MOST_COST, 1)
+    return tuple(min(max(amount, 0), limit) for amount, limit in zip(found, most, strict=True))  # type: ignore[return-value]

@@ -122,13 +122,13 @@ class Estimator:
         request = call.request
         if defaults or facts.searches or not request.keys() <= PLAIN:
             return self._bound(facts, call, defaults, hard=hard)
-        messages = request.get("messages")
+        get, text = request.get, call.size
+        messages = get("messages")
         if not messages or _has_parts(messages):
             return self._bound(facts, call, defaults, hard=hard)
-        get, text, longest = request.get, call.size, facts.longest
         asked = get("max_completion_tokens") or get("max_tokens")
         output = asked or self._default_output
-        output = min(output, longest)
+        output = min(output, facts.longest)
         name = str(get("model", ""))
         most = text + PER_REQUEST + PER_MESSAGE * len(messages)
         likely = int(text * self._prompt_ratios.get(name, _FIRST_RATIO)) + PER_MESSAGE

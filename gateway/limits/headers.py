@@ -4,6 +4,7 @@ The names and the Go-style durations are OpenAI's (checklist C-425 to C-434).
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 from ..errors import BudgetExceeded, LimitExceeded
 from .amounts import COST
@@ -51,6 +52,7 @@ def ratelimit_headers(limits: LimitSet, remaining: Sequence[int], reset: Callabl
     return headers
 
 
+@lru_cache(maxsize=4096)
 def duration(milliseconds: int) -> str:
     """Go's ``time.Duration`` text: ``0s``, ``12ms``, ``8.64s``, ``6m0s``, ``1h2m3.5s``."""
     if milliseconds == 0:

@@ -7,7 +7,7 @@ from config.schema import Config, LimitValues, Outage
 
 from ..call import Owner, Principal
 from ..errors import StoreUnavailable
-from .amounts import Amounts
+from .amounts import Amounts, vector
 from .engine import Engine, Granted, Orphan, Refused, Spent, State, StoreDown
 from .headers import ratelimit_headers, refusal
 from .leases import LeasedEngine
@@ -41,13 +41,17 @@ class Reservation:
         Plain and synchronous, so that it works while a task is being cancelled; only the first call counts.
         Never raises.
         """
+        self.use(*actual)
+
+    def use(self, requests: int, prompt: int, completion: int, cost: int, cached: int) -> None:
+        """``settle`` by what Amounts are made of: nearly every request is settled so."""
         if self.settled:
             return
         self.settled = True
         if self.engine is None or self.limits is None:
             return
         try:
-            self.engine.settle(self.rid, actual.vector())
+            self.engine.settle(self.rid, vector(requests, prompt, completion, cost, cached))
         except Exception:
             log.exception("settling %s failed", self.rid)
 
@@ -160,10 +164,13 @@ class Limiter:
         """``reserve`` of limits that ``applies`` told, where nobody must be asked; None where somebody must."""
         if limits is None:
             return Reservation(rid, amounts, None, None, None)
-        outcome = self.engine.reserve_now(rid, limits, amounts.vector())
+        outcome = self.engine.reserve_now(rid, limits, vector(*amounts))
         if outcome is None:
             return None
-        return self._decided(rid, amounts, self.engine, limits, outcome)
+        watched = limits.budgets and self.on_threshold
+        if isinstance(outcome, Refused) or (watched and self._thresholds.may_pass(outcome)):
+            return self._decided(rid, amounts, self.engine, limits, outcome)
+        return Reservation(rid, amounts, self.engine, limits, outcome)
 
     async def reserve(self, rid: str, principal: Principal, model: str, tier: str, amounts: Amounts) -> Reservation:
         """Take ``amounts`` from every limit that applies, or from none.

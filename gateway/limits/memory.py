@@ -22,7 +22,6 @@ Bound: TypeAlias = Sequence[Counter]
 """The counters of a set, in its order."""
 
 SWEEP_SECONDS = 60.0
-NO_WINDOWS: Sequence[int] = ()
 
 
 def wall_clock() -> int:
@@ -69,7 +68,10 @@ class MemoryEngine:
             return None
         if rid in self._held:
             return InMemory(self, limits, bound, need, self._held[rid].windows)
-        now, current = self._monotonic(), self._current() if limits.windows else NO_WINDOWS
+        now = self._monotonic()
+        current: Sequence[int] = self._windows
+        if limits.windows and self._wall() // DAY_MS != self._day:
+            current = self._current()
         windows: list[int] = []
         levels: list[int] = []
         for kind, cell, unit, cap, rate, period in bound:  # looks and takes at once, without a call for each

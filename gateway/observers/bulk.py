@@ -33,7 +33,7 @@ class BulkCounter:
 class BulkHistogram:
     """What was observed under one set of labels since the last flush. The series is made when there is something to tell."""
 
-    __slots__ = ("_bounds", "_histogram", "_labels", "_values", "observe")
+    __slots__ = ("_bounds", "_histogram", "_labels", "_values", "observe", "observe_all")
 
     def __init__(self, histogram: Histogram, labels: tuple[str, ...], bounds: tuple[float, ...]) -> None:
         self._histogram = histogram
@@ -41,6 +41,7 @@ class BulkHistogram:
         self._bounds = bounds
         self._values: list[float] = []
         self.observe = self._values.append
+        self.observe_all = self._values.extend
 
     def flush(self) -> None:
         values = self._values

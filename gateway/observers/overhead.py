@@ -22,12 +22,15 @@ class OverheadMetrics(Refreshed):
             registry=registry,
         )
         self._phases = tuple(BulkHistogram(histogram, (phase,), BUCKETS) for phase in PHASES)
+        self._calls: list[tuple[float, ...]] = []
+        """The phases of each call since the last refresh."""
 
     def call_finished(self, record: CallRecord) -> None:
         if record.ttft is not None:
-            for series, seconds in zip(self._phases, record.own_phases(), strict=True):
-                series.observe(seconds)
+            self._calls.append(record.own_phases())
 
     def refresh(self) -> None:
-        for phase in self._phases:
-            phase.flush()
+        for series, seconds in zip(self._phases, zip(*self._calls, strict=True), strict=False):  # none without calls
+            series.observe_all(seconds)
+            series.flush()
+        self._calls.clear()

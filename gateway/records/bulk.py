@@ -23,7 +23,7 @@ stay below the 32,766 that SQLite takes."""
 class BulkInsert:
     """Rows that are there already, by ``identity``, stay as they are.
 
-    ``lock`` is held, shared, while rows go in. ``form`` makes of a row what the columns hold; in a thread, for SQLite.
+    ``lock`` is held, shared, while rows go in. ``form`` makes of rows what the columns hold; in a thread, for SQLite.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class BulkInsert:
         columns: Sequence[str],
         identity: Sequence[str],
         lock: int,
-        form: Callable[[Row], tuple[Any, ...]],
+        form: Callable[[Sequence[Row]], Sequence[Row]],
     ) -> None:
         self._database = database
         self._table = table
@@ -49,14 +49,14 @@ class BulkInsert:
             return
         async with self._database.write() as connection:
             await self._database.lock(connection, self._lock, shared=True)
-            await connection.exec_driver_sql(self._statements[1], [*map(self._form, rows)])
+            await connection.exec_driver_sql(self._statements[1], [*map(tuple, self._form(rows))])
 
     def _into_sqlite(self, rows: Sequence[Row], connection: sqlite3.Connection) -> None:
         start = 0
         for size in (*_AT_ONCE, 1):
             statement = self._statements[size]
             while len(rows) - start >= size:
-                values = chain.from_iterable(map(self._form, rows[start : start + size]))
+                values = chain.from_iterable(self._form(rows[start : start + size]))
                 connection.execute(statement, tuple(values))
                 start += size
 

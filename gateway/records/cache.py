@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 from ..call import Principal
 from ..errors import StoreUnavailable
 from .database import Database
-from .keys import KeyRecord, KeyStore, Peppers
+from .keys import KeyRecord, KeyStore, Peppers, sha256_digest
 from .tables import changes
 
 log = logging.getLogger(__name__)
@@ -72,11 +72,8 @@ class KeyCache:
 
     def cached(self, key: str) -> Principal | None:
         """Who holds ``key``, by an entry that serves still; None says nothing."""
-        digests = self._peppers.digests(key)
-        if not digests:
-            return None
-        record = self._static.get(digests[-1])
-        if record is None and (entry := self._cached(digests[0])) is not None:
+        record = self._static.get(sha256_digest(key)) if self._static else None
+        if record is None and (entry := self._cached(self._peppers.first(key))) is not None:
             record = entry.record
         return record.principal if record is not None and record.is_usable(self._clock()) else None
 

@@ -20,6 +20,8 @@ from .direct import SQLiteThread, direct
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _MIGRATION_LOCK = 0x51_1C_E0
+_WRITER_CACHE = 16_384
+"""KiB of pages that the connection keeps which writes rows: each goes into six indexes, at places far apart."""
 _SLOW_SECONDS = 60.0
 """For migrations, roll-ups and the like."""
 _OUR_FAULT = (
@@ -51,7 +53,8 @@ class Database:
         )
         self.direct = direct(self._url, self._engine.dialect, _postgres_arguments(timeout), timeout)
         """For the few queries that a request waits for."""
-        self._writer = SQLiteThread(self._url.database or "", timeout, _pragmas(timeout), "records-writer")
+        pragmas = (*_pragmas(timeout), f"cache_size = -{_WRITER_CACHE}")
+        self._writer = SQLiteThread(self._url.database or "", timeout, pragmas, "records-writer")
         self._writers = self._engine.execution_options(sluice_write=True)
         # SQLite has one writer: queueing here is fair, its own busy handler is a lottery.
         self._turn: contextlib.AbstractAsyncContextManager[Any] = (

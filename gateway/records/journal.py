@@ -42,10 +42,11 @@ class Ticket:
     Cancelling one waiter leaves the others waiting.
     """
 
-    __slots__ = ("_timer", "_waiters", "is_durable")
+    __slots__ = ("_loop", "_timer", "_waiters", "is_durable")
 
     def __init__(self, *, durable: bool = False) -> None:
         self.is_durable = durable
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._waiters: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
 
@@ -55,14 +56,23 @@ class Ticket:
             self._waiters.append(waiter)
             yield from waiter
 
+    def waiter(self, seconds: float) -> "asyncio.Future[None] | None":
+        """What is done once the records are durable, or after so many seconds; None: they are. The first sets the time."""
+        if self.is_durable:
+            return None
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
+        if self._timer is None:
+            self._timer = loop.call_later(seconds, self._wake)
+        self._waiters.append(waiter)
+        return waiter
+
     async def within(self, seconds: float) -> bool:
-        """Wait for at most so long; tells whether the records are durable. The first to wait sets the time for all."""
-        if not self.is_durable:
-            loop = asyncio.get_running_loop()
-            waiter = loop.create_future()
-            if self._timer is None:
-                self._timer = loop.call_later(seconds, self._wake)
-            self._waiters.append(waiter)
+        """Wait for at most so long; tells whether the records are durable."""
+        waiter = self.waiter(seconds)
+        if waiter is not None:
             await waiter
         return self.is_durable
 

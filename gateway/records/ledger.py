@@ -3,7 +3,7 @@ The usage ledger: one row per upstream attempt, durable before the client has th
 
     open()    -> journal: this request runs, so much is reserved for it
     append()  -> journal: these are its attempts; the ticket resolves when they are durable
-    (behind)  journal -> SQL in batches, INSERT ... ON CONFLICT DO NOTHING by (request id, attempt)
+    (behind)  rows -> SQL in batches, from memory or read back: INSERT ... ON CONFLICT DO NOTHING by (request id, attempt)
     recover() journals of dead processes -> SQL; a request that was open there becomes a row with status ``unfinished``
 """
 
@@ -26,7 +26,7 @@ from ..errors import StoreUnavailable
 from .bulk import REFUSED, BulkInsert
 from .database import Database, DatabaseError
 from .journal import Batch, Journal, Orphan, Ticket, orphans
-from .rows import Row, Running, cleaned, encode, fitting, identity, rows_of, running, unfinished_row
+from .rows import Row, Running, all_cleaned, encode, fitting, identity, rows_of, unfinished_row
 from .tables import LEDGER_COLUMNS, ledger
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,8 @@ LEDGER_LOCK = 0x51_1C_E1
 _SQL_SECONDS = 1.0
 _RECOVER_SECONDS = 2.0
 _FAILURES_BEFORE_SORTING = 3
+_AT_ONCE = 2000
+"""Rows of one transaction: others write, too."""
 _OPEN, _CLOSED, _IN_SQL = "o", "c", "s"
 _CLOSED_BEGINS = b'["c",'
 """How the record of an ended call begins."""
@@ -69,7 +71,7 @@ class Ledger:
     ) -> None:
         options = options or Options()
         self._database = database
-        self._rows = BulkInsert(database, ledger, LEDGER_COLUMNS, ("request_id", "attempt"), LEDGER_LOCK, cleaned)
+        self._rows = BulkInsert(database, ledger, LEDGER_COLUMNS, ("request_id", "attempt"), LEDGER_LOCK, all_cleaned)
         self._clock = clock
         self._folder = Path(options.journal)
         self._open: dict[str, bytes] = {}
@@ -132,11 +134,15 @@ class Ledger:
 
         Raises StoreUnavailable when the journal cannot be written: a request that costs money must not start then.
         """
-        noted = running(
-            call_id, principal, model, reserved=reserved, started=self._clock() if started is None else started,
-            stream=stream, requested_tier=requested_tier, effective_tier=effective_tier,
+        began = self._clock() if started is None else started
+        noted: Running = (
+            call_id, principal.organization, principal.team, principal.user, principal.key_id, principal.tags, model,
+            requested_tier, effective_tier, began, stream, reserved,
         )  # fmt: skip
-        payload = encode([_OPEN, call_id, noted])
+        try:
+            payload = orjson.dumps((_OPEN, call_id, noted))
+        except orjson.JSONEncodeError:
+            payload = encode((_OPEN, call_id, noted))
         try:
             self._journal.write(payload)
         except OSError as error:
@@ -174,8 +180,8 @@ class Ledger:
                 try:
                     if batch.rows is None:
                         batch = await asyncio.to_thread(batch.read, _rows_in)
-                    if batch.rows:
-                        await self._insert(batch.rows)
+                    for some in _chunks(batch.rows or (), _AT_ONCE):
+                        await self._insert(some)
                 except BaseException:
                     self._journal.keep_none()
                     raise
@@ -253,15 +259,15 @@ class Ledger:
 
     async def _recover(self, orphan: Orphan) -> Recovered:
         rows, unfinished = await asyncio.to_thread(_left_by, orphan)
-        for some in _chunks(rows, 1000):
+        for some in _chunks(rows, _AT_ONCE):
             await self._insert(some)
         # A request whose end went straight to SQL, because the journal failed, is not unfinished.
         missing = [row for some in _chunks(unfinished, 500) for row in await self._without_rows(some)]
-        for some in _chunks(missing, 1000):
+        for some in _chunks(missing, _AT_ONCE):
             await self._insert(some)
         return Recovered(len(rows), len(missing), orphan.damaged)
 
-    async def _without_rows(self, rows: list[Row]) -> list[Row]:
+    async def _without_rows(self, rows: Sequence[Row]) -> list[Row]:
         ids = [identity(row)[0] for row in rows]
         async with self._database.read() as connection:
             found = await connection.scalars(select(ledger.c.request_id).where(ledger.c.request_id.in_(ids)))
@@ -303,7 +309,7 @@ def _rows_in(payloads: list[bytes]) -> list[Row]:
     return [row for _, _, rows in orjson.loads(b"[%b]" % closed) for row in rows]
 
 
-def _chunks(rows: list[Row], size: int) -> Iterable[list[Row]]:
+def _chunks(rows: Sequence[Row], size: int) -> Iterable[Sequence[Row]]:
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
 

@@ -1,19 +1,20 @@
 """A call becomes rows of the ledger: lists of values in the order of ``LEDGER_COLUMNS``."""
 
 from collections.abc import Sequence
-from operator import attrgetter
+from itertools import chain
 from typing import Any, TypeAlias
 
 import orjson
 
-from adapters.usage import NO_USAGE, TOKEN_BUCKETS
+from adapters.usage import NO_USAGE
 
 from ..call import Attempt, CallRecord, Principal
 from .tables import LEDGER_COLUMNS, LEDGER_NUMBERS, LEDGER_TEXTS
 
 Row: TypeAlias = Sequence[Any]
-Running: TypeAlias = list[Any]
-"""The arguments of ``running`` in a row, as the journal keeps them."""
+Running: TypeAlias = Sequence[Any]
+"""What the journal notes of a request that runs, written by ``Ledger.open``: the id, whose it is (organization, team, user,
+key, tags), the model, the tiers asked for and given, when it began, whether it streams, the nano-dollars reserved."""
 
 UNFINISHED = "unfinished"
 """The status of a request whose process died under it."""
@@ -34,7 +35,6 @@ _FIRST_AMOUNT = LEDGER_NUMBERS.index("started") + 1
 """Before it are numbers that come from our own clock and counts."""
 _FIRST_FLAG = len(LEDGER_TEXTS) + len(LEDGER_NUMBERS)
 _REQUEST_ID, _ATTEMPT = LEDGER_COLUMNS.index("request_id"), LEDGER_COLUMNS.index("attempt")
-_tokens_of = attrgetter(*TOKEN_BUCKETS)
 _NOBODY = Principal(key_id="", organization="")
 
 
@@ -54,36 +54,19 @@ def _row(record: CallRecord, attempt: Attempt, *, final: bool) -> Row:
     principal, usage, ttft, calls = record.principal or _NOBODY, attempt.usage, attempt.ttft, attempt.usage.calls
     tags = orjson.dumps(principal.tags).decode() if principal.tags else "[]"
     started = record.started
-    return [
+    return (  # a tuple, which the garbage collector need not look through
         record.id, principal.organization, principal.team or "", principal.user or "", principal.key_id, tags,
         record.model[:_MAX_TEXT], attempt.deployment, attempt.provider, attempt.model,
         record.requested_tier or "", record.effective_tier or "", attempt.sent_tier or "", attempt.served_tier or "",
         attempt.status, attempt.error.value if attempt.error is not None else "", record.code,
         attempt.number, int(started) // _DAY, int(started * 1e6), int(attempt.seconds * 1e6),
         record.status, attempt.cost,
-        *_tokens_of(usage),
+        usage.input, usage.cache_read, usage.cache_write, usage.cache_write_1h, usage.audio_input,
+        usage.output, usage.reasoning, usage.audio_output,  # the TOKEN_BUCKETS in their order
         attempt.estimated, record.stream, final,
         None if ttft is None else int(ttft * 1e6),
         orjson.dumps(calls).decode() if calls else None,
-    ]  # fmt: skip
-
-
-def running(
-    call_id: str,
-    principal: Principal,
-    model: str,
-    *,
-    reserved: int,
-    started: float,
-    stream: bool = False,
-    requested_tier: str | None = None,
-    effective_tier: str | None = None,
-) -> Running:
-    """What the journal notes of a request that runs: enough for ``unfinished_row``, written before each call."""
-    return [
-        call_id, principal.organization, principal.team, principal.user, principal.key_id, principal.tags, model,
-        requested_tier, effective_tier, started, stream, reserved,
-    ]  # fmt: skip
+    )  # fmt: skip
 
 
 def unfinished_row(noted: Running) -> Row:
@@ -117,6 +100,22 @@ def fitting(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         return min(max(value, -_MAX_INT), _MAX_INT)
     return [fitting(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def all_cleaned(rows: Sequence[Row]) -> Sequence[Row]:
+    """``cleaned`` of each; nearly always they are so already, which different values of all rows tell together."""
+    if {*map(len, rows)} == {len(LEDGER_COLUMNS)}:
+        columns = [*zip(*rows, strict=True)]
+        texts = {*chain.from_iterable(columns[: len(LEDGER_TEXTS)])}
+        numbers = {*chain.from_iterable(columns[len(LEDGER_TEXTS) : _FIRST_FLAG])}
+        amounts = {*chain.from_iterable(columns[len(LEDGER_TEXTS) + _FIRST_AMOUNT : _FIRST_FLAG])}
+        joined = "".join(texts)
+        if (
+            joined.isascii() and "\x00" not in joined and max(map(len, texts)) <= _MAX_TEXT
+            and min(numbers) >= 0 and max(amounts) <= _MAX_TOKENS
+        ):  # fmt: skip
+            return rows
+    return [*map(cleaned, rows)]
 
 
 def cleaned(row: Row) -> tuple[Any, ...]:

@@ -8,11 +8,13 @@ a copy; behind the last record it holds zeros.
 import mmap
 import os
 import struct
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from zlib import crc32
 
 _HEADER = struct.Struct("<4sII")
+_HEADER_SIZE = _HEADER.size
+_pack = _HEADER.pack
 _MAGIC = b"\xffSL\x01"
 GROWTH = 1 << 20
 """Bytes by which a file grows that has no successor yet."""
@@ -37,12 +39,12 @@ class Segment:
 
     def put(self, payload: bytes) -> None:
         """Copy a record behind the last one; raises OSError when the file has no room and cannot get more."""
-        room, start, data = self.map, self.size, frame(payload)
+        room, start, length = self.map, self.size, len(payload)
         assert room is not None, "only a process's own files are written"
-        end = start + len(data)
+        end = start + _HEADER_SIZE + length
         if end > len(room):
             self._grow(end)
-        room[start:end] = data
+        room[start:end] = _pack(_MAGIC, length, crc32(payload, length)) + payload
         self.size = end
 
     def _grow(self, end: int) -> None:
@@ -68,11 +70,6 @@ class Scan:
     end: int = 0
     damaged: int = 0
     torn: int = 0
-
-
-def frame(payload: bytes) -> bytes:
-    length = len(payload)
-    return _HEADER.pack(_MAGIC, length, zlib.crc32(payload, length)) + payload
 
 
 def scan(data: bytes) -> Scan:
@@ -104,7 +101,7 @@ def _record_at(data: bytes, position: int) -> bytes | None:
     magic, length, checksum = _HEADER.unpack_from(data, position)
     start = position + _HEADER.size
     payload = data[start : start + length]
-    whole = magic == _MAGIC and len(payload) == length and zlib.crc32(payload, length) == checksum
+    whole = magic == _MAGIC and len(payload) == length and crc32(payload, length) == checksum
     return payload if whole else None
 
 

@@ -79,53 +79,75 @@ class Upstream:
             raise ProviderError(ErrorKind.CONNECTION, "The provider's address cannot be written.") from error
         self._put_idle(await self._connect(origin, seconds))
 
+    def start(
+        self,
+        request: UpstreamRequest,
+        timeouts: Timeouts,
+        method: str = "POST",
+        own: tuple[tuple[str, str], ...] = (),
+    ) -> UpstreamResponse | None:
+        """Send at once over an idle connection; None where that needs a wait: nothing was done then.
+
+        Await the answer's ``begun``, and abort it if that is cancelled. Where it has no status then, ``open`` knows what
+        to do ``after`` it. Raises ProviderError.
+        """
+        if self.in_flight >= self._limit:
+            return None
+        origin, head = _written(request, method, own)
+        connection = self._take_idle(origin)
+        if connection is None:
+            return None
+        self.in_flight += 1
+        return connection.send(head, request, timeouts, self._leave)
+
     async def open(
         self,
         request: UpstreamRequest,
         timeouts: Timeouts,
         method: str = "POST",
         own: tuple[tuple[str, str], ...] = (),
+        after: UpstreamResponse | None = None,
     ) -> UpstreamResponse:
         """Send and wait for the head of the answer, whatever its status; raises ProviderError.
 
-        ``own`` are headers that no other request has; they come besides the request's. Cancelling it aborts the
-        connection.
+        ``own`` are headers that no other request has; they come besides the request's. ``after`` is an answer of
+        ``start`` that ended without a status. Cancelling it aborts the connection.
         """
-        try:
-            origin, first = opening(request.url, method, tuple(request.headers.items()))
-            if own:
-                first += lines(own)
-        except ValueError as error:
-            raise ProviderError(ErrorKind.CONNECTION, "The request to the provider cannot be written.") from error
-        head = b"%bContent-Length: %d\r\n\r\n" % (first, len(request.body))
+        response = after if after is not None else await self._begin(request, timeouts, method, own, fresh=False)
+        if not response.status and _stale(response):
+            response = await self._begin(request, timeouts, method, own, fresh=True)
+        if not response.status:
+            raise _failure(response)
+        return response
+
+    async def _begin(
+        self,
+        request: UpstreamRequest,
+        timeouts: Timeouts,
+        method: str,
+        own: tuple[tuple[str, str], ...],
+        *,
+        fresh: bool,
+    ) -> UpstreamResponse:
+        """Send, over a new connection if it must be ``fresh``, and wait for the head of the answer or for its end."""
+        origin, head = _written(request, method, own)
         if self.in_flight < self._limit:
             self.in_flight += 1
         else:
             await self._queue(timeouts.connect)
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        response: UpstreamResponse | None = None
         try:
-            connection = self._take_idle(origin, now)
-            reused = connection is not None
-            while True:
-                if connection is None:
-                    connection = await self._connect(origin, timeouts.connect)
-                    now = loop.time()
-                response = UpstreamResponse(loop, timeouts, now, stream=request.stream)
-                connection.send(head, request.body, response)
-                await response.begun()
-                if response.status:
-                    break
-                if not reused or not self._unread(connection, response, loop.time()):
-                    raise self._failure(response)
-                reused, connection = False, None
+            connection = None if fresh else self._take_idle(origin)
+            if connection is None:
+                connection = await self._connect(origin, timeouts.connect)
         except BaseException:
-            if response is not None:
-                response.abort()
             self._leave()
             raise
-        response.on_end(self._leave)
+        response = connection.send(head, request, timeouts, self._leave)
+        try:
+            await response.begun
+        except BaseException:
+            response.abort()
+            raise
         return response
 
     async def close(self) -> None:
@@ -137,20 +159,6 @@ class Upstream:
             connection.abort()
         self._idle.clear()
         await asyncio.sleep(0)  # the event loop closes the sockets
-
-    def _unread(self, connection: Connection, response: UpstreamResponse, now: float) -> bool:
-        """Whether the server closed an idle connection while our request was on its way.
-
-        Then it has not acted on it, and a new connection cannot meet the same fate. A later death may have been a
-        begun answer.
-        """
-        died = response.error is not None and response.error.kind is ErrorKind.CONNECTION
-        return died and connection.silent and now - response.sent <= STALE_WINDOW
-
-    def _failure(self, response: UpstreamResponse) -> ProviderError:
-        assert response.error is not None, "it has no status and is over"
-        response.error.maybe_billed = True
-        return response.error
 
     async def _queue(self, patience: float) -> None:
         """Wait for a place; whoever leaves hands its own on."""
@@ -205,7 +213,7 @@ class Upstream:
     async def _dial(self, origin: Origin, address: str) -> Connection:
         loop = asyncio.get_running_loop()
         transport, connection = await loop.create_connection(
-            lambda: Connection(origin, self._put_idle, self._forget),
+            lambda: Connection(loop, origin, self._put_idle, self._forget),
             address,
             origin.port,
             ssl=(self._tls or default_tls()) if origin.tls else None,
@@ -213,27 +221,28 @@ class Upstream:
         )
         # Answers may be silent for minutes: keep middle boxes from forgetting the connection.
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        connection.born = loop.time()
         if not connection.closed:
             self._open.add(connection)
         return connection
 
-    def _take_idle(self, origin: Origin, now: float) -> Connection | None:
+    def _take_idle(self, origin: Origin) -> Connection | None:
         """The connection used last: the others may then grow old and go."""
-        idle = self._idle[origin]
+        idle = self._idle.get(origin)
         while idle:
             connection = idle.pop()
-            if _fit(connection, now):
+            if connection.loop.time() < connection.fit_until and not connection.closed:
                 return connection
             connection.abort()
         return None
 
     def _put_idle(self, connection: Connection) -> None:
-        loop = asyncio.get_running_loop()
-        connection.idle_since = loop.time()
+        """Keep it for the next request, for as long as the server keeps it and its address is still believed."""
+        now = connection.loop.time()
+        connection.pooled = True
+        connection.fit_until = min(now + IDLE, now + connection.keep_alive, connection.born + MAX_AGE)
         self._idle[connection.origin].append(connection)
         if self._sweeper is None:
-            self._sweeper = loop.call_later(SWEEP, self._sweep)
+            self._sweeper = connection.loop.call_later(SWEEP, self._sweep)
 
     def _forget(self, connection: Connection) -> None:
         self._open.discard(connection)
@@ -255,11 +264,29 @@ class Upstream:
 
 
 def _fit(connection: Connection, now: float) -> bool:
-    unused = now - connection.idle_since
-    return (
-        unused < IDLE
-        and unused < connection.keep_alive
-        and now - connection.born < MAX_AGE
-        and not connection.closed
-        and not connection.transport.is_closing()
-    )
+    return now < connection.fit_until and not connection.closed and not connection.transport.is_closing()
+
+
+def _written(request: UpstreamRequest, method: str, own: tuple[tuple[str, str], ...]) -> tuple[Origin, bytes]:
+    """Where a request goes, and its head up to the length; raises ProviderError."""
+    try:
+        origin, head = opening(request.url, method, tuple(request.headers.items()))
+        return origin, head + lines(own) if own else head
+    except ValueError as error:
+        raise ProviderError(ErrorKind.CONNECTION, "The request to the provider cannot be written.") from error
+
+
+def _stale(response: UpstreamResponse) -> bool:
+    """Whether the server closed an idle connection while our request was on its way.
+
+    Then it has not acted on it, and a new connection cannot meet the same fate. A later death may have been a begun
+    answer.
+    """
+    died = response.error is not None and response.error.kind is ErrorKind.CONNECTION
+    return died and response.reused and response.silent and response.taken <= STALE_WINDOW
+
+
+def _failure(response: UpstreamResponse) -> ProviderError:
+    assert response.error is not None, "it has no status and is over"
+    response.error.maybe_billed = True
+    return response.error

@@ -7,6 +7,8 @@ from typing import cast
 import httptools
 
 from adapters.errors import ErrorKind
+from adapters.interface import UpstreamRequest
+from config.schema import Timeouts
 
 from .head import Origin
 from .response import Field, UpstreamResponse
@@ -33,18 +35,35 @@ class Connection(asyncio.Protocol):
     """
 
     transport: asyncio.Transport
+    # Of the answer that is awaited, from ``send`` on:
+    _status: int
+    _fields: list[Field]
+    """Of the head or the trailer that comes now..."""
+    _head: list[Field]
+    """...and of the answer's own head, when all of it is there."""
+    _framing: dict[bytes, bytes]
+    _body: list[bytes]
+    _interim: int
+    _overhead: int
+    _complete: bool
 
     def __init__(
-        self, origin: Origin, idle: Callable[["Connection"], None], gone: Callable[["Connection"], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        origin: Origin,
+        idle: Callable[["Connection"], None],
+        gone: Callable[["Connection"], None],
     ) -> None:
+        self.loop = loop
         self.origin = origin
-        self.born = 0.0
-        self.idle_since = 0.0
+        self.born = loop.time()
+        self.pooled = False
+        """Whether it was idle before: then the server may have closed it while a request was on its way."""
+        self.fit_until = 0.0
+        """When it has been idle for too long."""
         self.keep_alive = NEVER
         """Seconds that the server says it keeps an idle connection."""
         self.closed = False
-        self.silent = True
-        """Whether not a byte has come since the request was written."""
         self._paused = False
         self._idle = idle
         self._gone = gone
@@ -54,37 +73,33 @@ class Connection(asyncio.Protocol):
         self._timer_at = NEVER
         self._wrong = ""
         self._reusable = False
-        self._head_bound = 0
-        """Bytes that a head may have at most, by what has come."""
-        self._reset()
+        self._received = 0
+        """Bytes since the last ones of a body."""
 
-    def _reset(self) -> None:
-        """For the next answer: nothing was wrong with the last one."""
-        self._status = 0
-        self._fields: list[Field] = []
-        self._framing: dict[bytes, bytes] = {}
-        self._body: list[bytes] = []
-        self._interim = 0
-        self._head_from = 0
-        """How many of the fields are of interim answers."""
-        self._overhead = 0
+    def send(
+        self, head: bytes, request: UpstreamRequest, timeouts: Timeouts, on_end: Callable[[], None]
+    ) -> UpstreamResponse:
+        """Write a request; ``head`` is all before the length of its body. ``on_end``: see ``UpstreamResponse``."""
+        # Nothing was wrong with the last answer, or this connection would be gone.
+        self._status = self._interim = self._overhead = 0
+        self._fields, self._head, self._body = [], [], []
+        self._framing = {}
         self._complete = False
-
-    def send(self, head: bytes, body: bytes, response: UpstreamResponse) -> None:
-        self._reset()
-        self.silent = True
+        response = UpstreamResponse(self.loop, timeouts, self.loop.time(), on_end, stream=request.stream)
         self._response = response
-        response.source = self
+        response.source, response.reused = self, self.pooled
+        body = request.body
         if response.deadline < self._timer_at:
             self.call_by(response.deadline)
         if self.closed:
             response.fail(ErrorKind.CONNECTION, UNANSWERED)
         elif self.transport.is_closing():
-            return  # connection_lost comes next and tells
+            pass  # connection_lost comes next and tells
         elif len(body) < 65_536:
-            self.transport.write(head + body)
+            self.transport.write(b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body))
         else:
-            self.transport.writelines((head, body))
+            self.transport.writelines((b"%bContent-Length: %d\r\n\r\n" % (head, len(body)), body))
+        return response
 
     # What an answer needs of its source.
 
@@ -107,7 +122,7 @@ class Connection(asyncio.Protocol):
         if due < self._timer_at:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer, self._timer_at = asyncio.get_running_loop().call_at(due, self._look), due
+            self._timer, self._timer_at = self.loop.call_at(due, self._look), due
 
     def _look(self) -> None:
         self._timer, self._timer_at = None, NEVER
@@ -120,12 +135,12 @@ class Connection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
 
     def data_received(self, data: bytes) -> None:
-        self.silent = False
         response = self._response
         if response is None:
             self.abort()  # nobody asked: the next request must not take this for its answer
             return
-        self._head_bound = self._overhead + len(data)
+        response.silent = False
+        self._received = self._overhead + len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
@@ -136,10 +151,10 @@ class Connection(asyncio.Protocol):
             response.pass_on(response.sink, body[0] if len(body) == 1 else b"".join(body))
         elif self._complete and body and not response.status:  # all of it at once, as most answers come
             self._response = None
-            response.whole(self._status, self._head(), body)
+            response.whole(self._status, self._head, body)
             self._free()
         else:
-            self._judge(len(data), response)
+            self._judge(response)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.closed = True
@@ -156,15 +171,15 @@ class Connection(asyncio.Protocol):
         else:
             response.finish()
 
-    def _judge(self, received: int, response: UpstreamResponse) -> None:
+    def _judge(self, response: UpstreamResponse) -> None:
         """What the bytes just parsed mean for the answer: at most one wake-up of its reader."""
         if self._status and not response.status:
-            response.begin(self._status, self._head())
+            response.begin(self._status, self._head)
         if self._body:
             body, self._body, self._overhead = self._body, [], 0
             response.push(body)
         else:
-            self._overhead += received
+            self._overhead = self._received
             if self._overhead > MAX_OVERHEAD:
                 self._wrong = self._wrong or "The provider's answer has too much around its body."
         if self._complete:
@@ -176,13 +191,11 @@ class Connection(asyncio.Protocol):
             response.fail(ErrorKind.PROTOCOL, self._wrong)
             self.abort()
 
-    def _head(self) -> list[Field]:
-        return self._fields[self._head_from :] if self._head_from else self._fields
-
     def _free(self) -> None:
         # An answer that came before the request was written leaves a rest of the request on the wire.
         if self._reusable and not self._wrong and not self.closed and not self.transport.get_write_buffer_size():
-            self.resume_reading()
+            if self._paused:
+                self.resume_reading()
             self._idle(self)
         else:
             self.abort()
@@ -194,39 +207,34 @@ class Connection(asyncio.Protocol):
             self._wrong = NOT_HTTP  # a second answer to one request
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._status:
-            return  # trailers say nothing that we want, a second answer even less
-        fields = self._fields
-        if len(fields) >= MAX_HEADERS:
-            self._wrong = "The provider's answer has too many headers."
-            return
-        name = name.lower()
-        fields.append((name, value))
-        if name in FRAMING:
-            known = self._framing.get(name)
-            self._framing[name] = value if known is None else b"%b, %b" % (known, value)
+        self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         if self._complete:
             return
+        head, self._fields = self._fields, []  # trailers say nothing that we want
         status = self._parser.get_status_code()
-        framing = self._framing
         if 100 <= status < 200 and status != 101:
-            self._head_from = len(self._fields)
-            framing.clear()
             self._interim += 1
             if self._interim > MAX_INTERIM:
                 self._wrong = "The provider keeps announcing an answer."
             return
-        coding = framing.get(b"transfer-encoding", b"chunked").lower()
-        if not 200 <= status < 600 or coding != b"chunked" or not self._parser.get_http_version().startswith("1."):
+        framing = self._framing
+        for name, value in head:
+            if (key := name.lower()) in FRAMING:
+                framing[key] = b"%b, %b" % (framing[key], value) if key in framing else value
+        coding, packing = framing.get(b"transfer-encoding"), framing.get(b"content-encoding")
+        framed = coding is None or coding.lower() == b"chunked"
+        if not 200 <= status < 600 or not framed or self._parser.get_http_version()[0] != "1":
             self._wrong = self._wrong or NOT_HTTP
-        elif framing.get(b"content-encoding", b"identity").lower() != b"identity":
+        elif packing is not None and packing.lower() != b"identity":
             self._wrong = self._wrong or "The provider's answer is compressed, which was not asked for."
-        elif self._head_bound > MAX_OVERHEAD and sum(len(n) + len(v) for n, v in self._head()) > MAX_OVERHEAD:
+        elif len(head) > MAX_HEADERS:
+            self._wrong = self._wrong or "The provider's answer has too many headers."
+        elif self._received > MAX_OVERHEAD and sum(len(n) + len(v) for n, v in head) > MAX_OVERHEAD:
             self._wrong = self._wrong or "The provider's answer has a head that is too large."
         if not self._wrong:
-            self._status = status
+            self._status, self._head = status, head
 
     def on_body(self, data: bytes) -> None:
         if not self._complete:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeAlias
 
 from adapters.errors import ErrorKind, ProviderError
@@ -17,7 +17,7 @@ LINGER = 0.1
 NEVER = float("inf")
 TOO_LARGE = "The provider's answer is too large."
 Field: TypeAlias = tuple[bytes, bytes]
-"""A header as it came, but for its name, which is in lower case."""
+"""A header as it came."""
 
 
 class Source(Protocol):
@@ -38,15 +38,27 @@ class UpstreamResponse:
     """
 
     __slots__ = (
-        *("deadline", "error", "opened", "sent", "sink", "source", "status"),
+        *("begun", "deadline", "error", "opened", "reused", "silent", "sink", "source", "status"),
         *("_discard", "_done", "_end", "_ended", "_fields", "_headers", "_loop", "_on_end", "_parts", "_paused"),
         *("_refused", "_room", "_size", "_spilt", "_stream", "_streaming", "_timeouts", "_waiter", "_whole"),
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, timeouts: Timeouts, now: float, *, stream: bool) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        timeouts: Timeouts,
+        now: float,
+        on_end: Callable[[], None],
+        *,
+        stream: bool,
+    ) -> None:
+        """``on_end`` is called when the answer is over, however it ends; ``now`` is the loop's time."""
         self.status = 0
         self.error: ProviderError | None = None
-        self.sent = now
+        self.silent = True
+        """Whether not a byte of it has come."""
+        self.reused = False
+        """Whether its connection had been idle."""
         self.opened = time.perf_counter()  # the loop's own clock is coarse
         self.deadline = now + (timeouts.first_byte if stream else timeouts.response)
         self.source: Source | None = None
@@ -69,8 +81,10 @@ class UpstreamResponse:
         """...whether it wants no more for now..."""
         self._spilt: Exception | None = None
         """...and what it raised."""
-        self._waiter: asyncio.Future[None] | None = None
-        self._on_end: Callable[[], None] | None = None
+        self.begun: asyncio.Future[None] = loop.create_future()
+        """Done when the status and the headers are here, or ``error`` is."""
+        self._waiter: asyncio.Future[None] | None = self.begun
+        self._on_end = on_end
         self._ended = 0.0
         self._end = NEVER
 
@@ -78,12 +92,12 @@ class UpstreamResponse:
     def headers(self) -> dict[str, str]:
         """By their names in lower case; the values of one name are joined."""
         if self._headers is None:
-            self._headers = {}
-            for name, value in self._fields:
-                key, text = name.decode("latin-1"), value.decode("latin-1")
-                known = self._headers.get(key)
-                self._headers[key] = text if known is None else f"{known}, {text}"
+            self._headers = _told(self._fields)
         return self._headers
+
+    def only(self, names: frozenset[bytes]) -> dict[str, str]:
+        """The headers of these names (in lower case), at a fraction of the price of all."""
+        return _told([field for field in self._fields if field[0].lower() in names])
 
     def here(self, limit: int = MAX_BODY) -> bytes | None:
         """The whole body, if it has come already and is no longer than ``limit``."""
@@ -178,19 +192,6 @@ class UpstreamResponse:
         """Seconds from the request to the end of the answer, or until now."""
         return (self._ended or time.perf_counter()) - self.opened
 
-    def begun(self) -> asyncio.Future[None]:
-        """Done when the status and the headers are here, or ``error`` is."""
-        self._waiter = waiter = self._loop.create_future()
-        if self.status or self._done:
-            self._wake()
-        return waiter
-
-    def on_end(self, callback: Callable[[], None]) -> None:
-        """Call when the answer is over, however it ends; at once if it is."""
-        self._on_end = callback
-        if self._done:
-            callback()
-
     def begin(self, status: int, fields: Sequence[Field]) -> None:
         self.status, self._fields = status, fields
         if self._stream:
@@ -245,9 +246,10 @@ class UpstreamResponse:
         self._done = True
         self._ended = time.perf_counter()
         self.source = None
-        self._wake()
-        if self._on_end:
-            self._on_end()
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        self._on_end()
 
     def fail(self, kind: ErrorKind, message: str) -> None:
         """End the answer with an error and drop the connection."""
@@ -306,3 +308,11 @@ class UpstreamResponse:
             self.fail(ErrorKind.TIMEOUT, "The provider's stream took too long to continue or to end.")
         else:
             self.fail(ErrorKind.TIMEOUT, "The provider did not answer in time.")
+
+
+def _told(fields: Iterable[Field]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for name, value in fields:
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    return headers
