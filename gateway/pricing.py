@@ -123,10 +123,11 @@ def worst_case(bounds: Bounds, price: Price, tiers: Iterable[str] = ("default",)
 
 def most(bounds: Bounds, price: Price, tiers: Iterable[str] = ("default",)) -> int:
     """``worst_case`` as far as the model can reach the bounds."""
-    if price.plain is None or bounds.calls or bounds.audio_input or bounds.audio_output:
+    tokens, output, audio_input, audio_output, calls, choices, prediction = bounds
+    plain = price.plain
+    if plain is None or calls or audio_input or audio_output:
         return worst_case(within(bounds, price), price, tiers)
-    prompt, completion = price.plain
-    tokens, output, _, _, _, choices, prediction = bounds
+    prompt, completion = plain
     if price.max_input is not None and price.max_input < tokens:
         tokens = price.max_input
     if price.max_output is not None and price.max_output * choices + prediction < output:

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
+from adapters.usage import Usage
 from config import Config
 from gateway.auth import configured_keys
 from gateway.call import Call, CallRecord, Principal, Route
@@ -16,7 +17,7 @@ from gateway.limits import Limiter
 from gateway.limits.estimate import Estimator
 from gateway.metering import Meter, Metered
 from gateway.pools import Pools
-from gateway.pricing import PriceBook
+from gateway.pricing import PriceBook, cost
 from gateway.ramps import Ramps
 from gateway.routing import Router
 
@@ -180,3 +181,18 @@ async def test_deployments_of_one_name_in_two_models_keep_their_own_prices_and_l
         first, second = (made.meter.worst_case(m.plan[0], m._bound, "default") for m in held)
         assert [m._reservation.amounts.cost for m in held] == [first, second]
         assert first < second / 5
+
+
+@pytest.mark.parametrize("dear", [DEAR, {**DEAR, "tiers": {"priority": 2}}, {**DEAR, "per_call": {"web_search": 0.01}}])
+@pytest.mark.parametrize("calls", [None, {"web_search": 2}])
+async def test_terms_price_usage_as_the_price_does(
+    tmp_path: Any, dear: dict[str, Any], calls: dict[str, int] | None
+) -> None:
+    usage = Usage(101, 7, 5, 3, 2, 53, 11, 1, calls=calls)
+    async with desk(tmp_path, EVERYTHING, {"m": [{**TWO[0], "price": dear}]}) as made:
+        _, principal, route, plan, _ = made.asked(0)
+        terms = made.meter.terms(principal, route, plan, "default")
+        price = made.meter.prices.price(plan[0])
+        assert price is not None
+        for tier in ("default", "priority"):
+            assert terms.cost(plan[0], usage, tier) == cost(usage, price, tier) > 0
