@@ -398,7 +398,7 @@ class Database(Model):
 
 class Ledger(Model):
     enabled: bool = True
-    flush_interval: Seconds = Field(0.005, description="How long rows may wait for others before they are written.")
+    flush_interval: Seconds = Field(0.002, description="How long rows may wait for others before they are written.")
     retention_days: Count | None = Field(None, description="Older rows are rolled up and deleted; absent: kept.")
     journal: str = Field("sluice-journal", description="Folder of the write-ahead journal that makes rows durable.")
     wait_for: Literal["disk", "kernel"] = Field(

@@ -118,7 +118,7 @@ class Journal:
         self,
         folder: Path,
         *,
-        interval: float = 0.005,
+        interval: float = 0.002,
         segment_size: int = 4 << 20,
         held: Callable[[], Iterable[bytes]] = tuple,
     ) -> None:
