@@ -20,7 +20,7 @@ from .direct import SQLiteThread, direct
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _MIGRATION_LOCK = 0x51_1C_E0
-_WRITER_CACHE = 16_384
+_WRITER_CACHE = 8_192
 """KiB of pages that the connection keeps which writes rows: each goes into six indexes, at places far apart."""
 _SLOW_SECONDS = 60.0
 """For migrations, roll-ups and the like."""

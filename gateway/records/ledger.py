@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 LEDGER_LOCK = 0x51_1C_E1
 """Held shared by who inserts rows, and alone by who must know that no lower row id is still to come."""
-_SQL_SECONDS = 1.0
+_SQL_SECONDS = 0.5
 _RECOVER_SECONDS = 2.0
 _FAILURES_BEFORE_SORTING = 3
 _AT_ONCE = 2000
