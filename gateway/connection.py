@@ -30,7 +30,6 @@ from .logs import log_crash
 from .reply import JSON_HEADERS, KEPT, Written, whole_head
 
 SERVER_HEADER = "sluice"
-KEEPALIVE_FOREVER = 3630
 LINGERING = 2.0
 """Seconds for which the rest of a body is read that nobody wants, so that the client comes to read our answer."""
 RELIED_ON = (

@@ -26,27 +26,16 @@ class Meter(Means):
         terms = self.terms(principal, route, plan, tier)
         if not terms.is_quick:
             return None
-        if terms.unpriced:
-            raise InvalidRequest(NO_PRICE, param="model", code="model_not_priced")
-        bound = self.estimator.bound_by(terms.facts, call, terms.defaults, terms.hard)
-        amounts = Amounts(1, bound.input_tokens, bound.output_tokens, terms.worst_case(bound.most))
+        bound = self._bound(call, terms)
         try:
-            reservation = self.limiter.reserve_now(call.id, terms.limits, amounts)
-        except BudgetExceeded:
-            return None  # a shorter answer may do
-        except LimitExceeded:
-            if tier in tiers.DEAR:
-                return None
+            reservation = self.limiter.reserve_now(call.id, terms.limits, _amounts(terms, bound))
+        except LimitExceeded as exc:
+            if tier in tiers.DEAR or isinstance(exc, BudgetExceeded):
+                return None  # a lower tier or a shorter answer may do
             raise
         if reservation is None:
             return None
-        metered = Metered(self, call, principal, route, plan, tier, terms, reservation, bound)
-        try:
-            metered.note(record)
-        except BaseException:
-            metered.give_back()
-            raise
-        return metered
+        return _noted(Metered(self, call, principal, route, plan, tier, terms, reservation, bound), record)
 
     async def reserve(self, call: Call, principal: Principal, route: Route, plan: Plan, record: CallRecord) -> Metered:
         """Hold what the call may cost at worst, on every limit or none; raises LimitExceeded and its kin."""
@@ -82,25 +71,20 @@ class Meter(Means):
         self, call: Call, principal: Principal, route: Route, plan: Plan, record: CallRecord, tier: str
     ) -> Metered:
         terms = self.terms(principal, route, plan, tier)
-        if terms.unpriced:
-            raise InvalidRequest(NO_PRICE, param="model", code="model_not_priced")
-        bound = self.estimator.bound_by(terms.facts, call, terms.defaults, terms.hard)
+        bound = self._bound(call, terms)
         try:
             reservation = await self._hold(call, terms, bound)
         except BudgetExceeded as exc:
             reservation, bound = await self._shorter(call, plan, tier, terms, bound, exc)
-        metered = Metered(self, call, principal, route, plan, tier, terms, reservation, bound)
-        try:
-            metered.note(record)
-        except BaseException:
-            metered.give_back()
-            raise
-        return metered
+        return _noted(Metered(self, call, principal, route, plan, tier, terms, reservation, bound), record)
+
+    def _bound(self, call: Call, terms: Terms) -> Bound:
+        if terms.unpriced:
+            raise InvalidRequest(NO_PRICE, param="model", code="model_not_priced")
+        return self.estimator.bound_by(terms.facts, call, terms.defaults, terms.hard)
 
     async def _hold(self, call: Call, terms: Terms, bound: Bound) -> Reservation:
-        """Reserve for the dearest deployment's worst case."""
-        amounts = Amounts(1, bound.input_tokens, bound.output_tokens, terms.worst_case(bound.most))
-        return await self.limiter.take(call.id, terms.limits, amounts)
+        return await self.limiter.take(call.id, terms.limits, _amounts(terms, bound))
 
     async def _shorter(
         self, call: Call, plan: Plan, tier: str, terms: Terms, bound: Bound, refusal: BudgetExceeded
@@ -117,3 +101,18 @@ class Meter(Means):
             except BudgetExceeded as exc:
                 refusal = exc
         raise refusal
+
+
+def _amounts(terms: Terms, bound: Bound) -> Amounts:
+    """What to reserve: the dearest deployment's worst case."""
+    return Amounts(1, bound.input_tokens, bound.output_tokens, terms.worst_case(bound.most))
+
+
+def _noted(metered: Metered, record: CallRecord) -> Metered:
+    """The call, once the ledger knows that it runs; what it holds is given back where that fails."""
+    try:
+        metered.note(record)
+    except BaseException:
+        metered.give_back()
+        raise
+    return metered

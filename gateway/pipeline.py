@@ -154,37 +154,38 @@ class Pipeline:
         record.fallback = cheaper.name
         return metered
 
-    async def _whole(self, answer: WholeAnswer, metered: Metered, record: CallRecord, reply: Reply) -> None:
+    def _headers(self, answer: StreamedAnswer | WholeAnswer, metered: Metered, record: CallRecord) -> dict[str, str]:
         headers = metered.headers(answer, record)
         if self.litellm_headers:
             headers |= {"x-litellm-model-id": answer.deployment.id, "x-litellm-call-id": record.id}
+        return headers
+
+    async def _settle(self, answer: StreamedAnswer | WholeAnswer, metered: Metered, record: CallRecord) -> None:
+        """All that must be safe before the client has the last byte: the ledger row, and the copy that is to be kept."""
         durable = metered.settled(answer, record)
         if durable is not None:
             await durable
         record.settled = perf_counter()
         if metered.call.traced or metered.call.store:
             await self._keep(answer, metered, record)
+
+    async def _whole(self, answer: WholeAnswer, metered: Metered, record: CallRecord, reply: Reply) -> None:
+        headers = self._headers(answer, metered, record)
+        await self._settle(answer, metered, record)
         if self.litellm_headers:
             headers["x-litellm-response-cost"] = dollars(record.cost)
         await reply.whole(answer.body, headers)
 
     async def _stream(self, answer: StreamedAnswer, metered: Metered, record: CallRecord, reply: Reply) -> None:
         """Relay until the end. A failure now is an error event and a broken connection, never a clean end."""
-        headers = metered.headers(answer, record)
-        if self.litellm_headers:
-            headers |= {"x-litellm-model-id": answer.deployment.id, "x-litellm-call-id": record.id}
+        headers = self._headers(answer, metered, record)
         metered.streaming(answer, record)
         try:
             await reply.start(headers)
             await answer.pour(reply)
             record.poured = perf_counter()
             last = answer.last()
-            durable = metered.settled(answer, record)
-            if durable is not None:
-                await durable
-            record.settled = perf_counter()
-            if metered.call.traced or metered.call.store:
-                await self._keep(answer, metered, record)
+            await self._settle(answer, metered, record)
             await reply.finish(last)
             await answer.close()
         except (ProviderError, *NONSENSE) as exc:

@@ -9,24 +9,21 @@ SECONDS = 10
 class Recent:
     """Two counts over the last SECONDS seconds, in slots of one second."""
 
-    __slots__ = ("_left", "_newest", "_right", "_slots")
+    __slots__ = ("_left", "_right", "_slots")
 
     def __init__(self) -> None:
         self._slots: deque[list[int]] = deque()
-        self._newest = [-1, 0, 0]
-        """The last of the slots, where there is one: a second and the counts of it."""
         self._left = 0
         self._right = 0
 
     def add(self, now: float, left: int, right: int) -> None:
         second = int(now)
-        newest = self._newest
-        if newest[0] != second:
+        if not self._slots or self._slots[-1][0] != second:
             self._expire(second)
-            newest = self._newest = [second, 0, 0]
-            self._slots.append(newest)
-        newest[1] += left
-        newest[2] += right
+            self._slots.append([second, 0, 0])
+        slot = self._slots[-1]
+        slot[1] += left
+        slot[2] += right
         self._left += left
         self._right += right
 
@@ -41,7 +38,6 @@ class Recent:
 
     def clear(self) -> None:
         self._slots.clear()
-        self._newest = [-1, 0, 0]
         self._left = self._right = 0
 
     def _expire(self, second: int) -> None:
@@ -49,5 +45,3 @@ class Recent:
             _, left, right = self._slots.popleft()
             self._left -= left
             self._right -= right
-        if not self._slots:
-            self._newest = [-1, 0, 0]

@@ -51,7 +51,7 @@ class OpenAI:
         return prepare(request, target, self.dialect)
 
     def parse(self, body: bytes, sent: UpstreamRequest) -> Answer:
-        return parse(body, sent.notes.get("dialect", self.dialect))
+        return parse(body, self._dialect(sent))
 
     def stream(self, sent: UpstreamRequest) -> StreamTranslator:
         return Translator(self._dialect(sent))

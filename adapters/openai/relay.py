@@ -56,7 +56,7 @@ class Relay:
         self._done = False
         self._failure: ProviderError | None = None
         self._straight = False
-        """Whether reads of whole frames need no more than a look for what is not plain content."""
+        """Whether a read of whole frames needs nothing done to it before it is looked at."""
         self._bytes = self._frames = self._overhead = 0
 
     @property
@@ -69,12 +69,8 @@ class Relay:
         return max(self._bytes - self._frames * self._overhead, self._frames)
 
     def feed(self, data: bytes) -> bytes:
-        if self._straight and not self._pieces and data.endswith(b"\n\n"):  # nearly every read of nearly every stream
-            frames = data.count(b"\n\n")
-            if data.count(self._calm) == frames and b'"error"' not in data and b"\r" not in data:
-                self._bytes += len(data)
-                self._frames += frames
-                return data if self._include_usage else self._hide(data)
+        if self._straight and not self._pieces and data.endswith(b"\n\n") and b"\r" not in data:
+            return self._block(data)  # nearly every read of nearly every stream
         out = self._feed(data)
         self._straight = self.started and not (self._done or self._cr or self._failure or self._tier)
         return out if self._tier is None else self._retier(out)
@@ -190,6 +186,7 @@ class Relay:
         return block if self._include_usage else self._hide(block)
 
     def _slowly(self, block: bytes) -> bytes:
+        self._straight = False  # it may be the end, or an error
         out: list[bytes] = []
         try:
             for frame in block.split(b"\n\n")[:-1]:

@@ -167,10 +167,7 @@ class Limiter:
         outcome = self.engine.reserve_now(rid, limits, vector(*amounts))
         if outcome is None:
             return None
-        watched = limits.budgets and self.on_threshold
-        if isinstance(outcome, Refused) or (watched and self._thresholds.may_pass(outcome)):
-            return self._decided(rid, amounts, self.engine, limits, outcome)
-        return Reservation(rid, amounts, self.engine, limits, outcome)
+        return self._decided(rid, amounts, self.engine, limits, outcome)
 
     async def reserve(self, rid: str, principal: Principal, model: str, tier: str, amounts: Amounts) -> Reservation:
         """Take ``amounts`` from every limit that applies, or from none.

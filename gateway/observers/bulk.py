@@ -4,6 +4,7 @@ A counter of prometheus_client takes a lock for each increment, a histogram two,
 one. What is here is told to them by ``flush``, at least twice a second (``vitals``) and whenever they are read.
 """
 
+from abc import abstractmethod
 from bisect import bisect_left
 from collections.abc import Iterable
 
@@ -61,9 +62,9 @@ class BulkHistogram:
 class Refreshed(Collector):
     """Brings metrics of others up to date when they are read; to be registered before them, so that it is asked first."""
 
+    @abstractmethod
     def refresh(self) -> None:
         """Tell them what was counted; at least as often as they are read."""
-        raise NotImplementedError
 
     def describe(self) -> Iterable[Metric]:
         return ()

@@ -230,7 +230,7 @@ class Upstream:
         idle = self._idle.get(origin)
         while idle:
             connection = idle.pop()
-            if connection.loop.time() < connection.fit_until and not connection.closed:
+            if _fit(connection, connection.loop.time()):
                 return connection
             connection.abort()
         return None

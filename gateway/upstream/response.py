@@ -101,10 +101,7 @@ class UpstreamResponse:
 
     def here(self, limit: int = MAX_BODY) -> bytes | None:
         """The whole body, if it has come already and is no longer than ``limit``."""
-        if not self._done or self.error is not None or self._size > limit:
-            return None
-        parts, self._parts = self._parts, []
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return self._take() if self._done and self.error is None and self._size <= limit else None
 
     async def chunk(self) -> bytes:
         """What has arrived of the body, at least one byte; empty at the end."""
@@ -246,9 +243,7 @@ class UpstreamResponse:
         self._done = True
         self._ended = time.perf_counter()
         self.source = None
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        self._wake()
         self._on_end()
 
     def fail(self, kind: ErrorKind, message: str) -> None:

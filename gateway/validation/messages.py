@@ -157,8 +157,6 @@ ROLES: dict[str, Callable[[Message], None]] = {
     "developer": _speaker("text"),
 }
 _ROLE_NAMES = tuple(ROLES)
-_SPEAKERS = frozenset({"system", "assistant", "user", "developer"})
-"""Those of whose messages there is nothing more to check where they are a text and nothing else."""
 
 
 def check_messages(messages: Any) -> None:
@@ -173,10 +171,10 @@ def check_messages(messages: Any) -> None:
             if type(message) is not dict:
                 raise invalid_type("an object", message)
             role = message.get("role")
-            if type(role) is not str or role not in ROLES:
+            check = ROLES.get(role) if type(role) is str else None
+            if check is None:
                 raise bad_role(message, _ROLE_NAMES)
-            if len(message) != 2 or type(message.get("content")) is not str or role not in _SPEAKERS:
-                ROLES[role](message)
+            check(message)
     except Violation as violation:
         raise violation.inside(f"[{index}]") from None
 
