@@ -172,9 +172,6 @@ async def build(config: Config, read: Callable[[], Config] | None = None) -> Gat
         raise
     failures = Failures(config.auth.failures_per_minute)
 
-    def apply(config: Config) -> str:
-        return gateway.apply(config)
-
     vitals = Vitals(
         registry,
         in_flight=lambda: state.in_flight,
@@ -193,20 +190,23 @@ async def build(config: Config, read: Callable[[], Config] | None = None) -> Gat
         vitals=vitals,
         telemetry=watching,
         once=once,
-        reloader=Reloader(read, apply, registry),
+        reloader=Reloader(read, lambda new: gateway.apply(new), registry),  # noqa: PLW0108 - there is no gateway yet
         data=Site(config.server, state, failures, cors=config.server.cors_origins),
         admin=Site(config.server, state, failures, bounded=False),
         closers=closers,
     )
     gateway.serve(made)
-    await watching.start()
-    closers.append(watching.close)
-    checks = ActiveHealth(registry, lasting.fleet, lasting.credentials, lambda: checked(gateway.generation))
-    await checks.start()
-    closers.append(checks.close)
-    await vitals.start()
-    closers.append(vitals.close)
+    await _watch(gateway)
     return gateway
+
+
+async def _watch(gateway: Gateway) -> None:
+    """Begin what looks at the worker and its providers in the background."""
+    lasting = gateway.lasting
+    checks = ActiveHealth(gateway.registry, lasting.fleet, lasting.credentials, lambda: checked(gateway.generation))
+    for watcher in (gateway.telemetry, checks, gateway.vitals):
+        await watcher.start()
+        gateway.closers.append(watcher.close)
 
 
 async def _close_when_idle(leaving: list[Serving], pools: list[Upstream]) -> None:

@@ -131,34 +131,21 @@ async def lasting_of(
     credentials = Credentials(HTTPFetch(session))
     closers.append(credentials.close)
     groups = dict(config.model_groups)
-    webhook = config.counters.webhook
-    budgets = BudgetObserver(registry, session, webhook.get_secret_value() if webhook else None)
-    closers.append(budgets.close)
-    limiter = _limiter(config, records, groups, budgets)
-    closers.append(limiter.close)
-    await _start(limiter)
+    limiter = await _limiter(config, records, groups, session, registry, closers)
     resolve = SystemResolver()
     pools = Pools(config)
     closers.append(pools.close)
     await _start(pools)
     fleet = Fleet(config.health, config.retries)
-    sharing = Sharing(fleet, config.redis) if config.redis is not None else None
-    if sharing is not None:
-        closers.append(sharing.close)
-        await sharing.start()
+    sharing = await _sharing(config, fleet, closers)
     ramps = Ramps.of(config)
     closers.append(ramps.close)
     protection = Protection(config.server, state.running.__len__)
     await protection.start()
     closers.append(protection.close)
+    asks = _asks(config, records, closers)
     watching = telemetry(
-        config,
-        registry,
-        pools=pools,
-        ledger=records.ledger,
-        counters=counters,
-        asks=_asks(config, records, closers),
-        closers=closers,
+        config, registry, pools=pools, ledger=records.ledger, counters=counters, asks=asks, closers=closers
     )
     lasting = Lasting(
         credentials=credentials,
@@ -178,6 +165,15 @@ async def lasting_of(
         groups=groups,
     )
     return lasting, watching
+
+
+async def _sharing(config: Config, fleet: Fleet, closers: list[Closer]) -> Sharing | None:
+    if config.redis is None:
+        return None
+    sharing = Sharing(fleet, config.redis)
+    closers.append(sharing.close)
+    await sharing.start()
+    return sharing
 
 
 def _keeper(config: Config, records: Records, resolve: SystemResolver, closers: list[Closer]) -> Keeper | None:
@@ -208,15 +204,25 @@ def once_of(config: Config, closers: list[Closer]) -> Callable[[Authenticator], 
     return lambda auth: Once(auth, store, secret, options.max_replay)
 
 
-def _limiter(
-    config: Config, records: Records, groups: Mapping[str, tuple[str, ...]], budgets: BudgetObserver
+async def _limiter(
+    config: Config,
+    records: Records,
+    groups: Mapping[str, tuple[str, ...]],
+    session: aiohttp.ClientSession,
+    registry: CollectorRegistry,
+    closers: list[Closer],
 ) -> Limiter:
-    """The limiter, whose counters begin with what the ledger knows."""
+    """The limiter, started, whose counters begin with what the ledger knows, and who is told of budgets."""
+    webhook = config.counters.webhook
+    budgets = BudgetObserver(registry, session, webhook.get_secret_value() if webhook else None)
+    closers.append(budgets.close)
     spent = None
     if records.ledger is not None:
         spent = spent_in(UsageStore(records.database), records.ledger, lambda: groups)
     limiter = Limiter.from_config(config, spent=spent, on_orphan=budgets.orphaned)
     limiter.on_threshold.append(budgets.passed)
+    closers.append(limiter.close)
+    await _start(limiter)
     return limiter
 
 
