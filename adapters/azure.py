@@ -10,7 +10,8 @@ from pydantic import SecretStr
 
 from .interface import ChatRequest, CredentialSpec, Target, UpstreamRequest
 from .openai import OpenAI
-from .openai.dialect import OPENAI, FamilyOptions
+from .openai.dialect import OPENAI
+from .openai.options import FamilyOptions
 from .options import decode
 
 _TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")

@@ -183,7 +183,7 @@ class StreamWriter:
     def _text(self, out: list[bytes], state: _Choice, key: str, text: str, logprobs: bytes | None = None) -> None:
         if state.surrogate:
             text, state.surrogate = state.surrogate + text, ""
-        if "\ud800" <= text[-1] <= "\udbff":
+        if 0xD800 <= ord(text[-1]) <= 0xDBFF:
             text, state.surrogate = text[:-1], text[-1]
             if not text:
                 return

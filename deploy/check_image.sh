@@ -8,10 +8,17 @@ serving=
 trap '[ -z "$serving" ] || kill "$serving" 2>/dev/null || true; rm -rf "$folder"' EXIT
 chmod 755 "$folder"
 mkdir "$folder/src" "$folder/state"
-grep -oP '^!\K.*' .dockerignore | while read -r source; do cp -r "$source" "$folder/src/"; done
+grep -oP '^!\K.*' .dockerignore | while read -r source; do cp -r --parents "$source" "$folder/src/"; done
 extras=$(grep -oP "pip install --no-cache-dir '\.\K[^']+" deploy/Dockerfile)
 "${PYTHON:-python3}" -m venv "$folder/sluice"
 (cd "$folder/src" && "$folder/sluice/bin/pip" install --quiet --disable-pip-version-check ".$extras")
+compiler=$(grep -oP "pip install --no-cache-dir --target /opt/compiler '\K[^']+" deploy/Dockerfile)
+if command -v cc >/dev/null; then
+  "$folder/sluice/bin/pip" install --quiet --disable-pip-version-check --target "$folder/compiler" "$compiler"
+  (cd "$folder/src" && PYTHONPATH="$folder/compiler" "$folder/sluice/bin/python" deploy/compile.py --installed)
+  rm -rf "$folder/compiler"
+  "$folder/sluice/bin/python" -P -c 'import gateway.pipeline as p; assert p.__file__.endswith(".so"), p.__file__'
+fi
 rm -rf "$folder/src"
 export SLUICE_ADMIN_KEY=$(printf 'a%.0s' {1..32}) SLUICE_PEPPER=$(printf 'p%.0s' {1..32})
 export REDIS_URL=redis://127.0.0.1:1/0 DATABASE_URL=sqlite:///$folder/state/sluice.db OPENAI_API_KEY=sk-x

@@ -275,7 +275,8 @@ def _text_bytes(choice: Mapping[str, Any]) -> int:
 class Ended:
     """A relay whose stream ended before any content: all its bytes are last bytes."""
 
-    started = finished = True
+    started = True
+    finished = True
 
     def __init__(self, relay: StreamRelay, rest: bytes) -> None:
         self._rest = rest

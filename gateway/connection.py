@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import orjson
 from aiohttp import http_parser, web
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import RawRequestMessage, StreamWriter
+from aiohttp.http import StreamWriter
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import ERROR, RequestHandler
@@ -24,7 +24,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from config.schema import Server as ServerConfig
 
 from .endpoints.exchange import Exchange
-from .endpoints.head import Head, Known, is_whole, known
+from .endpoints.head import PARSED, Head, Known, Message, is_whole, known
 from .errors import GatewayError, InvalidRequest
 from .logs import log_crash
 from .reply import JSON_HEADERS, KEPT, Written, whole_head
@@ -129,7 +129,7 @@ class Connection(RequestHandler):
         if type(told) is Head:
             return told, EMPTY_PAYLOAD, content
         self._make_room()
-        return (Head(told) if isinstance(told, RawRequestMessage) else told), content, None
+        return (Head(told) if isinstance(told, PARSED) else told), content, None
 
     def _make_room(self) -> None:
         """Let the parser go on where it stopped because too many requests were waiting."""
@@ -193,7 +193,7 @@ class Connection(RequestHandler):
         if not content.is_eof():
             self.close()
 
-    def request_of(self, message: RawRequestMessage, content: StreamReader) -> web.BaseRequest:
+    def request_of(self, message: Message, content: StreamReader) -> web.BaseRequest:
         """aiohttp's request, for what aiohttp answers."""
         writer: AbstractStreamWriter = StreamWriter(self, self._loop)
         task = self._task_handler or asyncio.current_task()  # a client may have left already

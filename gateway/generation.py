@@ -1,6 +1,5 @@
 """One configuration at work: the routes, prices and pools made of it. A reload makes the next one beside it."""
 
-import copy
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -92,8 +91,7 @@ def generation(config: Config, lasting: Lasting, before: Generation | None = Non
     estimator = Estimator(config, prices, before.estimator if before is not None else None)
     limiter = lasting.limiter
     if before is not None:
-        limiter = copy.copy(limiter)  # the same counters under other rules
-        limiter.configure(config)
+        limiter = limiter.under(config)
     pools = {
         name: _pool(p, lasting, before.pools.get(name) if before else None) for name, p in config.providers.items()
     }

@@ -48,30 +48,22 @@ class Metered:
     """
 
     # What most calls never change:
-    answer: StreamedAnswer | WholeAnswer | None = None
     downgraded: str | None = None
     """Why it runs at a lower tier than it was allowed to."""
     queued: float | None = None
     """Seconds in the gateway's own queue; None where there is none."""
-    growth: Growth = NO_GROWTH
     flex_until = 0.0
     """The moment (``time.monotonic``) until which a flex request may wait."""
     _paid = 0
     """Nano-dollars that failed attempts may be billed and that are not booked yet."""
     _first: Deployment | None = None
     """Of attempt 1, while it runs and holds nothing besides its part of the reservation."""
-    _held: Mapping[int, Held] = {}
-    """By the attempt's number."""
-    _bounds: Mapping[str, Bound] = {}
-    """Of deployments of models that the call has left."""
     _whole: Bound | None = None
     """The bound of the whole answer, while that of its rest holds."""
     _timer: asyncio.TimerHandle | None = None
     _accounted = False
     _moves = 0
     _failed: tuple[Attempt, ...] = ()
-    _booked = NOTHING_USED
-    """What was settled on the limits of models and tiers that the call has left."""
 
     def __init__(
         self,
@@ -98,6 +90,14 @@ class Metered:
         self._reservation = reservation
         self._bound = bound
         self._started = time.perf_counter()
+        self.answer: StreamedAnswer | WholeAnswer | None = None
+        self.growth: Growth = NO_GROWTH
+        self._held: Mapping[int, Held] = {}
+        """By the attempt's number."""
+        self._bounds: Mapping[str, Bound] = {}
+        """Of deployments of models that the call has left."""
+        self._booked = NOTHING_USED
+        """What was settled on the limits of models and tiers that the call has left."""
 
     def give_back(self) -> None:
         """Nothing will run."""

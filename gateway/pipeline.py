@@ -80,7 +80,7 @@ class Pipeline:
     async def run(self, incoming: Incoming, reply: Reply, read: Read = read_call) -> None:
         """Serve one call; raises GatewayError while nothing was sent, ClientDisconnected when nobody is there."""
         record = CallRecord(incoming.id, started=time.time())
-        metered: Metered | None = None
+        held: list[Metered] = []  # none or one: what is settled whatever happens
         try:
             record.client_request_id, record.client_retries = incoming.client_marks
             record.traceparent = incoming.traceparent
@@ -101,6 +101,7 @@ class Pipeline:
                 metered = now or await self.meter.reserve(call, principal, route, plan, record)
             except LimitExceeded as refusal:
                 metered = await self._cheaper(refusal, call, principal, route, record)
+            held.append(metered)
             record.reserved = perf_counter()
             answering = self.dispatch.answer if metered.tier != "flex" else partial(flex.answer, self.dispatch)
             answer = await answering(metered, record)
@@ -112,7 +113,7 @@ class Pipeline:
             record.status = 200
         except GatewayError as exc:
             record.status, record.code = exc.status, exc.label
-            exc.extra_headers.update(metered.limit_headers() if metered is not None else {})
+            exc.extra_headers.update(held[0].limit_headers() if held else {})
             raise
         except (ClientDisconnected, asyncio.CancelledError):
             record.status, record.code = record.status or 499, "client_closed" if record.code == "ok" else record.code
@@ -122,8 +123,8 @@ class Pipeline:
             raise
         finally:
             record.over()
-            if metered is not None:
-                metered.close(record)  # synchronous: no cancellation can come between
+            if held:
+                held[0].close(record)  # synchronous: no cancellation can come between
             if record.counted and self.protection is not None:
                 self.protection.leave(record)
             for observer in self.observers:

@@ -22,6 +22,7 @@ from gateway.errors import ClientDisconnected, Overloaded
 from gateway.server import Serving, Site, State, drain
 from gateway.throttle import Failures
 
+from .compiled import interpreted_only
 from .running import KEY, running
 from .test_server import error_of, post
 
@@ -224,6 +225,7 @@ async def test_no_header_comes_twice(stream: bytes) -> None:
         assert {"access-control-allow-origin", "access-control-expose-headers", "connection"} <= {*names}
 
 
+@interpreted_only
 async def test_an_answer_that_cannot_be_made_is_500_in_json(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("sk-canary")

@@ -21,6 +21,7 @@ from gateway.limits.rules import BUCKET, FIELDS, WINDOW, Limit, LimitSet
 from gateway.limits.thresholds import Thresholds
 from gateway.limits.windows import DAY, DAY_MS, MONTH, TOTAL, WEEK, end, start, window
 
+from .compiled import interpreted_only
 from .servers import RedisServer
 
 EXAMPLES = int(os.environ.get("SLUICE_EXAMPLES", "100"))
@@ -363,6 +364,7 @@ def test_what_a_grant_tells_for_headers_is_what_its_states_say(
 percents = st.lists(st.integers(1, 120), max_size=4)
 
 
+@interpreted_only
 @given(percents, st.integers(0, 100), st.lists(st.one_of(st.integers(0, 130), percents), max_size=30))
 def test_thresholds_that_may_not_pass_have_nothing_to_tell(
     first: list[int], cap: int, happenings: list[int | list[int]]

@@ -193,7 +193,7 @@ async def _abandon(ledger: Ledger) -> None:
     for task in ledger._tasks:
         task.cancel()
     await asyncio.gather(*ledger._tasks, return_exceptions=True)
-    ledger._journal._thread.shutdown()
+    ledger._journal._syncer.shutdown()
     for segment in (*ledger._journal._segments, *([ledger._journal._spare] if ledger._journal._spare else [])):
         segment.close()
 

@@ -19,8 +19,9 @@ from ..interface import (
     told_or_default,
 )
 from ..options import decode
-from .dialect import OPENAI, Dialect, FamilyOptions
+from .dialect import OPENAI, Dialect
 from .embeddings import parse_embeddings, prepare_embeddings
+from .options import FamilyOptions
 from .relay import Relay
 from .request import prepare
 from .response import parse
@@ -71,7 +72,7 @@ class OpenAI:
         if not dialect.continue_final_message:
             return None
         how = {"continue_final_message": True, "add_generation_prompt": False}
-        return {**begun(request, said), **how}, replace(target, allow=target.allow | how.keys())
+        return {**begun(request, said), **how}, replace(target, allow=target.allow | frozenset(how))
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
         return provider_error(status, headers, body)

@@ -10,8 +10,9 @@ from ..history import IdRule
 from ..interface import JSON, ChatRequest, Target, UpstreamRequest
 from ..jsonio import dumps
 from ..params import Fate, harmless, unsupported
-from .dialect import Dialect, FamilyOptions
+from .dialect import Dialect
 from .legacy import modern
+from .options import FamilyOptions
 
 _MESSAGE_KEYS = frozenset(
     {"role", "content", "name", "refusal", "audio", "tool_calls", "function_call", "tool_call_id"}

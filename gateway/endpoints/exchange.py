@@ -7,14 +7,13 @@ import time
 from typing import Protocol
 
 from aiohttp import web
-from aiohttp.http import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from config.schema import Server as ServerConfig
 
 from ..errors import ClientDisconnected, InvalidRequest, RequestTooLarge, UnsupportedMediaType
 from ..reply import Common, HTTPReply, Peer
-from .head import MAX_CLIENT_REQUEST_ID, Head
+from .head import MAX_CLIENT_REQUEST_ID, Head, Message
 
 JSON_TYPES = frozenset({"application/json", ""})
 """An absent Content-Type is taken for JSON: curl without -H and some SDKs send none."""
@@ -51,7 +50,7 @@ class Client(Peer, Protocol):
 
     address: str
 
-    def request_of(self, message: RawRequestMessage, content: StreamReader) -> web.BaseRequest:
+    def request_of(self, message: Message, content: StreamReader) -> web.BaseRequest:
         """aiohttp's view of a request."""
         ...
 

@@ -1,6 +1,8 @@
 """What the head of a request says, read once: a client repeats its heads to the byte, but for the length of the body."""
 
-from aiohttp.http import HttpVersion11, RawRequestMessage
+from typing import Any, Protocol
+
+from aiohttp.http import HttpVersion, HttpVersion11, RawRequestMessage
 from aiohttp.streams import StreamReader
 from multidict import CIMultiDictProxy
 
@@ -12,6 +14,29 @@ LENGTH = b"\r\ncontent-length:"
 LONGEST_KNOWN = 4096
 """Bytes of a head that a connection keeps: with the default ``max_connections`` 80 MB in all."""
 NONE: list[str] = []
+PARSED: Any = RawRequestMessage
+"""What aiohttp's C parser makes, and its annotations take for the tuple that its Python parser makes."""
+
+
+class Message(Protocol):
+    """A head as aiohttp has parsed it."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def version(self) -> HttpVersion: ...
+    @property
+    def headers(self) -> CIMultiDictProxy[str]: ...
+    @property
+    def should_close(self) -> bool: ...
+    @property
+    def compression(self) -> str | None: ...
+    @property
+    def upgrade(self) -> bool: ...
+    @property
+    def chunked(self) -> bool: ...
 
 
 class Head:
@@ -22,7 +47,7 @@ class Head:
         *("odd_client_id", "odd_type", "traceparent"),
     )
 
-    def __init__(self, message: RawRequestMessage) -> None:
+    def __init__(self, message: Message) -> None:
         self.message = message
         self.given: CIMultiDictProxy[str] = message.headers
         self.last = message.should_close
@@ -74,19 +99,19 @@ class Known:
         return body if len(body) == int(digits) <= self._most else None
 
 
-def is_whole(data: bytes, message: object, content: StreamReader) -> bool:
+def is_whole(data: bytes, message: Any, content: StreamReader) -> bool:
     """Whether ``data``, which the parser made this of, was one request from its first byte to its last.
 
     The head ends with the first empty line or later, so a complete body that ends with ``data`` when counted from
     there leaves room for nothing else.
     """
-    if not isinstance(message, RawRequestMessage) or message.chunked or message.upgrade or not content.is_eof():
+    if not isinstance(message, PARSED) or message.chunked or message.upgrade or not content.is_eof():
         return False
     declared = message.headers.get("Content-Length", "0")
     return declared.isdigit() and data.find(b"\r\n\r\n") + 4 + int(declared) == len(data)
 
 
-def known(data: bytes, message: RawRequestMessage, most: int) -> Known | None:
+def known(data: bytes, message: Message, most: int) -> Known | None:
     """Learn the head of a request that ``is_whole``; None where it is long, the last, or its body needs more than reading."""
     head = data[: data.find(b"\r\n\r\n") + 4]
     folded = head.lower()

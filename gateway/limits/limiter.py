@@ -142,13 +142,13 @@ class Limiter:
             thresholds=config.counters.thresholds,
         )
 
-    def configure(self, config: Config) -> None:
-        """Enforce another configuration from now on; what is counted and reserved stays."""
-        self._rules = Rules(config.model_groups)
-        self._local.policy = config.counters.on_outage
-        limits = deployment_limits(config)
-        self._capacities = {name: self._rules.capacity(name, values) for name, values in limits.items()}
-        self._thresholds.configure(config.counters.thresholds)
+    def under(self, config: Config) -> "Limiter":
+        """One that enforces another configuration on the same counters; what is counted and reserved stays."""
+        other = Limiter(self.engine, Rules(config.model_groups), capacities=deployment_limits(config))
+        other.on_threshold, other._local, other._thresholds = self.on_threshold, self._local, self._thresholds
+        other._local.policy = config.counters.on_outage
+        other._thresholds.configure(config.counters.thresholds)
+        return other
 
     async def start(self) -> None:
         """Connect, load scripts, begin heartbeats. Raises StoreDown when the counters are unfit for use."""

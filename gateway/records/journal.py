@@ -131,7 +131,7 @@ class Journal:
         self._count = 0
         self._segments: deque[Segment] = deque()
         self._spare: Segment | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._syncer = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._group: Ticket | None = None
         self._syncing = False
         self._last_sync = 0.0
@@ -220,7 +220,7 @@ class Journal:
         self._last_sync = loop.time()
         self._busy, self._tickets = self._tickets > 1, 0
         targets = [(segment, segment.size) for segment in self._segments if segment.synced < segment.size]
-        work = loop.run_in_executor(self._thread, self._sync, targets)
+        work = loop.run_in_executor(self._syncer, self._sync, targets)
         work.add_done_callback(lambda finished: self._synced(group, targets, finished))
 
     def _sync(self, targets: list[tuple[Segment, int]]) -> None:
@@ -281,7 +281,7 @@ class Journal:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_CLOSE_SECONDS):
                     await self.ticket()
-        self._thread.shutdown()
+        self._syncer.shutdown()
         if self._spare is not None:
             _discard(self._spare)
         for segment in self._segments:

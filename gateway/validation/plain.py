@@ -7,7 +7,8 @@ from .parameters import INTEGERS, NUMBERS
 
 _TEXTS = frozenset({"model", "user", "prompt_cache_key"})
 _SWITCHES = frozenset({"stream", "store"})
-_BOUNDS: Mapping[type, Mapping[str, tuple[float, float]]] = {int: {**NUMBERS, **INTEGERS}, float: NUMBERS}
+_BOUNDS: Mapping[type, Mapping[str, tuple[int | float, int | float]]] = {int: {**NUMBERS, **INTEGERS}, float: NUMBERS}
+"""Integers stay integers: a float cannot tell the largest from one more."""
 _SPEAKERS = ("user", "assistant", "system", "developer")
 
 
