@@ -161,6 +161,9 @@ async def test_the_sqlite_file_is_private_and_in_wal_mode(tmp_path: Path) -> Non
         assert await connection.scalar(text("PRAGMA journal_mode")) == "wal"
         assert await connection.scalar(text("PRAGMA synchronous")) == 1
         assert await connection.scalar(text("PRAGMA foreign_keys")) == 1
+    levels: list[int] = []
+    await database.write_at_once(lambda raw: levels.extend(raw.execute("PRAGMA synchronous").fetchone()))
+    assert levels == [2]  # what the journal forgets a power cut must not take
     assert stat.S_IMODE((tmp_path / "private.db").stat().st_mode) == 0o600
     await database.close()
 

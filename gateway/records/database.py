@@ -53,7 +53,7 @@ class Database:
         )
         self.direct = direct(self._url, self._engine.dialect, _postgres_arguments(timeout), timeout)
         """For the few queries that a request waits for."""
-        pragmas = (*_pragmas(timeout), f"cache_size = -{_WRITER_CACHE}")
+        pragmas = (*_pragmas(timeout), "synchronous = FULL", f"cache_size = -{_WRITER_CACHE}")
         self._writer = SQLiteThread(self._url.database or "", timeout, pragmas, "records-writer")
         self._writers = self._engine.execution_options(sluice_write=True)
         # SQLite has one writer: queueing here is fair, its own busy handler is a lottery.
@@ -186,7 +186,7 @@ def _pragmas(timeout: float) -> tuple[str, ...]:
     return (
         f"busy_timeout = {int(timeout * 1000)}",
         "journal_mode = WAL",
-        "synchronous = NORMAL",  # an acknowledged ledger row is in the journal until SQLite has synced it
+        "synchronous = NORMAL",  # a power cut may take the last of it; ledger rows, which it may not, are synced
         "foreign_keys = ON",
         "secure_delete = ON",  # a deleted completion is overwritten, not only unlinked
         "journal_size_limit = 67108864",
