@@ -196,6 +196,17 @@ async def test_slow_work_may_ask_for_more_time(postgres_url: str) -> None:
     await database.close()
 
 
+async def test_neither_alembic_nor_an_orm_is_imported_to_start(tmp_path: Path) -> None:
+    """Each would cost every worker 6 MB and more."""
+    unwanted = 'assert not {"alembic", "sqlalchemy.orm"} & sys.modules.keys(), "imported"'
+    for _ in range(2):  # a new database, and one that is there
+        program = f"{UPGRADE}\n{unwanted}"
+        started = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", program, f"sqlite:///{tmp_path}/lean.db"), cwd=MIGRATIONS.parents[2]
+        )
+        assert await started.wait() == 0
+
+
 async def test_a_failed_block_is_rolled_back(database: Database) -> None:
     with pytest.raises(ZeroDivisionError):
         async with database.write() as connection:
