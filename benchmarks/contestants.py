@@ -52,7 +52,7 @@ class Contestant:
         return printed.splitlines()[0].rsplit("/", 1)[-1].rsplit(" ", 1)[-1] if printed else ""
 
 
-def sluice(*files: str, workers: int = 1, wait_for: str = "disk") -> Contestant:
+def sluice(*files: str, workers: int = 1, wait_for: str = "kernel") -> Contestant:
     return Contestant(
         (sys.executable, "-m", "gateway", "serve", "{folder}/sluice.yaml"),
         environment={
@@ -84,7 +84,7 @@ CONTESTANTS: Mapping[str, Contestant] = {
     "bare": Contestant((sys.executable, str(HERE / "bareproxy.py"), "{port}", "{upstream}")),
     "off": sluice("off.yaml"),
     "sluice": sluice("sluice.yaml"),
-    "kernel": sluice("sluice.yaml", wait_for="kernel"),
+    "disk": sluice("sluice.yaml", wait_for="disk"),
     "redis": sluice("sluice.yaml", "redis.yaml"),
     "litellm": Contestant(
         ("{peers}/litellm/bin/litellm", "--config", "{folder}/litellm.yaml", "--host", "127.0.0.1", "--port", "{port}"),

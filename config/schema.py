@@ -398,13 +398,17 @@ class Database(Model):
 
 class Ledger(Model):
     enabled: bool = True
-    flush_interval: Seconds = Field(0.002, description="How long rows may wait for others before they are written.")
     retention_days: Count | None = Field(None, description="Older rows are rolled up and deleted; absent: kept.")
     journal: str = Field("sluice-journal", description="Folder of the write-ahead journal that makes rows durable.")
-    wait_for: Literal["disk", "kernel"] = Field(
-        "disk",
-        description="What the last byte of an answer waits for. `disk`: its row would survive a power cut. `kernel`: it "
-        "would survive the death of the process (kill -9); a power cut loses the rows of the last `flush_interval`.",
+    wait_for: Literal["kernel", "disk"] = Field(
+        "kernel",
+        description="What the last byte of an answer waits for. `kernel`: its row survives the death of the process "
+        "(kill -9), and a power cut loses the rows of the last `flush_interval` at most. `disk`: it survives a power cut.",
+    )
+    flush_interval: Seconds | None = Field(
+        None,
+        description="Seconds between syncs of rows to the disk; absent: 0.1, and 0.002 with `wait_for: disk`, where rows "
+        "that come one at a time are synced at once.",
     )
 
 

@@ -1,6 +1,6 @@
 """A process that writes the ledger under load until it is killed; each line it prints is a call that it was told is durable.
 
-python tests/ledger_writer.py DATABASE_URL JOURNAL_FOLDER
+python tests/ledger_writer.py DATABASE_URL JOURNAL_FOLDER kernel|disk
 """
 
 import asyncio
@@ -8,6 +8,7 @@ import os
 import random
 import secrets
 import sys
+from typing import Literal
 
 from pydantic import SecretStr
 
@@ -45,12 +46,14 @@ async def call(ledger: Ledger) -> None:
         os.write(1, f"done {call_id} {cost + attempts - 1}\n".encode())
 
 
-async def main(url: str, folder: str) -> None:
+async def main(url: str, folder: str, wait_for: Literal["kernel", "disk"]) -> None:
     database = Database(DatabaseOptions(url=SecretStr(url)))
-    ledger = Ledger(database, LedgerOptions(journal=folder), sql_interval=0.02, segment_size=64 * 1024)
+    options = LedgerOptions(journal=folder, wait_for=wait_for)
+    ledger = Ledger(database, options, sql_interval=0.02, segment_size=64 * 1024)
     await ledger.start()
     await asyncio.gather(*(call(ledger) for _ in range(20)))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    _, url, folder, mode = sys.argv
+    asyncio.run(main(url, folder, "disk" if mode == "disk" else "kernel"))

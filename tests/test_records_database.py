@@ -161,6 +161,9 @@ async def test_the_sqlite_file_is_private_and_in_wal_mode(tmp_path: Path) -> Non
         assert await connection.scalar(text("PRAGMA journal_mode")) == "wal"
         assert await connection.scalar(text("PRAGMA synchronous")) == 1
         assert await connection.scalar(text("PRAGMA foreign_keys")) == 1
+    levels: list[int] = []
+    await database.write_at_once(lambda raw: levels.extend(raw.execute("PRAGMA synchronous").fetchone()))
+    assert levels == [2]  # what the journal forgets a power cut must not take
     assert stat.S_IMODE((tmp_path / "private.db").stat().st_mode) == 0o600
     await database.close()
 
@@ -191,6 +194,17 @@ async def test_slow_work_may_ask_for_more_time(postgres_url: str) -> None:
         async with database.write() as connection:
             await connection.execute(text("SELECT pg_sleep(5)"))
     await database.close()
+
+
+async def test_neither_alembic_nor_an_orm_is_imported_to_start(tmp_path: Path) -> None:
+    """Each would cost every worker 6 MB and more."""
+    unwanted = 'assert not {"alembic", "sqlalchemy.orm"} & sys.modules.keys(), "imported"'
+    for _ in range(2):  # a new database, and one that is there
+        program = f"{UPGRADE}\n{unwanted}"
+        started = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", program, f"sqlite:///{tmp_path}/lean.db"), cwd=MIGRATIONS.parents[2]
+        )
+        assert await started.wait() == 0
 
 
 async def test_a_failed_block_is_rolled_back(database: Database) -> None:

@@ -470,11 +470,11 @@ async def test_C_057_a_filter_reads_only_what_it_finds(database: Database) -> No
         if "ORDER BY" in statement:
             statements.append((statement, parameters))
 
-    event.listen(database._engine.sync_engine, "before_cursor_execute", heard)
+    event.listen(database._engine, "before_cursor_execute", heard)
     for page in (Page(metadata={"n": "7"}), Page(metadata={"n": "7", "all": "x"}, order="desc"), Page(model="m7")):
         assert [item["id"] for item in (await stored.list(US, page))["data"]] == ["chatcmpl-7"]
     assert (await stored.list(US, Page(metadata={"all": "x"}, limit=2, after="chatcmpl-9")))["has_more"]
-    event.remove(database._engine.sync_engine, "before_cursor_execute", heard)
+    event.remove(database._engine, "before_cursor_execute", heard)
     for (statement, parameters), index in zip(
         statements, ["metadata_digest"] * 2 + ["model", "metadata_digest"], strict=True
     ):

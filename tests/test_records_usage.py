@@ -201,7 +201,7 @@ async def test_no_question_reads_the_whole_ledger(database: Database) -> None:
         if "FROM ledger" in statement:
             statements.append((statement, parameters))
 
-    event.listen(database._engine.sync_engine, "before_cursor_execute", heard)
+    event.listen(database._engine, "before_cursor_execute", heard)
     month, midnight = now - 30 * DAY + 5_000, (now // DAY - 30) * DAY
     owners: list[dict[str, str]] = [{"key": "k7"}, {"team": "t7"}, {"user": "u7"}, {"organization": "acme"}, {}]
     for owner in owners:
@@ -213,7 +213,7 @@ async def test_no_question_reads_the_whole_ledger(database: Database) -> None:
     await usage.rows(Filter(now - 3_600, team="t7"))
     async for _ in usage.export("csv", Filter(now - 2 * DAY, team="t7")):
         pass
-    event.remove(database._engine.sync_engine, "before_cursor_execute", heard)
+    event.remove(database._engine, "before_cursor_execute", heard)
     assert len(statements) > 14
     prefix = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
     for statement, parameters in statements:

@@ -15,13 +15,13 @@ from typing import Any
 
 import orjson
 from sqlalchemy import delete, exc, func, insert, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from config.schema import Config
 
 from ..errors import Conflict, GatewayError, InvalidRequest, ResourceNotFound, StoreUnavailable
 from .audit import AuditLog
 from .database import Database
+from .engine import Connection
 from .grants import Actor, check_extension, check_grant, check_reach, counted_toward
 from .keys import DEFAULT_ORGANIZATION, Peppers, Place, generate, preview
 from .resources import (
@@ -50,7 +50,7 @@ MAX_OVERLAP = 30 * 86_400.0
 class _Change:
     """A change on its way: what the audit log will say of it."""
 
-    connection: AsyncConnection
+    connection: Connection
     target: str
     before: JSON | None = None
     after: JSON | None = None
@@ -250,19 +250,19 @@ class Admin:
         counted = [f"{kind.name[0]}:{row.id}", *counts_toward(kind, row)]
         check_extension(actor, body, before, _above(kind, place_of(kind, row)), counted)
 
-    async def _count(self, connection: AsyncConnection, identity: str, owners: Sequence[str]) -> None:
+    async def _count(self, connection: Connection, identity: str, owners: Sequence[str]) -> None:
         """Let a key count toward ``owners``, for good."""
         if owners:
             listed = {"counts_toward": orjson.dumps(owners).decode()}
             await connection.execute(update(keys).where(keys.c.id == identity).values(listed))
             await connection.execute(insert(counted_keys), [{"owner": o, "key_id": identity} for o in owners])
 
-    async def _has_counted(self, connection: AsyncConnection, owner: str) -> bool:
+    async def _has_counted(self, connection: Connection, owner: str) -> bool:
         """Whether a key that is still there counts toward ``owner``."""
         counted = select(counted_keys.c.key_id).where(counted_keys.c.owner == owner)
         return await connection.scalar(select(keys.c.id).where(keys.c.id.in_(counted)).limit(1)) is not None
 
-    async def _row(self, connection: AsyncConnection, actor: Actor, kind: Kind, identity: str, *, change: bool) -> Any:
+    async def _row(self, connection: Connection, actor: Actor, kind: Kind, identity: str, *, change: bool) -> Any:
         """The row, if the actor may know of it; one that it may not answers like one that is not there."""
         query = select(kind.table).where(kind.table.c.id == _sql_text(identity))
         row = (await connection.execute(query)).first()
@@ -271,11 +271,11 @@ class Admin:
         check_reach(actor, kind.name, place_of(kind, row), change=change)
         return row
 
-    async def _resource(self, connection: AsyncConnection, kind: Kind, identity: str) -> JSON:
+    async def _resource(self, connection: Connection, kind: Kind, identity: str) -> JSON:
         row = (await connection.execute(select(kind.table).where(kind.table.c.id == identity))).one()
         return resource(kind, row)
 
-    async def _place(self, connection: AsyncConnection, actor: Actor, kind: Kind, body: Any) -> Place:
+    async def _place(self, connection: Connection, actor: Actor, kind: Kind, body: Any) -> Place:
         """Where a new owner belongs; raises InvalidRequest for owners that do not exist or do not fit together.
 
         Owners that the actor must not know of are none.
@@ -296,7 +296,7 @@ class Admin:
         await self._organization(connection, actor, organization)
         return Place(organization, team, body.id if kind.name == "user" else user)
 
-    async def _organization(self, connection: AsyncConnection, actor: Actor, name: str) -> None:
+    async def _organization(self, connection: Connection, actor: Actor, name: str) -> None:
         if not actor.is_operator and name != actor.organization:
             raise _none("organization", name)
         if name == DEFAULT_ORGANIZATION or name in self._configured["organization"]:
@@ -305,7 +305,7 @@ class Admin:
         if not await connection.scalar(select(func.count()).where(table.c.id == name)):
             raise _none("organization", name)
 
-    async def _known(self, connection: AsyncConnection, actor: Actor, kind: KindName, name: str) -> Place:
+    async def _known(self, connection: Connection, actor: Actor, kind: KindName, name: str) -> Place:
         place = await self._member(connection, kind, name)
         try:
             check_reach(actor, kind, place, change=False)
@@ -313,7 +313,7 @@ class Admin:
             raise _none(kind, name) from None
         return place
 
-    async def _member(self, connection: AsyncConnection, kind: KindName, name: str) -> Place:
+    async def _member(self, connection: Connection, kind: KindName, name: str) -> Place:
         configured = self._configured[kind].get(name)
         if configured is not None and kind == "team":
             return Place(configured.organization, name)
@@ -329,7 +329,7 @@ class Admin:
         return place_of(KINDS[kind], row)
 
     async def _insert(
-        self, connection: AsyncConnection, kind: Kind, identity: str, body: Any, place: Place, *, secret: str | None
+        self, connection: Connection, kind: Kind, identity: str, body: Any, place: Place, *, secret: str | None
     ) -> None:
         now = self._clock()
         columns: JSON = {
@@ -348,7 +348,7 @@ class Admin:
             if kind.name == "key":
                 await self._add_digest(connection, identity, self._peppers.digest(secret) if secret else body.digest)
 
-    async def _add_digest(self, connection: AsyncConnection, identity: str, digest: str) -> None:
+    async def _add_digest(self, connection: Connection, identity: str, digest: str) -> None:
         await connection.execute(insert(key_digests).values(digest=digest, key_id=identity, created=self._clock()))
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import orjson
 from sqlalchemy import Row, func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .database import Database
+from .engine import Connection
 from .tables import audit, audit_head
 
 GENESIS = "0" * 64
@@ -49,7 +49,7 @@ class AuditLog:
 
     async def append(
         self,
-        connection: AsyncConnection,
+        connection: Connection,
         *,
         actor: str,
         action: str,
@@ -131,7 +131,7 @@ def chained(previous: str, content: Mapping[str, Any]) -> str:
 _CONTENT = ("seq", "at", "actor", "action", "target", "before", "after", "request_id", "result")
 
 
-async def _head(connection: AsyncConnection) -> Head:
+async def _head(connection: Connection) -> Head:
     row = (await connection.execute(select(audit_head))).first()
     return Head(row.seq, row.hash) if row is not None else Head(0, GENESIS)
 

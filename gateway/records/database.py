@@ -9,14 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Insert, Table, event, exc, inspect, text
+from sqlalchemy import Connection as CoreConnection
+from sqlalchemy import Engine, Insert, Table, event, exc, inspect, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from config.schema import Database as Options
 
 from ..errors import StoreUnavailable
 from .direct import SQLiteThread, direct
+from .engine import Connection, begun, closed, connected, made
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _MIGRATION_LOCK = 0x51_1C_E0
@@ -53,7 +54,7 @@ class Database:
         )
         self.direct = direct(self._url, self._engine.dialect, _postgres_arguments(timeout), timeout)
         """For the few queries that a request waits for."""
-        pragmas = (*_pragmas(timeout), f"cache_size = -{_WRITER_CACHE}")
+        pragmas = (*_pragmas(timeout), "synchronous = FULL", f"cache_size = -{_WRITER_CACHE}")
         self._writer = SQLiteThread(self._url.database or "", timeout, pragmas, "records-writer")
         self._writers = self._engine.execution_options(sluice_write=True)
         # SQLite has one writer: queueing here is fair, its own busy handler is a lottery.
@@ -71,17 +72,17 @@ class Database:
             await connection.execute(text("SELECT 1"))
 
     @contextlib.asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
+    async def read(self) -> AsyncIterator[Connection]:
         """A connection for queries; nothing is committed."""
         with _translated():
-            async with asyncio.timeout(self._timeout), self._engine.connect() as connection:
+            async with asyncio.timeout(self._timeout), connected(self._engine) as connection:
                 yield connection
 
     @contextlib.asynccontextmanager
-    async def write(self, *, timeout: float | None = None) -> AsyncIterator[AsyncConnection]:
+    async def write(self, *, timeout: float | None = None) -> AsyncIterator[Connection]:
         """A transaction: committed at the end of the block, rolled back by an exception. ``timeout`` is for slow work."""
         with _translated():
-            async with asyncio.timeout(timeout or self._timeout), self._turn, self._writers.begin() as connection:
+            async with asyncio.timeout(timeout or self._timeout), self._turn, begun(self._writers) as connection:
                 if timeout is not None and not self.is_sqlite:
                     await connection.execute(text(f"SET LOCAL statement_timeout = {int(timeout * 1000)}"))
                 yield connection
@@ -95,7 +96,7 @@ class Database:
             async with asyncio.timeout(self._timeout), self._turn:
                 await self._writer.run(partial(_transaction, work))
 
-    async def lock(self, connection: AsyncConnection, number: int, *, shared: bool = False) -> None:
+    async def lock(self, connection: Connection, number: int, *, shared: bool = False) -> None:
         """Hold an advisory lock to the end of the transaction; in SQLite every write transaction excludes the others."""
         if not self.is_sqlite:
             name = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
@@ -124,9 +125,10 @@ class Database:
         """Empty SQLite's write-ahead log, which keeps deleted content until its pages are reused."""
         if self.is_sqlite:
             with _translated():
-                async with asyncio.timeout(self._timeout), self._turn, self._engine.connect() as connection:
-                    raw = await connection.get_raw_connection()  # SQLAlchemy would begin a transaction, which blocks it
-                    driver: Any = raw.driver_connection
+                async with asyncio.timeout(self._timeout), self._turn, connected(self._engine) as connection:
+                    driver = (
+                        await connection.driver_connection()
+                    )  # SQLAlchemy would begin a transaction, which blocks it
                     await (await driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")).close()
 
     async def current(self) -> bool:
@@ -137,7 +139,7 @@ class Database:
     async def close(self) -> None:
         await self.direct.close()
         await self._writer.close()
-        await self._engine.dispose()
+        await closed(self._engine)
 
 
 def _async_url(address: str) -> URL:
@@ -153,18 +155,18 @@ def _async_url(address: str) -> URL:
     raise DatabaseError("database.url: only sqlite:///FILE and postgresql://... are supported")
 
 
-def _sqlite_engine(url: URL, pool_size: int, timeout: float) -> AsyncEngine:
+def _sqlite_engine(url: URL, pool_size: int, timeout: float) -> Engine:
     path = Path(url.database or "")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # digests and prompts are nobody else's to read
     except OSError as error:
         raise DatabaseError(f"database.url: {path} cannot be opened: {error.strerror}") from None
-    engine = create_async_engine(
+    engine = made(
         url, pool_size=pool_size, pool_timeout=timeout, hide_parameters=True, connect_args={"timeout": timeout}
     )
 
-    @event.listens_for(engine.sync_engine, "connect")
+    @event.listens_for(engine, "connect")
     def _(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # transactions begin where SQLAlchemy says, not at the first INSERT
         cursor = connection.cursor()
@@ -172,8 +174,8 @@ def _sqlite_engine(url: URL, pool_size: int, timeout: float) -> AsyncEngine:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
-    @event.listens_for(engine.sync_engine, "begin")
-    def _(connection: Connection) -> None:
+    @event.listens_for(engine, "begin")
+    def _(connection: CoreConnection) -> None:
         # A transaction that reads first and writes later fails when another wrote between: writers lock at once.
         writes = connection.get_execution_options().get("sluice_write", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
@@ -186,7 +188,7 @@ def _pragmas(timeout: float) -> tuple[str, ...]:
     return (
         f"busy_timeout = {int(timeout * 1000)}",
         "journal_mode = WAL",
-        "synchronous = NORMAL",  # an acknowledged ledger row is in the journal until SQLite has synced it
+        "synchronous = NORMAL",  # a power cut may take the last of it; ledger rows, which it may not, are synced
         "foreign_keys = ON",
         "secure_delete = ON",  # a deleted completion is overwritten, not only unlinked
         "journal_size_limit = 67108864",
@@ -204,14 +206,14 @@ def _transaction(work: Callable[[sqlite3.Connection], None], connection: sqlite3
         raise
 
 
-def _postgres_engine(url: URL, pool_size: int, timeout: float) -> AsyncEngine:
+def _postgres_engine(url: URL, pool_size: int, timeout: float) -> Engine:
     try:
         import asyncpg  # noqa: F401 - only to say clearly that it is missing
     except ImportError:
         raise DatabaseError(
             "database.url: PostgreSQL needs the extra: pip install 'sluice-gateway[postgres]'"
         ) from None
-    return create_async_engine(
+    return made(
         url,
         pool_size=pool_size,
         max_overflow=0,
@@ -242,7 +244,7 @@ def _translated() -> Iterator[None]:
         raise StoreUnavailable("The records database does not answer.", code="records_unavailable") from error
 
 
-def _config(connection: Connection) -> Any:
+def _config(connection: CoreConnection) -> Any:
     from alembic.config import Config as AlembicConfig  # slow to import, and needed at start only
 
     config = AlembicConfig()
@@ -251,7 +253,7 @@ def _config(connection: Connection) -> Any:
     return config
 
 
-def _migrate(connection: Connection) -> None:
+def _migrate(connection: CoreConnection) -> None:
     if not _is_current(connection):
         if (found := _revision(connection)) is not None and found > head():
             raise DatabaseError(
@@ -265,7 +267,7 @@ def _migrate(connection: Connection) -> None:
         command.upgrade(_config(connection), "head")
 
 
-def _create(connection: Connection) -> None:
+def _create(connection: CoreConnection) -> None:
     """The newest schema in an empty database, as its migrations would make it: without importing Alembic for it."""
     from .tables import FIRST_ROWS, metadata
 
@@ -281,12 +283,12 @@ def head() -> str:
     return max(path.name for path in (_MIGRATIONS / "versions").glob("[0-9]*.py")).partition("_")[0]
 
 
-def _is_current(connection: Connection) -> bool:
+def _is_current(connection: CoreConnection) -> bool:
     """Asked at every start, so without Alembic: importing it costs 10 MB and a tenth of a second."""
     return _revision(connection) == head()
 
 
-def _revision(connection: Connection) -> str | None:
+def _revision(connection: CoreConnection) -> str | None:
     """What the schema is at; None before the first migration."""
     if not inspect(connection).has_table("alembic_version"):
         return None

@@ -2,12 +2,13 @@
 A local append-only file per process: what is in it survives the process, and after a group's fdatasync the machine.
 
 * write()   one copy into the mapped file: from then on a kill -9 loses nothing (the kernel holds it), and no system call
-* Ticket    resolves after its group's fdatasync: from then on a power cut loses nothing
+* ticket()  resolves after its group's fdatasync: from then on a power cut loses nothing
+* sync_later()  the same for those who do not wait: within ``interval`` seconds
 * take()    the rows SQL does not have yet: the newest are in memory, too, as many as are bounded; all others are read back
 * done()    SQL has them: noted in the file, and a file that is done with is deleted
 
 Each file (``segment``) is held with flock by its process: a file that can be locked belongs to a dead one. One thread
-does the syncing; at most one sync per ``interval`` seconds, and none waits when the last is longer ago.
+does the syncing, at most once per ``interval`` seconds while rows come in company; a ticket that comes alone waits for none.
 """
 
 import asyncio
@@ -134,6 +135,8 @@ class Journal:
         self._syncer = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._group: Ticket | None = None
         self._syncing = False
+        """Whether a sync is due or running."""
+        self._due: asyncio.Handle | None = None
         self._last_sync = 0.0
         self._tickets = 0
         """Given out since the last sync began."""
@@ -203,17 +206,27 @@ class Journal:
                 self._schedule()
         return self._group
 
+    def sync_later(self) -> None:
+        """Have everything written so far on the disk within the interval."""
+        if self._group is None:
+            self._group = Ticket()
+            if not self._syncing:
+                self._schedule()
+
     def _schedule(self) -> None:
         loop = asyncio.get_running_loop()
         self._syncing = True
-        # Syncs are spaced so that many share one; who comes alone need not wait for company.
+        # Syncs are spaced so that many share one; who waits alone need not wait for company.
         wait = self._last_sync + self._interval - loop.time()
-        if wait > 0 and self._busy:
-            loop.call_later(wait, self._begin_sync)
+        if not self._tickets:
+            self._due = loop.call_later(self._interval, self._begin_sync)
+        elif wait > 0 and self._busy:
+            self._due = loop.call_later(wait, self._begin_sync)
         else:
-            loop.call_soon(self._begin_sync)
+            self._due = loop.call_soon(self._begin_sync)
 
     def _begin_sync(self) -> None:
+        self._due = None
         group, self._group = self._group, None
         assert group is not None
         loop = asyncio.get_running_loop()
@@ -278,6 +291,9 @@ class Journal:
     async def close(self) -> None:
         """Sync what is left; files whose records are all in SQL are deleted."""
         if self._syncing:
+            if self._due is not None:
+                self._due.cancel()
+                self._begin_sync()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_CLOSE_SECONDS):
                     await self.ticket()

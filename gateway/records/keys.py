@@ -15,7 +15,6 @@ from typing import Any, Literal, TypeAlias
 import orjson
 from pydantic import Field
 from sqlalchemy import Dialect, Select, bindparam, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from config.schema import Config
 from config.schema import Key as ConfigKey
@@ -24,6 +23,7 @@ from config.schema import Owner as Settings
 from ..call import Owner, Principal
 from ..errors import InvalidRequest
 from .database import Database
+from .engine import Connection
 from .tables import key_digests, keys, organizations, teams, users
 
 PREFIX = "sk-sl-"
@@ -253,7 +253,7 @@ class KeyStore:
             owners=frozenset(_owners(key_id, place)),
         )
 
-    async def _owner(self, connection: AsyncConnection, kind: str, name: str) -> "_Found | None":
+    async def _owner(self, connection: Connection, kind: str, name: str) -> "_Found | None":
         configured = self._configured[kind].get(name)
         if configured is not None:
             team = getattr(configured, "team", None)

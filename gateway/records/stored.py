@@ -14,13 +14,13 @@ from typing import Any, TypeAlias
 
 import orjson
 from sqlalchemy import ColumnElement, Row, and_, delete, exists, insert, select, tuple_, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql import FromClause
 
 from config.schema import StoredCompletions as Options
 
 from ..call import Principal
 from .database import Database
+from .engine import Connection
 from .sealing import sealer
 from .stored_shapes import (
     JSON,
@@ -162,9 +162,7 @@ class StoredCompletions:
             await self._database.compact()
         return erased + int(dropped.rowcount)
 
-    async def _row(
-        self, connection: AsyncConnection, owner: str, completion_id: str, *, lock: bool = False
-    ) -> Row[Any]:
+    async def _row(self, connection: Connection, owner: str, completion_id: str, *, lock: bool = False) -> Row[Any]:
         if not _ID.fullmatch(completion_id):
             raise not_found(completion_id)
         query = select(table).where(self._visible(owner), table.c.id == completion_id)
@@ -204,7 +202,7 @@ class StoredCompletions:
             yield source, (lead.c.created, lead.c.seq), [*wanted, lead.c.digest == digest]
 
     async def _behind(
-        self, connection: AsyncConnection, owner: str, page: Page, place: Sequence[ColumnElement[Any]]
+        self, connection: Connection, owner: str, page: Page, place: Sequence[ColumnElement[Any]]
     ) -> ColumnElement[bool]:
         if page.after is None or not _ID.fullmatch(page.after):
             raise unknown_after()
@@ -216,7 +214,7 @@ class StoredCompletions:
         return here > there if page.order == "asc" else here < there
 
     async def _index(
-        self, connection: AsyncConnection, owner: str, place: tuple[int, int], metadata: Mapping[str, str]
+        self, connection: Connection, owner: str, place: tuple[int, int], metadata: Mapping[str, str]
     ) -> None:
         created, seq = place
         if metadata:
@@ -225,7 +223,7 @@ class StoredCompletions:
                 insert(stored_metadata), [{"seq": seq, "created": created, "digest": digest} for digest in digests]
             )
 
-    async def _erase(self, connection: AsyncConnection, which: ColumnElement[bool], *, expires: bool = True) -> int:
+    async def _erase(self, connection: Connection, which: ColumnElement[bool], *, expires: bool = True) -> int:
         rows = (await connection.scalars(select(table.c.seq).where(which))).all()
         if not rows:
             return 0
