@@ -152,6 +152,10 @@ class StreamedAnswer:
         self._first = first
         self._kept = kept
         self._complete = False
+        self._reply: Pourable
+        """Where it is poured."""
+        self._since: float | None = None
+        """When it was that nothing but heartbeats began to arrive."""
         self.reached = 0.0
         """Seconds until the request was on its way."""
         self.waited = 0.0
@@ -186,18 +190,18 @@ class StreamedAnswer:
         if self._first:
             first, self._first = self._first, b""
             await reply.send(first)
-        since: float | None = None
-
-        def forward(data: bytes) -> bool:
-            nonlocal since
-            if out := self._relay.feed(data):
-                since = None
-                return reply.push(out)
-            since = _progress(since, self.deployment, self.tier)
-            return True
-
-        while not await self._response.pour(forward):
+        self._reply, self._since = reply, None
+        while not await self._response.pour(self._forward):
             await reply.drained()
+
+    def _forward(self, data: bytes) -> bool:
+        """Send what the bytes of the upstream come to; False: the client is slow."""
+        out = self._relay.feed(data)
+        if out:
+            self._since = None
+            return self._reply.push(out)
+        self._since = _progress(self._since, self.deployment, self.tier)
+        return True
 
     def last(self) -> bytes:
         """The closing bytes, ``[DONE]`` included; raises ProviderError if the stream was cut short."""

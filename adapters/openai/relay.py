@@ -22,6 +22,8 @@ _HIDDEN = (b', "usage": null', b'"usage":null,', b'"usage": null, ')
 _TIER = re.compile(rb'"service_tier": ?(?:null|"[^"\\]*")')
 _OPENING = re.compile(rb"^data: ?\{(?!\s*\})", re.MULTILINE)
 """The beginning of a chunk: inside JSON a line break is escaped, so no text can look like one."""
+_OPEN = b'data: {"'
+"""How it is nearly always written."""
 _PADDING = 7
 """The mean length of OpenAI's padding of an event, which is 0 to 15 (checklist C-333)."""
 
@@ -70,9 +72,10 @@ class Relay:
 
     def feed(self, data: bytes) -> bytes:
         if self._straight and not self._pieces and data.endswith(b"\n\n") and b"\r" not in data:
-            return self._block(data)  # nearly every read of nearly every stream
-        out = self._feed(data)
-        self._straight = self.started and not (self._done or self._cr or self._failure or self._tier)
+            out = self._block(data)  # nearly every read of nearly every stream
+        else:
+            out = self._feed(data)
+            self._straight = self.started and not (self._done or self._cr or self._failure)
         return out if self._tier is None else self._retier(out)
 
     def _feed(self, data: bytes) -> bytes:
@@ -118,6 +121,9 @@ class Relay:
         """Frames that name the tier that served, from an upstream that names none or means another thing by it."""
         assert self._tier is not None, "asked for only then"
         pattern, put = self._tier
+        if pattern is _OPENING and frames.startswith(_OPEN) and frames.count(b"\ndata:") == frames.count(b"\n" + _OPEN):
+            opening = put + b'"'  # every chunk begins in the usual way: no need to look at every line
+            return opening + frames[len(_OPEN) :].replace(b"\n" + _OPEN, b"\n" + opening)
         return pattern.sub(put, frames)
 
     def _name_tier(self, chunk: JSON) -> None:
@@ -183,7 +189,7 @@ class Relay:
             return self._slowly(block)
         self._bytes += len(block)
         self._frames += frames
-        return block if self._include_usage else self._hide(block)
+        return block if self._include_usage or b'"usage"' not in block else self._hide(block)
 
     def _slowly(self, block: bytes) -> bytes:
         self._straight = False  # it may be the end, or an error
