@@ -6,7 +6,8 @@ from array import array
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol, TypeAlias
+from functools import cache
+from typing import Any, Protocol, TypeAlias, cast
 
 import orjson
 
@@ -94,8 +95,8 @@ def relay_for(
 ) -> StreamRelay:
     """The byte path where the upstream speaks our dialect and nobody needs the chunks; else translation."""
     adapter = deployment.adapter
-    if keep is None and isinstance(adapter, RelayAdapter):
-        relay = adapter.relay(sent, include_usage=call.include_usage, served=tier.served)
+    if keep is None and _relays(type(adapter)):
+        relay = cast("RelayAdapter", adapter).relay(sent, include_usage=call.include_usage, served=tier.served)
         if relay is not None:
             return relay
     writer = emit.StreamWriter(
@@ -110,6 +111,12 @@ def relay_for(
         functions=bool(call.request.get("functions")),
     )
     return Translated(adapter.stream(sent), writer, keep, tier)
+
+
+@cache
+def _relays(kind: type[Adapter]) -> bool:
+    """Whether it is a RelayAdapter; asking that of an object is dear."""
+    return issubclass(kind, RelayAdapter)
 
 
 def completion_id(call: Call) -> str:

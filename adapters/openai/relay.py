@@ -214,8 +214,11 @@ class Relay:
 
     def _frame(self, frame: bytes) -> bytes:
         """Decode one frame and give what the client may have of it."""
-        lines = [line for line in frame.split(b"\n") if line and not line.startswith(b":")]
-        data = b"\n".join(line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:"))
+        if frame.startswith(b"data: ") and frame.find(b"\n") == len(frame) - 2:  # one line, as nearly all
+            lines, data = [frame[:-2]], frame[6:-2]
+        else:
+            lines = [line for line in frame.split(b"\n") if line and not line.startswith(b":")]
+            data = b"\n".join([line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")])
         if not data:
             return b""
         if data == b"[DONE]":
@@ -233,7 +236,7 @@ class Relay:
         if b'"finish_reason": null' in data:
             self._calm = b'"finish_reason": null'
         choices = chunk.get("choices") or []
-        self._left -= sum(1 for choice in choices if choice.get("finish_reason"))
+        self._left -= len([choice for choice in choices if choice.get("finish_reason")])
         self.started = self.started or _answers(choices)
         if chunk.get("usage"):
             return self._usage(chunk, choices)
@@ -243,7 +246,7 @@ class Relay:
 
     def _count(self, frame: bytes, chunk: JSON, choices: list[JSON]) -> None:
         """Measure how much of a frame with text is not text; all such frames of a stream are alike."""
-        text = sum(_length(choice.get("delta")) for choice in choices)
+        text = sum([_length(choice.get("delta")) for choice in choices])
         if not text:
             return
         padding = len(chunk["obfuscation"]) - _PADDING if isinstance(chunk.get("obfuscation"), str) else 0
@@ -275,7 +278,7 @@ def _answers(choices: list[JSON]) -> bool:
 def _length(delta: Any) -> int:
     """The text of a delta, in bytes."""
     if isinstance(delta, str):
-        return len(delta.encode(errors="replace"))
+        return len(delta) if delta.isascii() else len(delta.encode(errors="replace"))
     if isinstance(delta, dict):
-        return sum(_length(value) for key, value in delta.items() if key not in ("role", "id", "type", "name"))
-    return sum(_length(value) for value in delta) if isinstance(delta, list) else 0
+        return sum([_length(value) for key, value in delta.items() if key not in ("role", "id", "type", "name")])
+    return sum([_length(value) for value in delta]) if isinstance(delta, list) else 0
