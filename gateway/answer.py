@@ -6,7 +6,8 @@ from array import array
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol, TypeAlias
+from functools import cache
+from typing import Any, Protocol, TypeAlias, cast
 
 import orjson
 
@@ -94,8 +95,8 @@ def relay_for(
 ) -> StreamRelay:
     """The byte path where the upstream speaks our dialect and nobody needs the chunks; else translation."""
     adapter = deployment.adapter
-    if keep is None and isinstance(adapter, RelayAdapter):
-        relay = adapter.relay(sent, include_usage=call.include_usage, served=tier.served)
+    if keep is None and _relays(type(adapter)):
+        relay = cast("RelayAdapter", adapter).relay(sent, include_usage=call.include_usage, served=tier.served)
         if relay is not None:
             return relay
     writer = emit.StreamWriter(
@@ -110,6 +111,12 @@ def relay_for(
         functions=bool(call.request.get("functions")),
     )
     return Translated(adapter.stream(sent), writer, keep, tier)
+
+
+@cache
+def _relays(kind: type[Adapter]) -> bool:
+    """Whether it is a RelayAdapter; asking that of an object is dear."""
+    return issubclass(kind, RelayAdapter)
 
 
 def completion_id(call: Call) -> str:
@@ -152,6 +159,10 @@ class StreamedAnswer:
         self._first = first
         self._kept = kept
         self._complete = False
+        self._reply: Pourable
+        """Where it is poured."""
+        self._since: float | None = None
+        """When it was that nothing but heartbeats began to arrive."""
         self.reached = 0.0
         """Seconds until the request was on its way."""
         self.waited = 0.0
@@ -186,18 +197,18 @@ class StreamedAnswer:
         if self._first:
             first, self._first = self._first, b""
             await reply.send(first)
-        since: float | None = None
-
-        def forward(data: bytes) -> bool:
-            nonlocal since
-            if out := self._relay.feed(data):
-                since = None
-                return reply.push(out)
-            since = _progress(since, self.deployment, self.tier)
-            return True
-
-        while not await self._response.pour(forward):
+        self._reply, self._since = reply, None
+        while not await self._response.pour(self._forward):
             await reply.drained()
+
+    def _forward(self, data: bytes) -> bool:
+        """Send what the bytes of the upstream come to; False: the client is slow."""
+        out = self._relay.feed(data)
+        if out:
+            self._since = None
+            return self._reply.push(out)
+        self._since = _progress(self._since, self.deployment, self.tier)
+        return True
 
     def last(self) -> bytes:
         """The closing bytes, ``[DONE]`` included; raises ProviderError if the stream was cut short."""

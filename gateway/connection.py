@@ -23,6 +23,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from config.schema import Server as ServerConfig
 
+from .doors import Doors
 from .endpoints.exchange import Exchange
 from .endpoints.head import PARSED, Head, Known, Message, is_whole, known
 from .errors import GatewayError, InvalidRequest
@@ -305,6 +306,8 @@ class Listener(web.Server):
         # Without cancellation a client that left before the first byte is not noticed, and the upstream goes on billing.
         super().__init__(handle, handler_cancellation=True)  # type: ignore[arg-type]  # called by our ``start`` alone
         self.handle = handle
+        self.doors: Doors | None = None
+        """Where those come in who wait behind a connection that was made."""
         self._config = config
 
     def __call__(self) -> RequestHandler:
@@ -314,6 +317,8 @@ class Listener(web.Server):
         super().connection_made(handler, transport)
         if len(self._connections) > self._config.max_connections:
             transport.abort()
+        if self.doors is not None:
+            self.doors.knock()
 
     def effective_limits(self) -> dict[str, float]:
         """What a new connection really enforces: asserted at start, because aiohttp drops limits in silence."""

@@ -13,6 +13,7 @@ from aiohttp import web
 from config.schema import Server as ServerConfig
 
 from .connection import SERVER_HEADER, Listener
+from .doors import Doors
 from .endpoints.exchange import Exchange
 from .endpoints.routes import Handler, Routes
 from .errors import ClientDisconnected, GatewayError, LimitExceeded, Overloaded, Unauthenticated
@@ -190,16 +191,28 @@ class Site:
         else:
             await web.TCPSite(self._runner, host, port, backlog=4096).start()
         self.port = self._runner.addresses[0][1]
+        self.listener.doors = doors = Doors(asyncio.get_running_loop(), self.listener)
+        doors.open(self._listening())
+
+    def _listening(self) -> list[socket.socket]:
+        assert self._runner is not None, "it was started"
+        return [one for site in self._runner.sites for one in getattr(site._server, "sockets", ())]
 
     async def close(self) -> None:
+        self._shut()
         if self._runner is not None:
             await self._runner.cleanup()
 
     async def stop_listening(self) -> None:
         """Accept nothing more; what runs goes on."""
+        self._shut()
         if self._runner is not None:
             for site in list(self._runner.sites):
                 await site.stop()
+
+    def _shut(self) -> None:
+        if self.listener.doors is not None:
+            self.listener.doors.close()
 
 
 def _nobody(exchange: Exchange) -> web.StreamResponse:

@@ -5,11 +5,13 @@ import gzip
 import hashlib
 import inspect
 import json
+import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+import uvloop
 from aiohttp.web_protocol import RequestHandler
 
 from config.schema import Server as ServerConfig
@@ -392,3 +394,39 @@ def test_aiohttps_loop_is_the_one_that_ours_stands_for() -> None:
     )
     source = "".join(inspect.getsource(part) for part in (*parts, RequestHandler.connection_lost))
     assert hashlib.sha256(source.encode()).hexdigest()[:16] == "97559164d2760f2c"
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_who_waits_outside_a_busy_worker_comes_in_within_a_few_turns(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """libuv accepts one connection a turn: with turns of 20 ms, 200 of them would need four seconds."""
+
+    async def crowd() -> float:
+        async with running({"m": "demo-ok"}) as (gateway, _):
+            busy = asyncio.create_task(_turning_slowly(0.02))
+            clients = [socket.create_connection(("127.0.0.1", gateway.data.port)) for _ in range(200)]
+            began = time.monotonic()
+            for client in clients:
+                client.setblocking(False)
+                client.sendall(HEALTH)
+            receive = asyncio.get_running_loop().sock_recv
+            answers = await asyncio.gather(*(receive(client, 1000) for client in clients))
+            assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers)
+            took = time.monotonic() - began
+            busy.cancel()
+            for client in clients:
+                client.close()
+            await gateway.data.stop_listening()
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", gateway.data.port))
+        return took
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        assert runner.run(crowd()) < 2
+
+
+async def _turning_slowly(seconds: float) -> None:
+    while True:
+        time.sleep(seconds)
+        await asyncio.sleep(0)

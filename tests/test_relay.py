@@ -221,3 +221,33 @@ def test_E_053_E_054_every_recorded_stream_comes_out_the_same_in_any_split() -> 
                 assert problems == [], str(recording)
         assert whole[1] == own_usage(recording.body)
     assert len(played) >= 50
+
+
+UNNAMED = HEAD.replace('"service_tier":"flex",', "")
+"""The head of a chunk whose upstream names no tier."""
+
+
+def untiered(content: str, opening: str = "data: {", before: str = "") -> str:
+    choice = {"index": 0, "delta": {"content": content}, "finish_reason": None}
+    return f'{before}{opening}{UNNAMED},"choices":[{json.dumps(choice, separators=(",", ":"))}]}}\n\n'
+
+
+def test_a_tier_that_the_upstream_does_not_name_is_in_every_chunk_in_any_split() -> None:
+    texts = ["a", 'data: {"', '\n\ndata: {"x', "data:", "b"]
+    end = f'data: {{{UNNAMED},"choices":[{{"index":0,"delta":{{}},"finish_reason":"stop"}}]}}\n\n'
+    usage = f'data: {{{UNNAMED},"choices":[],"usage":{{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}}}\n\n'
+    for odd in (
+        {},
+        {"opening": "data:{"},
+        {"opening": "data: { "},
+        {"before": ": ping\n"},
+        {"before": "event: chunk\n"},
+    ):
+        frames = [untiered(text) for text in texts] + [untiered("odd", **odd), untiered("c"), end, usage]
+        body = "".join(frames).encode() + DONE
+        sent = [json.loads(part[part.index("{") :]) for part in frames]
+        cuts = [[body[:at], body[at:]] for at in range(len(body))]
+        for pieces in [[body], [frame.encode() for frame in frames] + [DONE], *splits(body), *cuts]:
+            lines = through(pieces, True, 1)[0].split(b"\n")
+            told = [json.loads(line[5:]) for line in lines if line.startswith(b"data:") and line[6:7] != b"["]
+            assert told == [{**chunk, "service_tier": "default"} for chunk in sent], (odd, len(pieces[0]))

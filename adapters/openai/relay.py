@@ -22,6 +22,8 @@ _HIDDEN = (b', "usage": null', b'"usage":null,', b'"usage": null, ')
 _TIER = re.compile(rb'"service_tier": ?(?:null|"[^"\\]*")')
 _OPENING = re.compile(rb"^data: ?\{(?!\s*\})", re.MULTILINE)
 """The beginning of a chunk: inside JSON a line break is escaped, so no text can look like one."""
+_OPEN = b'data: {"'
+"""How it is nearly always written."""
 _PADDING = 7
 """The mean length of OpenAI's padding of an event, which is 0 to 15 (checklist C-333)."""
 
@@ -70,9 +72,10 @@ class Relay:
 
     def feed(self, data: bytes) -> bytes:
         if self._straight and not self._pieces and data.endswith(b"\n\n") and b"\r" not in data:
-            return self._block(data)  # nearly every read of nearly every stream
-        out = self._feed(data)
-        self._straight = self.started and not (self._done or self._cr or self._failure or self._tier)
+            out = self._block(data)  # nearly every read of nearly every stream
+        else:
+            out = self._feed(data)
+            self._straight = self.started and not (self._done or self._cr or self._failure)
         return out if self._tier is None else self._retier(out)
 
     def _feed(self, data: bytes) -> bytes:
@@ -118,6 +121,9 @@ class Relay:
         """Frames that name the tier that served, from an upstream that names none or means another thing by it."""
         assert self._tier is not None, "asked for only then"
         pattern, put = self._tier
+        if pattern is _OPENING and frames.startswith(_OPEN) and frames.count(b"\ndata:") == frames.count(b"\n" + _OPEN):
+            opening = put + b'"'  # every chunk begins in the usual way: no need to look at every line
+            return opening + frames[len(_OPEN) :].replace(b"\n" + _OPEN, b"\n" + opening)
         return pattern.sub(put, frames)
 
     def _name_tier(self, chunk: JSON) -> None:
@@ -183,7 +189,7 @@ class Relay:
             return self._slowly(block)
         self._bytes += len(block)
         self._frames += frames
-        return block if self._include_usage else self._hide(block)
+        return block if self._include_usage or b'"usage"' not in block else self._hide(block)
 
     def _slowly(self, block: bytes) -> bytes:
         self._straight = False  # it may be the end, or an error
@@ -208,8 +214,11 @@ class Relay:
 
     def _frame(self, frame: bytes) -> bytes:
         """Decode one frame and give what the client may have of it."""
-        lines = [line for line in frame.split(b"\n") if line and not line.startswith(b":")]
-        data = b"\n".join(line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:"))
+        if frame.startswith(b"data: ") and frame.find(b"\n") == len(frame) - 2:  # one line, as nearly all
+            lines, data = [frame[:-2]], frame[6:-2]
+        else:
+            lines = [line for line in frame.split(b"\n") if line and not line.startswith(b":")]
+            data = b"\n".join([line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")])
         if not data:
             return b""
         if data == b"[DONE]":
@@ -227,7 +236,7 @@ class Relay:
         if b'"finish_reason": null' in data:
             self._calm = b'"finish_reason": null'
         choices = chunk.get("choices") or []
-        self._left -= sum(1 for choice in choices if choice.get("finish_reason"))
+        self._left -= len([choice for choice in choices if choice.get("finish_reason")])
         self.started = self.started or _answers(choices)
         if chunk.get("usage"):
             return self._usage(chunk, choices)
@@ -237,7 +246,7 @@ class Relay:
 
     def _count(self, frame: bytes, chunk: JSON, choices: list[JSON]) -> None:
         """Measure how much of a frame with text is not text; all such frames of a stream are alike."""
-        text = sum(_length(choice.get("delta")) for choice in choices)
+        text = sum([_length(choice.get("delta")) for choice in choices])
         if not text:
             return
         padding = len(chunk["obfuscation"]) - _PADDING if isinstance(chunk.get("obfuscation"), str) else 0
@@ -269,7 +278,7 @@ def _answers(choices: list[JSON]) -> bool:
 def _length(delta: Any) -> int:
     """The text of a delta, in bytes."""
     if isinstance(delta, str):
-        return len(delta.encode(errors="replace"))
+        return len(delta) if delta.isascii() else len(delta.encode(errors="replace"))
     if isinstance(delta, dict):
-        return sum(_length(value) for key, value in delta.items() if key not in ("role", "id", "type", "name"))
-    return sum(_length(value) for value in delta) if isinstance(delta, list) else 0
+        return sum([_length(value) for key, value in delta.items() if key not in ("role", "id", "type", "name")])
+    return sum([_length(value) for value in delta]) if isinstance(delta, list) else 0

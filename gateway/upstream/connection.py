@@ -10,6 +10,7 @@ from adapters.errors import ErrorKind
 from adapters.interface import UpstreamRequest
 from config.schema import Timeouts
 
+from .framing import unframed
 from .head import Origin
 from .response import Field, UpstreamResponse
 
@@ -46,6 +47,8 @@ class Connection(asyncio.Protocol):
     _interim: int
     _overhead: int
     _complete: bool
+    _between: bool
+    """Whether the size of a chunk comes next, and nothing of it was parsed."""
 
     def __init__(
         self,
@@ -84,7 +87,7 @@ class Connection(asyncio.Protocol):
         self._status = self._interim = self._overhead = 0
         self._fields, self._head, self._body = [], [], []
         self._framing = {}
-        self._complete = False
+        self._complete = self._between = False
         response = UpstreamResponse(self.loop, timeouts, self.loop.time(), on_end, stream=request.stream)
         self._response = response
         response.source, response.reused = self, self.pooled
@@ -139,12 +142,19 @@ class Connection(asyncio.Protocol):
         if response is None:
             self.abort()  # nobody asked: the next request must not take this for its answer
             return
+        if self._between and response.sink is not None:
+            plain = unframed(data)
+            if plain is not None:  # nearly every read of nearly every stream: the parser is where it was
+                response.pass_on(response.sink, plain)
+                return
         response.silent = False
         self._received = self._overhead + len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._wrong = self._wrong or NOT_HTTP
+        if self._between:
+            self._between = data.endswith(b"\r\n") and not (self._complete or self._wrong)
         body = self._body
         if body and response.sink is not None and not (self._complete or self._wrong):  # a stream under way
             self._body, self._overhead = [], 0
@@ -239,6 +249,12 @@ class Connection(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         if not self._complete:
             self._body.append(data)
+
+    def on_chunk_header(self) -> None:
+        self._between = False
+
+    def on_chunk_complete(self) -> None:
+        self._between = True
 
     def on_message_complete(self) -> None:
         if self._status and not self._wrong:
