@@ -15,6 +15,8 @@ from pathlib import Path
 from .machine import output
 
 HERE = Path(__file__).parent
+ROOT = Path(os.environ.get("BENCH_ROOT", HERE.parent)).resolve()
+"""The tree that Sluice runs from: this one, or one whose modules were compiled (`make compiled`)."""
 PEERS = HERE.parent / ".venvs" / "peers"
 PORTKEY = "{peers}/portkey/node_modules/@portkey-ai/gateway"
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin") or "nginx"
@@ -52,9 +54,9 @@ class Contestant:
         return printed.splitlines()[0].rsplit("/", 1)[-1].rsplit(" ", 1)[-1] if printed else ""
 
 
-def sluice(*files: str, workers: int = 1, wait_for: str = "kernel") -> Contestant:
+def sluice(*files: str, workers: int = 1, wait_for: str = "kernel", root: Path = ROOT) -> Contestant:
     return Contestant(
-        (sys.executable, "-m", "gateway", "serve", "{folder}/sluice.yaml"),
+        (sys.executable, "-P", "-m", "gateway", "serve", "{folder}/sluice.yaml"),
         environment={
             "BENCH_PORT": "{port}",
             "BENCH_UPSTREAM": "{upstream}",
@@ -62,6 +64,7 @@ def sluice(*files: str, workers: int = 1, wait_for: str = "kernel") -> Contestan
             "BENCH_REDIS": "{redis}",
             "BENCH_WORKERS": str(workers),
             "BENCH_WAIT_FOR": wait_for,
+            "PYTHONPATH": str(root),
         },
         files={"sluice.yaml": files},
         translated="claude-haiku-4-5",
@@ -84,6 +87,7 @@ CONTESTANTS: Mapping[str, Contestant] = {
     "bare": Contestant((sys.executable, str(HERE / "bareproxy.py"), "{port}", "{upstream}")),
     "off": sluice("off.yaml"),
     "sluice": sluice("sluice.yaml"),
+    "source": sluice("sluice.yaml", root=HERE.parent),
     "disk": sluice("sluice.yaml", wait_for="disk"),
     "redis": sluice("sluice.yaml", "redis.yaml"),
     "litellm": Contestant(

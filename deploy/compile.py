@@ -25,12 +25,14 @@ gateway/answer gateway/attempts gateway/auth gateway/call gateway/continuation g
 gateway/metered gateway/metering gateway/outgoing gateway/pipeline gateway/pricing gateway/protection gateway/recent
 gateway/reply gateway/routing gateway/server gateway/terms gateway/tiers
 gateway/endpoints/chat gateway/endpoints/exchange gateway/endpoints/head gateway/endpoints/routes
-gateway/limits/amounts gateway/limits/batch gateway/limits/engine gateway/limits/estimate gateway/limits/headers gateway/limits/limiter
+gateway/limits/amounts gateway/limits/batch gateway/limits/dispatcher gateway/limits/engine gateway/limits/estimate
+gateway/limits/headers gateway/limits/leases gateway/limits/limiter
 gateway/limits/memory gateway/limits/outage gateway/limits/rules gateway/limits/thresholds gateway/limits/windows
 gateway/observers/access_log gateway/observers/calls gateway/observers/genai
 gateway/observers/metrics gateway/observers/overhead gateway/observers/standing
 gateway/records/journal gateway/records/ledger gateway/records/rows gateway/records/segment
-gateway/upstream/client gateway/upstream/connection gateway/upstream/head gateway/upstream/response
+gateway/upstream/client gateway/upstream/connection gateway/upstream/framing gateway/upstream/head
+gateway/upstream/response
 gateway/validation/body gateway/validation/chat gateway/validation/plain
 """
 """What runs for every request or chunk, and nothing that mypyc cannot compile: models of pydantic, classes that are
