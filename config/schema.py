@@ -364,7 +364,9 @@ class Counters(Model):
     """Limits and budgets: how they are kept."""
 
     lease: Seconds = Field(10, description="A worker silent for so long is dead and its reservations are settled.")
-    hot_leases: bool = Field(False, description="Reserve in bulk for tuples of limits that are hit very often.")
+    hot_leases: bool = Field(
+        True, description="Reserve ahead, in bulk, where limits are hit often; false: each request by itself."
+    )
     on_outage: Outage = Outage()
     budget_mode: Literal["strict", "clamp"] = Field(
         "strict", description="clamp: lower max_tokens to what the remaining money buys instead of refusing."

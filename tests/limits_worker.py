@@ -105,6 +105,8 @@ class Worker:
         return {"spent": spent}
 
     async def drained(self, limits: LimitSet) -> None:
+        if isinstance(self.engine, LeasedEngine):
+            await self.engine.states(limits)  # gives leases back
         while self.redis.shard(limits.shard)._settles or self.redis.shard(limits.shard)._task:
             await asyncio.sleep(0.002)
 

@@ -1,7 +1,5 @@
 """Limits in memory: what is admitted, refused and told."""
 
-import asyncio
-import random
 import re
 from collections.abc import Iterator
 
@@ -14,7 +12,6 @@ from gateway.limits import Amounts, Limiter
 from gateway.limits.amounts import NOTHING
 from gateway.limits.engine import Refused
 from gateway.limits.headers import duration
-from gateway.limits.leases import Hot, LeasedEngine
 from gateway.limits.memory import MemoryEngine
 from gateway.limits.rules import FIELDS, Limit, LimitSet, Rules
 
@@ -402,41 +399,3 @@ async def test_a_changed_configuration_keeps_what_was_counted(clock: Clock) -> N
     with pytest.raises(LimitExceeded):
         await gate.reserve_capacity("s.2", "p/gpt", Amounts())
     await gate.close()
-
-
-async def test_leases_spend_what_they_hold_and_give_back_the_rest() -> None:
-    memory = MemoryEngine()
-    leased = LeasedEngine(memory)
-    await leased.start()
-    money = limits(limit("budget.total", 100_000), limit("concurrency", 60), limit("tpm", 10**6))
-    rng, held, paid, refused = random.Random(7), {}, 0, 0
-    for i in range(6000):
-        if i % 100 == 0:
-            leased._hot.setdefault(money, Hot()).rate = 5000.0
-            await asyncio.sleep(0.012)
-        cost = rng.randint(1, 40)
-        if isinstance(await leased.reserve(f"r{i}", money, (1, 9, 5, 4, cost, 1)), Refused):
-            refused += 1
-        else:
-            held[f"r{i}"] = cost
-        if held and rng.random() < 0.1:
-            rid = rng.choice(list(held))
-            dearer = held[rid] + rng.randint(-5, 30)
-            if not isinstance(await leased.adjust(rid, money, (1, 9, 5, 4, max(dearer, 0), 1)), Refused):
-                held[rid] = max(dearer, 0)
-        while len(held) > rng.randint(5, 50):
-            rid = rng.choice(list(held))
-            actual = rng.randint(0, held.pop(rid))
-            leased.settle(rid, (1, 9, 5, 4, actual, 1))
-            paid += actual
-        total, slots, _ = await memory.states(money)
-        assert total.used + total.reserved <= 100_000
-        assert len(held) <= slots.used <= 60
-    for rid in held:
-        leased.settle(rid, (1, 0, 0, 0, 0, 1))
-    await asyncio.sleep(0.01)
-    await leased.close()
-    total, slots, _ = await memory.states(money)
-    assert (total.used, total.reserved, slots.used) == (paid, 0, 0)
-    assert leased.leased > 0  # how many is a matter of the machine
-    assert refused > 100

@@ -365,9 +365,13 @@ percents = st.lists(st.integers(1, 120), max_size=4)
 
 
 @interpreted_only
-@given(percents, st.integers(0, 100), st.lists(st.one_of(st.integers(0, 130), percents), max_size=30))
+@given(
+    percents,
+    st.integers(0, 100),
+    st.lists(st.one_of(st.tuples(st.integers(0, 130), st.integers(0, 2)), percents), max_size=30),
+)
 def test_thresholds_that_may_not_pass_have_nothing_to_tell(
-    first: list[int], cap: int, happenings: list[int | list[int]]
+    first: list[int], cap: int, happenings: list[tuple[int, int] | list[int]]
 ) -> None:
     thresholds, budget = Thresholds(first), limit_of("budget.day", "k:a", cap, 0)
     limits = LimitSet("o", (budget,))
@@ -375,22 +379,22 @@ def test_thresholds_that_may_not_pass_have_nothing_to_tell(
         if isinstance(happening, list):
             thresholds.configure(happening)
             continue
-        grant = Spending(limits, happening)
+        grant = Spending(limits, *happening)
         may, before = thresholds.may_pass(grant), dict(thresholds._told)
         told = list(thresholds.passed("o", grant.states()))
-        assert may or (not told and thresholds._told.get(("o", "k:a", "$d"), (0, 0))[1] == before_percent(before))
+        assert may or (not told and thresholds._told.get(("o", "k:a", "$d"), (0, 0, 0))[1] == before_percent(before))
 
 
-def before_percent(told: dict[tuple[str, str, str], tuple[int, int]]) -> int:
-    return told.get(("o", "k:a", "$d"), (0, 0))[1]
+def before_percent(told: dict[tuple[str, str, str], tuple[int, int, int]]) -> int:
+    return told.get(("o", "k:a", "$d"), (0, 0, 0))[1]
 
 
 class Spending(Granted):
-    """A grant of a budget of which so much is spent."""
+    """A grant of a budget of which so much is spent in a window."""
 
-    def __init__(self, limits: LimitSet, spent: int) -> None:
+    def __init__(self, limits: LimitSet, spent: int, window: int) -> None:
         super().__init__(limits)
-        self._states = (State(limits.limits[0], spent, 0, 0, None),)
+        self._states = (State(limits.limits[0], spent, 0, 0, None, window),)
 
     def states(self) -> tuple[State, ...]:
         return self._states

@@ -240,7 +240,7 @@ async def test_a_reservation_repeated_or_settled_in_another_generation_is_booked
         assert not isinstance(await gate.engine.reserve("r", limits, need), Refused)
     states = await gate.engine.states(limits)
     assert [(s.used, s.reserved) for s in states] == [(0, 100), (1, 0)]
-    redis.Redis(port=redis_server.port).delete("l:{twice}:rsv:" + gate.engine.shard("twice").process)  # type: ignore[attr-defined]
+    redis.Redis(port=redis_server.port).delete("l:{twice}:rsv:" + gate.engine.engine.shard("twice").process)  # type: ignore[attr-defined]
     gate.engine.settle("r", Amounts(cost=40).vector())
     gate.engine.settle("r", Amounts(cost=40).vector())
     day, _ = await gate.engine.states(limits)

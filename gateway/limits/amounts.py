@@ -31,6 +31,14 @@ class Amounts(NamedTuple):
         return vector(*self)
 
 
+def minus(a: Vector, b: Vector) -> Vector:
+    return tuple([x - y for x, y in zip(a, b, strict=True)])  # type: ignore[return-value]  # of the same length
+
+
+def times(a: Vector, number: int) -> Vector:
+    return tuple([amount * number for amount in a])  # type: ignore[return-value]  # of the same length
+
+
 def vector(requests: int, prompt: int, completion: int, cost: int, cached: int) -> Vector:
     """``Amounts.vector`` of the parts."""
     total = prompt + completion

@@ -11,11 +11,11 @@ from .engine import Granted, Level, Refused, State, state
 from .rules import BUCKET, WINDOW, Limit, LimitSet
 from .windows import end
 
-SETTLE, CHECKPOINT, CHARGE, REFUND = range(4)
-RESERVE, ADJUST, RESTORE, READ = range(4)
+SETTLE, CHECKPOINT, CHARGE, REFUND, PART = range(5)
+RESERVE, ADJUST, RESTORE, READ, LEASE = range(5)
 """Modes of a settle and of a reserve, as in ``reserve.lua``."""
 
-REPEATED, UNSEEDED, CLOSED = -1, -2, -3
+REPEATED, UNSEEDED, CLOSED, LEASED = -1, -2, -3, -4
 """Outcomes of a reserve other than granted (0) and refused (the limit's position, from 1)."""
 
 STALE, ALIVE, REBORN = -5, -4, -1
@@ -25,10 +25,18 @@ STALE, ALIVE, REBORN = -5, -4, -1
 class Settle:
     """An entry that replaces a reservation by what was used."""
 
-    __slots__ = ("actual", "at", "first", "limits", "mode", "own", "rid")
+    __slots__ = ("actual", "at", "first", "limits", "mode", "own", "rest", "rid")
 
     def __init__(
-        self, rid: str, limits: LimitSet, actual: Vector, at: int, mode: int = SETTLE, *, own: bool = True
+        self,
+        rid: str,
+        limits: LimitSet,
+        actual: Vector,
+        at: int,
+        mode: int = SETTLE,
+        *,
+        own: bool = True,
+        rest: Vector | tuple[()] = (),
     ) -> None:
         self.rid = rid
         self.limits = limits
@@ -38,6 +46,8 @@ class Settle:
         self.mode = mode
         self.own = own
         """Whether this worker used it; a correction is of what others did."""
+        self.rest = rest
+        """What stays reserved after a PART."""
         self.first = 0
         """The fence of the call that carried it first."""
 
@@ -45,7 +55,7 @@ class Settle:
 class Reserve:
     """An entry that takes, and whoever waits for its outcome."""
 
-    __slots__ = ("at", "limits", "mode", "need", "rid", "waiter")
+    __slots__ = ("asked", "at", "limits", "mode", "need", "number", "rid", "waiter")
 
     def __init__(
         self,
@@ -56,6 +66,7 @@ class Reserve:
         *,
         mode: int = RESERVE,
         at: int = 0,
+        number: int = 0,
     ) -> None:
         self.rid = rid
         self.limits = limits
@@ -63,6 +74,11 @@ class Reserve:
         self.waiter = waiter
         self.mode = mode
         self.at = at
+        """When it was reserved, for RESTORE; for how long (ms), for LEASE."""
+        self.number = number
+        """How many times ``need`` is wanted, for LEASE."""
+        self.asked = 0
+        """How often leases of other workers were waited for."""
 
 
 class Seed:
@@ -95,8 +111,10 @@ class Batch:
     def tables(self) -> list[Any]:
         """Everything after the header, as ``reserve.lua`` wants it."""
         # Reserves first: where a limit was just changed, the new one decides, not that of an older reservation.
-        reserves = [(r.rid, self._set(r.limits), r.mode, r.at, *r.need, r.limits.packed) for r in self.reserves]
-        settles = [(s.rid, self._set(s.limits), s.mode, s.first, s.at, *s.actual) for s in self.settles]
+        reserves = [
+            (r.rid, self._set(r.limits), r.mode, r.at, *r.need, r.limits.packed, r.number) for r in self.reserves
+        ]
+        settles = [(s.rid, self._set(s.limits), s.mode, s.first, s.at, *s.actual, *s.rest) for s in self.settles]
         seeds = [(self._scope(s.scope), [part for value in s.values for part in value]) for s in self.seeds]
         return [self._rows, self._members, seeds, settles, reserves]
 

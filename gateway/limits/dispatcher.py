@@ -8,14 +8,17 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from .amounts import NOTHING, Vector
+from .amounts import NOTHING, Vector, times
 from .batch import (
     ADJUST,
     CHECKPOINT,
     CLOSED,
+    LEASE,
+    LEASED,
+    PART,
     REBORN,
     REPEATED,
     RESERVE,
@@ -44,6 +47,8 @@ _SENDINGS = 3
 """Of one call, at most; a reply that is late counts twice."""
 _PAUSE_SECONDS = 0.02
 """Between them, when a connection broke: a new primary may be on its way."""
+_WAITS_MS = (25, 100)
+"""For leases of others: who had no use for one has given it back by then. The last wait is until all must have."""
 
 
 class Held(NamedTuple):
@@ -71,6 +76,8 @@ class Dispatcher:
         self.generation = ""
         self.prefix = f"l:{{{shard}}}:"
         self.keys = [self.prefix + name for name in ("meta", "procs", "reaped", f"rsv:{self.process}")]
+        self.recall: Callable[[], None] | None = None
+        """Called when a request meets with leases: this worker's own can be given back at once."""
         self.used = time.monotonic()
         """When it last had something to do."""
         self._lease = lease
@@ -101,23 +108,51 @@ class Dispatcher:
 
     async def reserve(self, rid: str, limits: LimitSet, need: Vector, mode: int = RESERVE) -> Granted | Refused:
         """Take, change (ADJUST) or only look (READ): see ``Engine``."""
+        return await self._outcome(Reserve(rid, limits, need, self._waiter(), mode=mode))
+
+    async def lease(
+        self, rid: str, limits: LimitSet, need: Vector, number: int, hold: int
+    ) -> tuple[Granted, Vector] | None:
+        """Take up to ``number`` times ``need``, for ``hold`` ms at most; None where it would be too few."""
+        entry = Reserve(rid, limits, need, self._waiter(), mode=LEASE, at=hold, number=number)
+        outcome = await self._outcome(entry)
+        return None if isinstance(outcome, Refused) else (outcome, entry.need)
+
+    def _waiter(self) -> "asyncio.Future[Granted | Refused]":
         if self._breaker.is_open:
             raise StoreDown("the counters do not answer")
-        waiter: asyncio.Future[Granted | Refused] = asyncio.get_running_loop().create_future()
-        self._reserves.append(Reserve(rid, limits, need, waiter, mode=mode))
-        self.kick()
+        return asyncio.get_running_loop().create_future()
+
+    async def _outcome(self, entry: Reserve) -> Granted | Refused:
+        waiter = entry.waiter
+        assert waiter is not None, "somebody waits for it"
+        self._enter(entry)
         try:
             return await waiter
         except asyncio.CancelledError:
             # Perhaps granted a moment ago, and then nobody else would give it back.
-            if mode == RESERVE and waiter.done() and not waiter.cancelled():
-                self.settle(rid, NOTHING)
+            if entry.mode in (RESERVE, LEASE) and waiter.done() and not waiter.cancelled():
+                self.settle(entry.rid, NOTHING)
             raise
+
+    def _enter(self, entry: Reserve) -> None:
+        if self._breaker.is_open:
+            self._fail(entry, StoreDown("the counters do not answer"))
+        else:
+            self._reserves.append(entry)
+            self.kick()
 
     def settle(self, rid: str, actual: Vector) -> None:
         held = self._held.pop(rid, None)
         if held is not None:
             self._enqueue(Settle(rid, held.limits, actual, held.at))
+
+    def part(self, rid: str, used: Vector, rest: Vector) -> None:
+        """Book a part of a reservation, and go on holding the rest."""
+        held = self._held.get(rid)
+        if held is not None:
+            self._held[rid] = held._replace(need=rest)
+            self._enqueue(Settle(rid, held.limits, used, held.at, PART, rest=rest))
 
     def debit(self, rid: str, limits: LimitSet, actual: Vector) -> None:
         self._enqueue(Settle(rid, limits, actual, 0))
@@ -249,7 +284,7 @@ class Dispatcher:
         if reply.live:
             self.live = reply.live
         for entry, outcome in zip(batch.settles, reply.settled, strict=True):
-            if entry.mode == SETTLE and outcome and entry.own:
+            if entry.mode in (SETTLE, PART) and outcome and entry.own:
                 self._seeds.count(entry.limits, entry.actual, entry.at or reply.now)
         for number, waiting in enumerate(batch.reserves):
             self._answer(waiting, reply.outcomes[2 * number], reply.outcomes[2 * number + 1], reply)
@@ -259,18 +294,30 @@ class Dispatcher:
             self._await_seeds(entry, wait, reply.now)
         elif outcome == CLOSED:
             self._fail(entry, StoreDown("the counters were lost and are being restored"))
+        elif outcome == LEASED:
+            self._wait_for_leases(entry, wait)
         elif outcome in (0, REPEATED):
+            if entry.mode == LEASE:
+                entry.need = times(entry.need, wait)
             self._grant(entry, reply)
         elif entry.waiter is not None and not entry.waiter.done():
             entry.waiter.set_result(reply.refused(entry, outcome - 1, wait))
 
     def _grant(self, entry: Reserve, reply: Reply) -> None:
-        if entry.mode == RESERVE or (entry.mode == ADJUST and entry.rid in self._held):
+        if entry.mode in (RESERVE, LEASE) or (entry.mode == ADJUST and entry.rid in self._held):
             self._held[entry.rid] = Held(entry.limits, entry.need, reply.now)
         if entry.waiter is not None and not entry.waiter.done():
             entry.waiter.set_result(reply.granted(entry.limits))
-        elif entry.mode == RESERVE:
+        elif entry.mode in (RESERVE, LEASE):
             self.settle(entry.rid, NOTHING)  # nobody waits for it any more
+
+    def _wait_for_leases(self, entry: Reserve, wait: int) -> None:
+        """It is refused only once no lease is held on what refuses it."""
+        if self.recall is not None:
+            self.recall()
+        delay = min([wait + 1, *_WAITS_MS[entry.asked : entry.asked + 1]])
+        entry.asked += 1
+        asyncio.get_running_loop().call_later(delay / 1000, self._enter, entry)
 
     def _await_seeds(self, entry: Reserve, positions: int, now: int) -> None:
         """Queue it again when its unseeded counters (bits of ``positions``) have something to begin with."""
@@ -305,7 +352,7 @@ class Dispatcher:
         for entry in batch.reserves:
             if entry.mode == RESTORE:
                 self._reserves.append(entry)
-            elif entry.mode == RESERVE:
+            elif entry.mode in (RESERVE, LEASE):
                 self._settles.append(Settle(entry.rid, entry.limits, NOTHING, 0))
         self._settles.extendleft(
             reversed(batch.settles)

@@ -30,6 +30,8 @@ class State(NamedTuple):
     """Never negative, though a limit may be in debt."""
     reset: int | None
     """Milliseconds until all of it is there again; None when waiting does not help."""
+    window: int = 0
+    """The number of a window."""
 
 
 class Level(NamedTuple):
@@ -187,7 +189,7 @@ def state(limit: Limit, level: tuple[int, int, int], now: int) -> State:
         over = end(limit.period, number)
         most = limit.most if value < limit.cap else limit.cap  # an overdraft is for those that begin before
         remaining = max(most - value - reserved, 0)
-        return State(limit, value, reserved, remaining, None if over is None else max(over - now, 0))
+        return State(limit, value, reserved, remaining, None if over is None else max(over - now, 0), number)
     return State(limit, value, 0, max(limit.cap - value, 0), 0)
 
 

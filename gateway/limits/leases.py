@@ -1,247 +1,341 @@
-"""Reservations in bulk for sets of limits that are hit very often: spent locally, so most requests need no call.
+"""Reservations in bulk for sets of limits that are hit often: spent locally, so that most requests need no call.
 
-A lease is an ordinary reservation of many requests' worth. It can be spent but not passed, so nothing is ever admitted
-too much; what other workers cannot see is at most the unspent part, for as long as a lease lasts. Near a limit the
-leases shrink until every request is reserved by itself again.
+A lease is an ordinary reservation of many requests' worth, of a small part of what is left. It can be spent but not
+passed, so nothing is ever admitted too much; and nothing is refused for it: who meets with one waits until it is over,
+and until the limit has recovered every request is reserved by itself (``reserve.lua``, ``may_come_back``).
 """
 
 import asyncio
 import itertools
-import logging
 import secrets
 import time
 from collections.abc import Sequence
-from operator import sub
 
-from .amounts import NOTHING, Vector
-from .engine import Engine, Granted, Refused, State, StoreDown
-from .rules import LimitSet
+from .amounts import COST, NOTHING, Vector, minus
+from .engine import Granted, Refused, State, StoreDown
+from .redis import RedisEngine
+from .rules import BUCKET, CONCURRENCY, WINDOW, LimitSet
 
-log = logging.getLogger(__name__)
-
-HOT_RATE = 200.0
-"""Requests per second on one set of limits from which leases are worth it."""
-AHEAD_SECONDS = 0.2
-"""How much demand one lease covers."""
-LEASE_SECONDS = 1.0
-SHARE = 0.25
-"""Of what is left that all workers together may hold in leases."""
-SMALLEST = 4
-"""Requests: below it each is reserved by itself."""
+HOT_RATE = 50.0
+"""Requests per second on one set of limits from which leases are worth it: they cost five calls a second."""
+LEASE_SECONDS = 0.6
+"""How long a lease may be spent, and how much demand it is to cover."""
+RENEW_SECONDS = 0.4
+HOLD_MS = 800
+"""After which every lease is back in Redis: time to tell it of the end, too."""
+TICK_SECONDS = 0.05
+LEARNING = 0.25
+"""How much of a rate each tick decides."""
+REST_SECONDS = 0.3
+"""Without another try where a lease could not be had."""
 DENIED_SECONDS = 0.05
 """How long a refusal is repeated without asking again, at most."""
-DENIED_SLOTS_SECONDS = 0.01
-TICK_SECONDS = 0.1
+LEAST = 4
+"""Requests that are asked for; ``reserve.lua`` grants no fewer."""
+UNCOUNTED = 2**62
+"""Of what no limit counts there is always enough."""
 
 
-def minus(a: Sequence[int], b: Sequence[int]) -> Vector:
-    return tuple(map(sub, a, b))
+class Lease(Granted):
+    """A reservation that local requests are taken from; to each of them it is the grant."""
 
+    __slots__ = ("_found", "_remaining", "count", "ends", "enough", "granted", "is_open", "left", "noted",
+                 "renews", "rid", "taken", "told_count", "used")  # fmt: skip
 
-def times(a: Vector, n: int) -> Vector:
-    return tuple(x * n for x in a)  # type: ignore[return-value]  # of the same length
-
-
-class Lease:
-    """A reservation that local requests are taken from."""
-
-    __slots__ = ("count", "ends", "grant", "granted", "is_open", "left", "limits", "rid", "told")
-
-    def __init__(self, rid: str, limits: LimitSet, granted: Vector, grant: Granted) -> None:
+    def __init__(self, rid: str, limits: LimitSet, granted: Vector, found: Sequence[State], sent: float) -> None:
+        super().__init__(limits)
         self.rid = rid
-        self.limits = limits
-        self.granted = granted
-        self.grant = grant
-        self.ends = time.monotonic() + LEASE_SECONDS
-        self.is_open = True
-        self.left = list(granted)
+        # No request may be booked to a window that it did not begin in.
+        over = [state.reset / 1000 for state in found if state.limit.kind == WINDOW and state.reset is not None]
+        self.ends = sent + min([LEASE_SECONDS, *over])
+        self.renews = sent + RENEW_SECONDS
+        counted = [granted[unit] if unit in limits.units else UNCOUNTED for unit in range(len(granted))]
+        self.granted = counted
+        self.left = counted.copy()
         """What is neither used nor held by a request in flight."""
+        self.used = list(NOTHING)
+        """What Redis has not been told of."""
+        self.is_open = True
         self.count = 0
         """Requests in flight."""
-        self.told = granted
+        self.taken = 0
+        self.enough = max(granted[0] // 2, 1)
+        """Requests after which the next lease is asked for."""
+        self.told_count = -1
+        """``count`` as Redis knows it; -1: there is something else to tell."""
+        self.noted: dict[str, Vector] = {}
+        """Request -> what it will not be charged, should this worker die."""
+        self._found = found
+        self._remaining = [state.remaining for state in found]
 
     def covers(self, more: Vector) -> bool:
-        """Whether so much more can be kept; what no limit counts does not matter."""
-        left = self.left
-        for unit in self.limits.units:  # noqa: SIM110 - a generator costs more than all the rest of this
-            if more[unit] > left[unit]:
-                return False
-        return True
+        return self.is_open and all(amount <= left for amount, left in zip(more, self.left, strict=True))
 
-    def keep(self, more: Vector) -> None:
-        self.left = list(map(sub, self.left, more))
+    def take(self, more: Vector) -> None:
+        self.left = [left - amount for left, amount in zip(self.left, more, strict=True)]
 
-    @property
-    def kept(self) -> Vector:
-        """What it cannot give back: used, or held by requests in flight."""
-        return minus(self.granted, self.left)
+    def fold(self) -> tuple[Vector, Vector]:
+        """What was used since the last time, and what requests in flight hold; nothing else is kept."""
+        used: Vector = tuple(self.used)  # type: ignore[assignment]  # of six
+        rest = tuple([g - x - u for g, x, u in zip(self.granted, self.left, used, strict=True)])
+        self._remaining = self.remaining()
+        self.granted, self.left, self.used = list(rest), list(NOTHING), list(NOTHING)
+        return used, rest  # type: ignore[return-value]  # of six
+
+    def states(self) -> Sequence[State]:
+        return [self._state(state, left) for state, left in zip(self._found, self.remaining(), strict=True)]
+
+    def _state(self, state: State, remaining: int) -> State:
+        limit, unit = state.limit, state.limit.unit
+        if limit.kind != WINDOW:
+            return state._replace(used=limit.cap - remaining, remaining=remaining)
+        used = self.used[unit]
+        reserved = max(state.reserved - used - self.left[unit], 0)
+        return state._replace(used=state.used + used, reserved=reserved, remaining=remaining)
+
+    def remaining(self) -> list[int]:
+        assert self.limits is not None, "it is of some"
+        return [known + self.left[limit.unit] for known, limit in zip(self._remaining, self.limits.limits, strict=True)]
+
+    def reset(self, position: int) -> int | None:
+        limit = self._found[position].limit
+        if limit.kind != BUCKET or not limit.rate:
+            return 0 if limit.kind == CONCURRENCY else self._found[position].reset
+        missing = limit.cap - self._remaining[position] - self.left[limit.unit]
+        return max(-(-missing * limit.period // limit.rate), 0)
+
+    def spent(self, position: int) -> int:
+        return self._found[position].used + self.used[COST]
 
 
 class Hot:
     """How often a set of limits is hit, and the lease on it."""
 
-    __slots__ = ("acquiring", "count", "denied", "denied_until", "lease", "rate", "since")
+    __slots__ = ("asking", "before", "count", "denied", "denied_until", "lease", "limits", "need", "rate", "rests")
 
-    def __init__(self) -> None:
+    def __init__(self, limits: LimitSet) -> None:
+        self.limits = limits
+        self.need: Vector = NOTHING
+        """Of the last request that had to ask, or of the one before the last lease."""
         self.count = 0
-        self.since = time.monotonic()
+        """Requests since the last tick."""
+        self.before = 0
+        """Requests of the tick before."""
         self.rate = 0.0
         self.lease: Lease | None = None
-        self.acquiring: asyncio.Task[None] | None = None
+        self.asking: asyncio.Task[None] | None = None
+        self.rests = 0.0
+        """Until when no lease is asked for."""
         self.denied: Refused | None = None
         self.denied_until = 0.0
 
-    def hit(self, now: float) -> None:
-        self.count += 1
-        elapsed = now - self.since
-        if elapsed >= TICK_SECONDS:
-            self.rate = (self.rate + self.count / elapsed) / 2
-            self.count, self.since = 0, now
-
 
 class LeasedEngine:
-    """An engine that leases from another."""
+    """An engine that leases from the one in Redis."""
 
     decides_now = True
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: RedisEngine) -> None:
         self.engine = engine
         self.leased = 0
-        """Requests that needed no call."""
+        """Requests that needed no call, of leases that are over."""
         self._hot: dict[LimitSet, Hot] = {}
         self._local: dict[str, tuple[Lease, Vector]] = {}
         self._closed: list[Lease] = []
+        """Spent no more, but not settled as a whole."""
         self._numbers = itertools.count()
         self._name = secrets.token_hex(6)
-        self._task: asyncio.Task[None] | None = None
+        self._ticker: asyncio.TimerHandle | None = None
+        self._ticked = 0.0
         self._closing = False
+        engine.on_recall = self._recall
 
     async def start(self) -> None:
         await self.engine.start()
-        self._task = asyncio.get_running_loop().create_task(self._maintain())
 
     async def close(self) -> None:
         self._closing = True
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        asking = [hot.asking for hot in self._hot.values() if hot.asking is not None]
+        await asyncio.gather(*asking, return_exceptions=True)
+        if self._ticker is not None:
+            self._ticker.cancel()
         for hot in self._hot.values():
             self._retire(hot)
-        for lease in self._closed:
-            if not lease.count:
-                self.engine.settle(lease.rid, lease.kept)
+        self._give_back()
         await self.engine.close()
 
     def reserve_now(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused | None:
         """From the lease, or as it was refused a moment ago."""
-        local = self._local.get(rid)
-        if local is not None:
-            return local[0].grant
         hot = self._hot.get(limits)
         if hot is None:
-            hot = self._hot[limits] = Hot()
-        now, denied, lease = time.monotonic(), hot.denied, hot.lease
-        if denied is not None and now < hot.denied_until and need[denied.limit.unit] >= denied.need:
-            hot.hit(now)
-            return denied
-        if lease is None or not lease.is_open or not lease.covers(need):
             return None
-        hot.hit(now)
-        return self._take(rid, need, lease)
+        lease = hot.lease
+        if lease is None:
+            return None if hot.denied is None else self._denied(hot, hot.denied, need)
+        left = lease.left
+        requests, tokens, prompt, completion, cost, slots = need
+        if (
+            requests > left[0] or tokens > left[1] or prompt > left[2] or completion > left[3] or cost > left[4]
+            or slots > left[5] or time.monotonic() >= lease.ends or rid in self._local
+        ):  # fmt: skip
+            return None
+        left[0] -= requests
+        left[1] -= tokens
+        left[2] -= prompt
+        left[3] -= completion
+        left[4] -= cost
+        left[5] -= slots
+        self._local[rid] = (lease, need)
+        lease.count += 1
+        lease.told = None  # headers tell what this one left
+        hot.count += 1
+        lease.taken += 1
+        if lease.taken == lease.enough:
+            self._ask(hot, need)
+        return lease
+
+    def settle(self, rid: str, actual: Vector) -> None:
+        local = self._local.pop(rid, None)
+        if local is None:
+            self.engine.settle(rid, actual)
+            return
+        lease, need = local
+        left, used = lease.left, lease.used
+        requests, tokens, prompt, completion, cost, _ = actual
+        left[0] += need[0] - requests
+        left[1] += need[1] - tokens
+        left[2] += need[2] - prompt
+        left[3] += need[3] - completion
+        left[4] += need[4] - cost
+        left[5] += need[5]  # slots are held, never used up
+        used[0] += requests
+        used[1] += tokens
+        used[2] += prompt
+        used[3] += completion
+        used[4] += cost
+        lease.count -= 1
+        if lease.noted:
+            lease.noted.pop(rid, None)
+
+    def _denied(self, hot: Hot, denied: Refused, need: Vector) -> Refused | None:
+        if need[denied.limit.unit] < denied.need or time.monotonic() >= hot.denied_until:
+            return None
+        hot.count += 1
+        return denied
 
     async def reserve(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused:
+        local = self._local.get(rid)
+        if local is not None:
+            return local[0]
+        if limits.shard.startswith("d:"):  # a capacity is paced: what is taken of it is sent at once
+            return await self.engine.reserve(rid, limits, need)
         outcome = self.reserve_now(rid, limits, need)
         if outcome is not None:
             return outcome
-        hot = self._hot.setdefault(limits, Hot())
-        hot.hit(time.monotonic())
-        if hot.rate < HOT_RATE:
-            return await self._exactly(rid, limits, need, hot)
-        await self._acquire(limits, need, hot)
-        lease = hot.lease
-        if lease is None or not lease.is_open or not lease.covers(need):
-            return await self._exactly(rid, limits, need, hot)
-        return self._take(rid, need, lease)
-
-    def _take(self, rid: str, need: Vector, lease: Lease) -> Granted:
-        lease.keep(need)
-        lease.count += 1
-        self._local[rid] = (lease, need)
-        self.leased += 1
-        return lease.grant
-
-    async def _exactly(self, rid: str, limits: LimitSet, need: Vector, hot: Hot) -> Granted | Refused:
+        hot = self._hot.get(limits)
+        if hot is None:
+            hot = self._hot[limits] = Hot(limits)
+            self._keep_ticking()
+        hot.count += 1
+        hot.need = need
+        if hot.lease is not None:
+            self._ask(hot, need)  # it is too small
         outcome = await self.engine.reserve(rid, limits, need)
-        if isinstance(outcome, Refused):
-            pause = DENIED_SLOTS_SECONDS if outcome.wait == 0 else DENIED_SECONDS
-            if outcome.wait:
-                pause = min(pause, outcome.wait / 1000)
-            hot.denied, hot.denied_until = outcome, time.monotonic() + pause
+        if isinstance(outcome, Refused) and is_final(outcome):
+            hot.denied, hot.denied_until = outcome, time.monotonic() + DENIED_SECONDS
         return outcome
 
-    async def _acquire(self, limits: LimitSet, need: Vector, hot: Hot) -> None:
-        """Lease for all who need it now; one asks, the others wait for the same answer."""
-        if hot.acquiring is None:
-            hot.acquiring = asyncio.get_running_loop().create_task(self._lease(limits, need, hot))
-        # Whoever is cancelled does not take the lease away from the others.
-        await asyncio.shield(hot.acquiring)
+    def _ask(self, hot: Hot, need: Vector) -> None:
+        """Lease in the background: the old one is spent meanwhile."""
+        if hot.asking is None and time.monotonic() >= hot.rests and need[0] and not self._closing:
+            hot.need = need
+            hot.asking = asyncio.get_running_loop().create_task(self._lease(hot))
 
-    async def _lease(self, limits: LimitSet, need: Vector, hot: Hot) -> None:
+    async def _lease(self, hot: Hot) -> None:
+        rid, sent = f"lease:{self._name}.{next(self._numbers)}", time.monotonic()
+        number = max(int(hot.rate * LEASE_SECONDS), LEAST)
         try:
-            self._retire(hot)
-            states = await self.engine.states(limits)
-            number = self._size(limits, need, states, hot)
-            if number < SMALLEST:
-                return
-            rid = f"lease:{self._name}.{next(self._numbers)}"
-            wanted = times(need, number)
-            outcome = await self.engine.reserve(rid, limits, wanted)
-            if not isinstance(outcome, Refused):
-                hot.lease = Lease(rid, limits, wanted, outcome)
+            leased = await self.engine.lease(rid, hot.limits, hot.need, number, HOLD_MS)
         except StoreDown:
-            pass  # whoever waits asks by himself, and is told
+            hot.rests = time.monotonic() + REST_SECONDS
+            return  # what is left of the old one was paid for
         finally:
-            hot.acquiring = None
-
-    def _size(self, limits: LimitSet, need: Vector, states: Sequence[State], hot: Hot) -> int:
-        """How many requests like this one to lease."""
-        room = min((s.remaining // need[s.limit.unit] for s in states if need[s.limit.unit]), default=0)
-        share = room * SHARE / max(self.engine.workers(limits.shard), 1)
-        return int(min(hot.rate * AHEAD_SECONDS, share))
+            hot.asking = None
+        self._retire(hot)
+        if leased is None:
+            hot.rests = time.monotonic() + REST_SECONDS
+            self._give_back()
+        elif self._closing or hot.rests > sent:  # called back meanwhile
+            self.engine.settle(rid, NOTHING)
+        else:
+            grant, granted = leased
+            hot.lease = Lease(rid, hot.limits, granted, grant.states(), sent)
+            hot.denied = None
 
     def _retire(self, hot: Hot) -> None:
-        """Spend no more of a lease; what is left goes back with the next tick."""
-        if hot.lease is not None:
-            hot.lease.is_open = False
-            self._closed.append(hot.lease)
-            hot.lease = None
+        """Spend no more of a lease."""
+        lease, hot.lease = hot.lease, None
+        if lease is not None:
+            lease.is_open = False
+            self.leased += lease.taken
+            self._closed.append(lease)
 
-    async def _maintain(self) -> None:
-        while not self._closing:
-            await asyncio.sleep(TICK_SECONDS)
-            now = time.monotonic()
-            for limits, hot in list(self._hot.items()):
-                if hot.lease is not None and now > hot.lease.ends:
-                    self._retire(hot)
-                if hot.lease is None and hot.acquiring is None and now - hot.since > 60:
-                    del self._hot[limits]
-            closed, self._closed = self._closed, []
-            for lease in closed:
-                if lease.count:
-                    self._closed.append(lease)
-                    await self._give_back(lease)
-                else:
-                    self.engine.settle(lease.rid, lease.kept)
+    def _give_back(self) -> None:
+        """Tell Redis what was used of closed leases, and hold no more than requests in flight may need."""
+        closed, self._closed = self._closed, []
+        for lease in closed:
+            if lease.count != lease.told_count:
+                used, rest = lease.fold()
+                lease.told_count = lease.count
+                if not lease.count:
+                    self.engine.settle(lease.rid, used)
+                    continue
+                self.engine.part(lease.rid, used, rest)
+                if lease.noted:
+                    for less in lease.noted.values():
+                        rest = minus(rest, less)
+                    self.engine.checkpoint(lease.rid, rest)
+            self._closed.append(lease)
 
-    async def _give_back(self, lease: Lease) -> None:
-        """Long answers are still under way: hold no more than they may need."""
-        kept = lease.kept
-        if kept != lease.told:
-            try:
-                await self.engine.adjust(lease.rid, lease.limits, kept)
-                lease.told = kept
-            except StoreDown as e:
-                log.info("a lease is not given back yet: %s", e)
+    def _recall(self, shard: str) -> None:
+        """Somebody met with a lease: give back what this worker holds."""
+        now = time.monotonic()
+        for hot in self._hot.values():
+            if hot.limits.shard == shard and (hot.lease is not None or hot.asking is not None):
+                hot.rests = now + REST_SECONDS
+                self._retire(hot)
+        self._give_back()
+
+    def _keep_ticking(self) -> None:
+        if self._ticker is None:
+            self._ticked = time.monotonic()
+            self._ticker = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+
+    def _tick(self) -> None:
+        self._ticker = None
+        now = time.monotonic()
+        elapsed = now - self._ticked
+        for hot in list(self._hot.values()):
+            self._look(hot, now, elapsed)
+        self._give_back()
+        if self._hot or self._closed:
+            self._keep_ticking()
+
+    def _look(self, hot: Hot, now: float, elapsed: float) -> None:
+        """Learn how much a set is in demand; lease, or give back."""
+        hot.rate += (hot.count / elapsed - hot.rate) * LEARNING
+        is_steady, is_idle = hot.count and hot.before, not hot.count and not hot.before
+        hot.before, hot.count = hot.count, 0
+        lease = hot.lease
+        if lease is None:
+            if hot.rate >= HOT_RATE and is_steady:
+                self._ask(hot, hot.need)
+            elif hot.rate < 1 and hot.asking is None:
+                del self._hot[hot.limits]
+        elif is_idle or now >= lease.ends:
+            self._retire(hot)
+        elif now >= lease.renews and hot.rate >= HOT_RATE / 2:
+            self._ask(hot, hot.need)
 
     async def adjust(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused:
         local = self._local.get(rid)
@@ -249,31 +343,24 @@ class LeasedEngine:
             return await self.engine.adjust(rid, limits, need)
         lease, before = local
         more = minus(need, before)
-        if not lease.covers(more):
-            # By itself, then: the part of the lease is given back only once it is certain.
-            outcome = await self.engine.reserve(rid, limits, need)
-            if isinstance(outcome, Refused):
-                return outcome
-            if self._local.pop(rid, None) is None:  # settled meanwhile
-                self.engine.settle(rid, NOTHING)
-                return outcome
-            self._leave(lease, before, NOTHING)
+        if max(more) <= 0 or lease.covers(more):
+            lease.take(more)
+            lease.told_count = -1
+            self._local[rid] = (lease, need)
+            return lease
+        # By itself, then: the part of the lease is given back only once it is certain.
+        outcome = await self.engine.reserve(rid, limits, need)
+        if isinstance(outcome, Refused):
             return outcome
-        lease.keep(more)
-        self._local[rid] = (lease, need)
-        return lease.grant
+        if rid in self._local:
+            self._leave(rid)
+        else:  # settled meanwhile
+            self.engine.settle(rid, NOTHING)
+        return outcome
 
-    def settle(self, rid: str, actual: Vector) -> None:
-        local = self._local.pop(rid, None)
-        if local is None:
-            self.engine.settle(rid, actual)
-        else:
-            self._leave(*local, actual)
-
-    def _leave(self, lease: Lease, need: Vector, actual: Vector) -> None:
-        requests, tokens, prompt, completion, cost, _ = actual
-        lease.keep(minus((requests, tokens, prompt, completion, cost, 0), need))  # slots are held, never used up
-        lease.count -= 1
+    def _leave(self, rid: str) -> None:
+        """Take a request out of its lease, as if it had never been."""
+        self.settle(rid, NOTHING)
 
     def debit(self, rid: str, limits: LimitSet, actual: Vector) -> None:
         self.engine.debit(rid, limits, actual)
@@ -282,11 +369,31 @@ class LeasedEngine:
         self.engine.correct(rid, limits, difference, at)
 
     def checkpoint(self, rid: str, used: Vector) -> None:
-        if rid not in self._local:
+        local = self._local.get(rid)
+        if local is None:
             self.engine.checkpoint(rid, used)
+        else:
+            lease, need = local
+            lease.noted[rid] = minus(need, used)
+            lease.told_count = -1
 
     async def states(self, limits: LimitSet) -> Sequence[State]:
+        """What this worker leased of them is given back first."""
+        counters = set(limits.limits)
+        for hot in [hot for hot in self._hot.values() if hot.limits.shard == limits.shard]:
+            if counters.isdisjoint(hot.limits.limits):
+                continue
+            if hot.asking is not None:
+                await asyncio.wait([hot.asking])
+            self._retire(hot)
+        self._give_back()
         return await self.engine.states(limits)
 
     def workers(self, shard: str) -> int:
         return self.engine.workers(shard)
+
+
+def is_final(refused: Refused) -> bool:
+    """Whether what is spent alone refuses it: nothing that is given back can help before the window is over."""
+    limit = refused.limit
+    return limit.kind == WINDOW and refused.states()[refused.position].used + refused.need > limit.most

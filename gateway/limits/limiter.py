@@ -10,7 +10,6 @@ from ..errors import StoreUnavailable
 from .amounts import Amounts, vector
 from .engine import Engine, Granted, Orphan, Refused, Spent, State, StoreDown
 from .headers import ratelimit_headers, refusal
-from .leases import LeasedEngine
 from .memory import MemoryEngine
 from .outage import LocalShare
 from .rules import LimitSet, Rules
@@ -128,6 +127,7 @@ class Limiter:
         """
         engine: Engine = MemoryEngine(spent)
         if config.redis is not None:
+            from .leases import LeasedEngine
             from .redis import RedisEngine  # a fifth of the start-up time of a gateway that has no Redis
 
             shared = RedisEngine(config.redis, lease=config.counters.lease, spent=spent)

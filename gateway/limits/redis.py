@@ -5,6 +5,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from config import schema
 
@@ -33,6 +34,8 @@ class RedisEngine:
     def __init__(self, config: schema.Redis, *, lease: float = 10, spent: Spent | None = None) -> None:
         self.on_orphan: list[Callable[[Orphan], None]] = []
         """Called for every reservation of a dead worker that this one settled."""
+        self.on_recall: Callable[[str], None] | None = None
+        """Called with an organization where a request meets with leases."""
         self._store = Store(config)
         self._lease = lease
         self._seeds = Seeds(spent)
@@ -72,6 +75,22 @@ class RedisEngine:
     async def adjust(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused:
         return await self.shard(limits.shard).reserve(rid, limits, need, ADJUST)
 
+    async def lease(
+        self, rid: str, limits: LimitSet, need: Vector, number: int, hold: int
+    ) -> tuple[Granted, Vector] | None:
+        """Take up to ``number`` times ``need``, for ``hold`` ms at most; None where it would be too few. Raises StoreDown."""
+        shard = self.shard(limits.shard)
+        leased = await shard.lease(rid, limits, need, number, hold)
+        if leased is not None:
+            self._rids[rid] = shard
+        return leased
+
+    def part(self, rid: str, used: Vector, rest: Vector) -> None:
+        """Book a part of a reservation, and go on holding the rest. Never waits and never raises."""
+        shard = self._rids.get(rid)
+        if shard is not None:
+            shard.part(rid, used, rest)
+
     def settle(self, rid: str, actual: Vector) -> None:
         shard = self._rids.pop(rid, None)
         if shard is not None:
@@ -104,6 +123,8 @@ class RedisEngine:
             breaker = Breaker() if self._store.is_cluster else self._breaker
             lease = int(self._lease * 1000)
             found = Dispatcher(name, lease=lease, store=self._store, breaker=breaker, seeds=self._seeds)
+            if self.on_recall is not None:
+                found.recall = partial(self.on_recall, name)
             self._shards[name] = found
         return found
 

@@ -8,20 +8,27 @@
 --   limit   {key, field, kind, cap, rate, period, unit}     kind 1 bucket, 2 calendar window (rate: overdraft), 3 slots
 --   set     {limit, ...}: what is taken all or none
 --   seed    {key, {field, window, spent, ...}}: what counters that were lost or never seen begin with
---   settle  {request, set, mode, fence when first sent, reserved at or 0, amounts...}   modes: see SETTLE below
---   reserve {request, set, mode, at, amounts..., limits packed}                    modes: see RESERVE below
+--   settle  {request, set, mode, fence when first sent, reserved at or 0, amounts..., rest...}   modes: see SETTLE below
+--           PART books the amounts, and goes on holding the rest
+--   reserve {request, set, mode, at, amounts..., limits packed, number}            modes: see RESERVE below
+--           LEASE takes up to `number` times the amounts, to be used up or given back within `at` ms
 --           outcome and wait: 0 granted; a position of the set: it has too little, for a bucket until wait (ms);
---           -1 held already; -2 not seeded, wait is the set of positions in binary; -3 being restored
+--           -1 held already; -2 not seeded, wait is the set of positions in binary; -3 being restored;
+--           -4 too little, but others hold leases on it: for `wait` ms at most, and none is made meanwhile.
+--           Of a LEASE that is granted, wait is how many times; it is refused where it would be too few.
 -- Reply {now, seq, fence before, live processes or 0, settled, outcomes, values, reserved, windows}
 --   or {-1, gen}: another generation, nothing was done; {-5}: a stale duplicate; {-4}: the process is alive.
 --
 -- A counter is kept in fields that begin with its name: a bucket as l(evel x period) and t(ime), a window as
--- w(indow), s(pent), r(eserved), slots as n. `g` is the generation in which the scope was seeded, `x` when it expires.
+-- w(indow), s(pent), r(eserved), slots as n. `g` is the generation in which the scope was seeded, `x` when it expires,
+-- `h` until when leases on it are held at most, `e` until when none is made.
 -- A record is {at, generation, amounts, windows, checkpoint or 0} followed by the limits, for whoever must reap it.
 
 local DAY = 86400000
-local SETTLE, CHECKPOINT, CHARGE, REFUND = 0, 1, 2, 3
-local RESERVE, ADJUST, RESTORE, READ = 0, 1, 2, 3
+local SETTLE, CHECKPOINT, CHARGE, REFUND, PART = 0, 1, 2, 3, 4
+local RESERVE, ADJUST, RESTORE, READ, LEASE = 0, 1, 2, 3, 4
+local SHARE, SMALLEST = 0.25, 4 -- of what is left, all workers' leases together; requests, fewer are not worth one
+local EXACT = 2000 -- ms without leases once a request met with one
 local floor, format, call = math.floor, string.format, redis.call
 
 local m = cmsgpack.unpack(ARGV[1])
@@ -78,15 +85,18 @@ local fields, pos = {}, {}
 for i = 1, #L do
   local l = L[i]
   local f = fields[l[1]]
-  if not f then f = {'x', 'g'}; fields[l[1]] = f end
+  if not f then f = {'x', 'g', 'h', 'e'}; fields[l[1]] = f end
   local n, name, kind = #f, l[2], l[3]
   if kind == 1 then f[n + 1] = name .. 'l'; f[n + 2] = name .. 't'
   elseif kind == 2 then f[n + 1] = name .. 'w'; f[n + 2] = name .. 's'; f[n + 3] = name .. 'r'
   else f[n + 1] = name .. 'n' end
   pos[i] = n
 end
-local vals, seeds, marked = {}, {}, {}
-for k, f in pairs(fields) do vals[k] = call('HMGET', KEYS[k], unpack(f)) end
+local vals, seeds, marked, leased, exact = {}, {}, {}, {}, {}
+for k, f in pairs(fields) do
+  local v = call('HMGET', KEYS[k], unpack(f))
+  vals[k], leased[k], exact[k] = v, tonumber(v[3] or '0'), tonumber(v[4] or '0')
+end
 for i = 1, #SEEDS do
   local s, by = SEEDS[i][2], {}
   for j = 1, #s, 3 do by[s[j]] = {s[j + 1], s[j + 2]} end
@@ -167,6 +177,14 @@ for k = 1, #S do
     if mode == CHECKPOINT then
       rec[5] = {s[6], s[7], s[8], s[9], s[10], s[11]}
       call('HSET', KEYS[4], rid, cmsgpack.pack(rec) .. string.sub(raw, tail + 1))
+    elseif mode == PART then
+      if before < s[4] then -- not executed by an earlier sending
+        local less = {}
+        for u = 1, 6 do less[u] = held[u] - s[11 + u] end
+        book(set, wins, less, rec[2] ~= gen, {s[6], s[7], s[8], s[9], s[10], s[11]}, true)
+        rec[3], rec[5] = {s[12], s[13], s[14], s[15], s[16], s[17]}, 0
+        call('HSET', KEYS[4], rid, cmsgpack.pack(rec) .. string.sub(raw, tail + 1))
+      end
     else
       local actual = {s[6], s[7], s[8], s[9], s[10], s[11]}
       if mode == CHARGE then actual = rec[5] ~= 0 and rec[5] or held
@@ -180,7 +198,7 @@ for k = 1, #S do
     end
     settled[k] = 1
     changed = true
-  elseif mode == SETTLE then
+  elseif mode == SETTLE or mode == PART then
     local actual = {s[6], s[7], s[8], s[9], s[10], s[11]}
     local grave = call('HGET', KEYS[3], rid)
     if grave then -- reaped while its process was stopped: what was charged gives way to what was used
@@ -208,6 +226,27 @@ local function ceil_div(a, b)
   while q * b < a do q = q + 1 end
   return q
 end
+-- The level of a bucket from which what flows in for so long does not fill it: it and a lease are never more than its cap.
+local function below(i, l, hold) return math.min(A[i], D[i] - l[5] * hold) end
+-- How many times `need` a lease may be: a small part of what is left, and none of an overdraft.
+local function size(set, need, number, hold)
+  local most = SHARE / math.max(call('ZCOUNT', KEYS[2], format('%.0f', now), '+inf'), 1)
+  for j = 1, #set do
+    local i = set[j]
+    local l = L[i]
+    local kind, amount, left = l[3], need[l[7]], l[4] - A[i]
+    if exact[l[1]] > now then return 0 end
+    if kind == 1 then left = below(i, l, hold) / l[6] elseif kind == 2 then left = left - B[i] end
+    if amount > 0 then number = math.min(number, floor(left * most / amount)) end
+  end
+  return number
+end
+-- Whether leases that others hold may be all that is missing of a limit: then nothing is refused before they are over.
+local function may_come_back(l, i, amount)
+  if leased[l[1]] <= now or amount > l[4] + (l[3] == 2 and l[5] or 0) then return false end
+  if l[3] ~= 2 then return true end
+  return A[i] + amount <= l[4] + l[5] and (l[5] == 0 or A[i] < l[4]) -- what is spent is not given back
+end
 local closed = now < tonumber(meta[2] or '0')
 local out = {}
 for k = 1, #R do
@@ -220,6 +259,7 @@ for k = 1, #R do
   if raw then
     local _, rec = cmsgpack.unpack_one(raw)
     if mode == ADJUST then held, wins, at = rec[3], rec[4], rec[1]
+    elseif mode == LEASE then bad, wait = -1, rec[3][1] / need[1]
     elseif mode == RESERVE or rec[2] == gen then bad = -1 end -- a repetition
   end
   if bad == 0 then
@@ -233,7 +273,22 @@ for k = 1, #R do
     end
   end
   if mode == READ and bad ~= -2 then bad = -1 end
-  if bad == 0 and mode ~= RESTORE then
+  if bad == 0 and mode == LEASE then
+    wait = size(set, need, r[12], r[4])
+    if wait < SMALLEST then bad = 1
+    else
+      for u = 1, 6 do need[u] = need[u] * wait end
+      for j = 1, #set do
+        local i, l = set[j], L[set[j]]
+        local k = l[1]
+        if l[3] == 1 then A[i] = below(i, l, r[4]) end
+        if leased[k] < now + r[4] then
+          leased[k] = now + r[4]
+          call('HSET', KEYS[k], 'h', format('%.0f', leased[k]))
+        end
+      end
+    end
+  elseif bad == 0 and mode ~= RESTORE then
     for j = 1, #set do
       local i = set[j]
       local l = L[i]
@@ -252,6 +307,14 @@ for k = 1, #R do
         if C[i] == wins[j]
           and (A[i] + B[i] + more > l[4] + l[5] or (l[5] > 0 and not held and A[i] >= l[4])) then bad = j; break end
       elseif A[i] + more > l[4] then bad = j; break end
+    end
+    local i = set[bad]
+    local l = L[i]
+    if l and may_come_back(l, i, need[l[7]] - (held and held[l[7]] or 0)) then
+      local k = l[1]
+      bad, wait = -4, leased[k] - now
+      exact[k] = now + EXACT
+      call('HSET', KEYS[k], 'e', format('%.0f', exact[k]))
     end
   end
   if bad == 0 then

@@ -116,7 +116,7 @@ def families(limits: Sequence[Limit]) -> tuple[Family, ...]:
 class LimitSet:
     """The limits of one request, to be taken all or none. Compared by identity: equal ones are the same object."""
 
-    __slots__ = ("__weakref__", "budgets", "families", "limits", "packed", "scales", "shard", "units", "windows")
+    __slots__ = ("budgets", "families", "limits", "packed", "scales", "shard", "units", "windows")
 
     def __init__(self, shard: str, limits: tuple[Limit, ...]) -> None:
         self.shard = shard

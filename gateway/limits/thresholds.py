@@ -27,8 +27,8 @@ class Thresholds:
     """Remembers what was told, by scope and window."""
 
     def __init__(self, percents: Sequence[int]) -> None:
-        self._told: dict[tuple[str, str, str], tuple[int, int]] = {}
-        """Counter -> (spent when last told or seen lower, the percentage told)."""
+        self._told: dict[tuple[str, str, str], tuple[int, int, int]] = {}
+        """Counter -> (spent when last looked at, the percentage told, in which window)."""
         self._calm: dict[LimitSet, tuple[tuple[int, int, int], ...]] = {}
         """Of each budget of a set its position, and what may be spent with nothing to tell: from, and below."""
         self.configure(percents)
@@ -52,7 +52,7 @@ class Thresholds:
         found = []
         for position in limits.budgets:
             limit = limits.limits[position]
-            spent, told = self._told.get((limits.shard, limit.scope, limit.field), (0, 0))
+            spent, told, _ = self._told.get((limits.shard, limit.scope, limit.field), (0, 0, 0))
             following = next((percent for percent in self._percents if percent > told), None)
             below = ENDLESS if following is None or not limit.cap else -(-limit.cap * following // 100)
             found.append((position, spent, below))
@@ -66,22 +66,22 @@ class Thresholds:
 
         The budget ``exhausted`` has just refused a request: nobody comes nearer to all of it than that.
         """
-        for limit, spent, reserved, *_ in states:
+        for limit, spent, reserved, _, _, window in states:
             if limit.unit != COST:
                 continue
             is_used_up = limit == exhausted and not reserved
             percent = self._highest(limit.cap if is_used_up else spent, limit.cap)
             key = (shard, limit.scope, limit.field)
             known = self._told.get(key)
-            before_spent, before = known or (0, 0)
-            if spent < before_spent:
-                before = 0  # a new window
+            before_spent, before, told_in = known or (0, 0, 0)
+            if spent < before_spent and window != told_in:
+                before = 0  # within a window what one lease knows may be less than what another told
             if percent > before:
                 yield Threshold(limit.scope, NAMES[limit.field], percent, spent, limit.cap)
             if percent or known is not None:
-                self._remember(key, (spent, max(percent, before)))
+                self._remember(key, (spent, max(percent, before), window))
 
-    def _remember(self, key: tuple[str, str, str], told: tuple[int, int]) -> None:
+    def _remember(self, key: tuple[str, str, str], told: tuple[int, int, int]) -> None:
         if self._told.get(key) != told:
             if len(self._told) >= _REMEMBERED:
                 self._told.clear()
