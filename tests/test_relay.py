@@ -251,3 +251,92 @@ def test_a_tier_that_the_upstream_does_not_name_is_in_every_chunk_in_any_split()
             lines = through(pieces, True, 1)[0].split(b"\n")
             told = [json.loads(line[5:]) for line in lines if line.startswith(b"data:") and line[6:7] != b"["]
             assert told == [{**chunk, "service_tier": "default"} for chunk in sent], (odd, len(pieces[0]))
+
+
+TEXTS = [
+    *(
+        "one",
+        "two",
+        "",
+        " ",
+        "usage",
+        "error",
+        "finish_reason",
+        '"',
+        'a "quoted" word',
+        "\\",
+        "ends in \\",
+        "\n\n",
+        "\r\n",
+    ),
+    *(
+        "data: {",
+        "\u00e9\u4e2d\U0001f600",
+        "x" * 5000,
+        '","usage":null',
+        '","finish_reason":null}]}\n\n',
+        "three",
+        "four",
+    ),
+]
+
+
+@pytest.mark.parametrize("include_usage", [True, False])
+@pytest.mark.parametrize("tier", ['"service_tier":"flex",', '"service_tier":null,', ""])
+@pytest.mark.parametrize("usage", ['"usage":null', ' "usage": null', ""])
+@pytest.mark.parametrize("key", ["content", "reasoning_content"])
+def test_frames_that_differ_in_their_text_alone_fare_as_those_that_are_looked_at(
+    include_usage: bool, tier: str, usage: str, key: str
+) -> None:
+    head = HEAD.replace('"service_tier":"flex",', tier)
+
+    def told(text: str, more: str = "") -> bytes:
+        delta = f'{{"{key}":{json.dumps(text, ensure_ascii=False)}{more}}}'
+        choices = f'"choices":[{{"index":0,"delta":{delta},"logprobs":null,"finish_reason":null}}]'
+        return f"data: {{{head},{choices}{',' if usage else ''}{usage}}}\n\n".encode()
+
+    frames = [told(text) for text in TEXTS] + [told("tool", ',"tool_calls":[]'), told("five"), told("six")]
+    quick, slow = relay(include_usage), relay(include_usage)
+    for frame in frames:
+        cut = len(frame) // 2  # in two reads: such frames are never taken for known
+        out = slow.feed(frame[:cut]) + slow.feed(frame[cut:])
+        assert quick.feed(frame) == out
+        chunk = json.loads(out[5:])
+        assert chunk["choices"] == json.loads(frame[5:])["choices"]
+        assert chunk["service_tier"] == ("flex" if "flex" in tier else "default")
+        assert ("usage" in chunk) == (include_usage and bool(usage))
+    assert quick.text_bytes == pytest.approx(slow.text_bytes, rel=0.01)
+    assert quick.feed(END + USAGE + DONE) == slow.feed(END + USAGE + DONE)
+    assert (quick.close(), quick.usage) == (slow.close(), slow.usage) == (DONE, Usage(input=1, output=2))
+
+
+@pytest.mark.parametrize(
+    "between", [b"", TEXT, USAGE, END, b": ping\n\n", b'data: {"error":{"message":"over"}}\n\n', b"data: {\n\n"]
+)
+def test_what_comes_between_two_known_frames_is_not_missed(between: bytes) -> None:
+    def outcome(*reads: bytes) -> tuple[bytes, str, Usage | None]:
+        r, out = relay(include_usage=False), b""
+        try:
+            for read in (ROLE, *(frame({"content": text}) for text in "abc"), *reads, END, DONE):
+                out += r.feed(read)
+            return out + r.close(), "", r.usage
+        except ProviderError as error:
+            return out, error.kind.value, r.usage
+
+    before, after = frame({"content": "d"}), frame({"content": "e"})
+    together = before + between + after
+    for at in range(1, len(together)):
+        assert outcome(together) == outcome(together[:at], together[at:]), at
+
+
+def test_an_end_of_one_choice_beside_the_text_of_another_is_not_missed() -> None:
+    r = relay(n=2)
+    r.feed(ROLE)
+    for text in ("a", "b", "c"):
+        assert r.feed(frame({"content": text})) != b""
+    both = frame({"content": "d"}, "stop").split(b'],"usage"')[0]
+    second = frame({"content": "e"}, index=1).split(b'"choices":[')[1]
+    assert r.feed(both + b"," + second) == both + b"," + second
+    assert not r.finished
+    assert r.feed(END) == END
+    assert r.finished

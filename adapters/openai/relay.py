@@ -16,6 +16,7 @@ from ..jsonio import dumps, loads
 from ..sse import MAX_EVENT_BYTES
 from ..usage import Usage
 from .dialect import Dialect, read_usage, served_tier
+from .frames import Shape, shape_of
 
 _HIDDEN = (b', "usage": null', b'"usage":null,', b'"usage": null, ')
 """Rarer forms of what a client that did not ask for usage must not see; servers differ in blanks and key order."""
@@ -46,6 +47,7 @@ class Relay:
         self._include_usage = include_usage
         self._left = n
         """Choices that have not finished."""
+        self._several = n > 1
         self._pieces: list[bytes] = []
         self._size = 0
         """A frame that is not complete yet."""
@@ -59,6 +61,10 @@ class Relay:
         self._failure: ProviderError | None = None
         self._straight = False
         """Whether a read of whole frames needs nothing done to it before it is looked at."""
+        self._shape: Shape | None = None
+        """Of the frames that need not even be looked at..."""
+        self._lessons = 3
+        """...and how often another one may be learned: in vain where every frame ends in a padding of its own."""
         self._bytes = self._frames = self._overhead = 0
 
     @property
@@ -71,12 +77,28 @@ class Relay:
         return max(self._bytes - self._frames * self._overhead, self._frames)
 
     def feed(self, data: bytes) -> bytes:
-        if self._straight and not self._pieces and data.endswith(b"\n\n") and b"\r" not in data:
-            out = self._block(data)  # nearly every read of nearly every stream
-        else:
-            out = self._feed(data)
-            self._straight = self.started and not (self._done or self._cr or self._failure)
-        return out if self._tier is None else self._retier(out)
+        if self._straight and not self._pieces:
+            told = self._shape.relayed(data) if self._shape is not None else None
+            if told is not None:  # nearly every read of nearly every stream
+                self._bytes += len(data)
+                self._frames += 1
+                return told
+            if data.endswith(b"\n\n") and b"\r" not in data:
+                return self._learn(data, self._retier(self._block(data)))
+        return self._retier(self._long(data))
+
+    def _learn(self, data: bytes, out: bytes) -> bytes:
+        """Frames of this shape need not be looked at any more."""
+        shape = shape_of(data, out) if self._straight and self._lessons else None  # not straight: it was no content
+        if shape is not None:
+            self._shape = shape
+            self._lessons -= 1
+        return out
+
+    def _long(self, data: bytes) -> bytes:
+        out = self._feed(data)
+        self._straight = self.started and not (self._done or self._cr or self._failure)
+        return out
 
     def _feed(self, data: bytes) -> bytes:
         if self._failure is not None:
@@ -114,12 +136,12 @@ class Relay:
         last = self._last()
         if self._left > 0 or not (self._done or self.usage is not None):
             raise ProviderError(ErrorKind.INCOMPLETE, "The upstream's answer ended before it was complete.")
-        out = b"".join(self._held) + last
-        return (out if self._tier is None else self._retier(out)) + DONE
+        return self._retier(b"".join(self._held) + last) + DONE
 
     def _retier(self, frames: bytes) -> bytes:
         """Frames that name the tier that served, from an upstream that names none or means another thing by it."""
-        assert self._tier is not None, "asked for only then"
+        if self._tier is None:
+            return frames
         pattern, put = self._tier
         if pattern is _OPENING and frames.startswith(_OPEN) and frames.count(b"\ndata:") == frames.count(b"\n" + _OPEN):
             opening = put + b'"'  # every chunk begins in the usual way: no need to look at every line
@@ -185,7 +207,8 @@ class Relay:
     def _block(self, block: bytes) -> bytes:
         """Frames of a stream under way."""
         frames = block.count(b"\n\n")
-        if block.count(self._calm) != frames or b'"error"' in block:
+        ends = self._several and block.count(b'"finish_reason"') != frames  # beside the text of another choice
+        if ends or block.count(self._calm) != frames or b'"error"' in block:
             return self._slowly(block)
         self._bytes += len(block)
         self._frames += frames

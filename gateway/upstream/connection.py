@@ -145,6 +145,7 @@ class Connection(asyncio.Protocol):
         if self._between and response.sink is not None:
             plain = unframed(data)
             if plain is not None:  # nearly every read of nearly every stream: the parser is where it was
+                self._overhead = 0
                 response.pass_on(response.sink, plain)
                 return
         response.silent = False

@@ -1,0 +1,48 @@
+"""Frames that differ from the one before in their text alone, as nearly all of a stream do."""
+
+_TEXTS = (b'"content":"', b'"reasoning_content":"')
+"""What a text begins after. Quotes inside JSON strings are escaped, so this is always a key and its value's beginning."""
+
+
+class Shape:
+    """What is around the text of a frame of one line, and what the client has around it instead."""
+
+    def __init__(self, before: bytes, after: bytes, out_before: bytes, out_after: bytes) -> None:
+        self._before = before
+        self._after = after
+        self._start = len(before)
+        self._end = -len(after)
+        self._least = len(before) + len(after)
+        self._changed = (before, after) != (out_before, out_after)
+        self._out_before = out_before
+        self._out_after = out_after
+
+    def relayed(self, data: bytes) -> bytes | None:
+        """What the client gets for ``data``; None where it is not one frame of this shape with a plain text."""
+        if len(data) < self._least or not data.startswith(self._before) or not data.endswith(self._after):
+            return None
+        text = data[self._start : self._end]
+        if b'"' in text or b"\n" in text:  # an escaped quote, or more than one frame: something may hide in it
+            return None
+        return self._out_before + text + self._out_after if self._changed else data
+
+
+def shape_of(frame: bytes, out: bytes) -> Shape | None:
+    """The shape of a frame that goes to the client as ``out``; None where it has none that is worth knowing."""
+    inside, outside = _around(frame), _around(out)
+    if inside is None or outside is None:
+        return None
+    return Shape(*inside, *outside)
+
+
+def _around(frame: bytes) -> tuple[bytes, bytes] | None:
+    if not frame.startswith(b"data:") or frame.find(b"\n") != len(frame) - 2:
+        return None
+    for key in _TEXTS:
+        at = frame.find(key)
+        if at >= 0:
+            start = at + len(key)
+            end = frame.find(b'"', start)
+            escaped = frame[end - 1 : end] == b"\\"
+            return None if escaped or frame[end + 1 : end + 2] not in (b"}", b",") else (frame[:start], frame[end:])
+    return None
