@@ -27,12 +27,13 @@ import hypothesis
 import orjson
 from hypothesis import strategies as st
 
+from .beside import SHARED
 from .chat_requests import RICH
 from .fuzz_validation import KEYS, SCALARS, anything, mangled, mutated
 from .running import KEY, running
 
 ROOT = Path(__file__).parents[1]
-EXTRACT = ROOT.parent / "shared" / "reference" / "openai" / "chat-completions.openapi.json"
+EXTRACT = SHARED / "reference" / "openai" / "chat-completions.openapi.json"
 SCHEMATHESIS = ROOT / ".venvs" / "schemathesis"
 PINS = Path(__file__).parent / "clients" / "pins" / "schemathesis.txt"
 ADMIN = "admin-0123456789abcdef0123456789abcdef"

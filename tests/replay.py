@@ -21,7 +21,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,7 +30,8 @@ from adapters.errors import ProviderError
 from adapters.interface import Answer, Chunk, StreamTranslator
 from adapters.usage import Usage
 
-SHARED = Path(__file__).parents[1].parent / "shared"
+from .beside import SHARED
+
 RECORDED = SHARED / "recorded"
 EVERY_OFFSET = os.environ.get("SLUICE_EVERY_OFFSET") == "1"
 MAX_CUTS = 24

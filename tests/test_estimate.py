@@ -7,7 +7,6 @@ import wave
 from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -22,6 +21,8 @@ from config import schema
 from gateway.call import Call, Deployment
 from gateway.limits.estimate import ANY_IMAGE_TOKENS, PLAIN, UNBOUNDED, Estimator
 from gateway.pricing import PriceBook, worst_case
+
+from .beside import SHARED
 
 CONFIG: dict[str, Any] = {
     "providers": {"p": {"adapter": "openai"}},
@@ -96,7 +97,7 @@ def test_the_bound_of_a_prompt_is_not_below_its_bytes(messages: list[str], tools
 ESTIMATOR = estimator()
 
 
-RECORDED = Path(__file__).parents[1].parent / "shared" / "recorded"
+RECORDED = SHARED / "recorded"
 
 
 def recorded() -> Iterator[tuple[str, dict[str, Any], int]]:

@@ -21,10 +21,11 @@ from gateway.litellm.document import convert
 from gateway.litellm.settings import limits, seconds, window
 from gateway.records.database import Database
 
+from .beside import SHARED
 from .running import deployment, running
 
 SOURCE = Path(__file__).with_name("litellm_config.yaml")
-REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "litellm.md"
+REFERENCE = SHARED / "reference" / "litellm.md"
 OLD = "sk-old-litellm-key-1234567890"
 BROKE = "sk-broke-litellm-key-1234567890"
 GONE = "sk-gone-litellm-key-1234567890"

@@ -392,7 +392,7 @@ async def test_a_changed_configuration_keeps_what_was_counted(clock: Clock) -> N
     await gate.start()
     who = principal(Owner("k:a", Limits(rpm=3)))
     await gate.reserve("r", who, "fast", "default", Amounts())
-    gate.configure(second)
+    gate = gate.under(second)
     held = await gate.reserve("s", who, "fast", "default", Amounts())
     assert held.headers["x-ratelimit-remaining-requests"] == "1"
     await gate.reserve_capacity("s.1", "p/gpt", Amounts())

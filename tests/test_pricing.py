@@ -31,6 +31,8 @@ from gateway.pricing import (
     worst_case,
 )
 
+from .beside import SHARED
+
 PRICES = PriceList.load()
 ROW = {
     "prices": {
@@ -59,7 +61,7 @@ def test_every_row_of_the_shipped_list_is_usable() -> None:
 
 
 def test_the_shipped_list_is_as_complete_as_its_source() -> None:
-    source = Path(__file__).parents[1].parent / "shared" / "reference" / "prices.json"
+    source = SHARED / "reference" / "prices.json"
     if not source.exists():
         pytest.skip("the source of the list is not here")
     ours = json.loads((Path(__file__).parents[1] / "config" / "prices.json").read_text())

@@ -4,7 +4,6 @@ import json
 import random
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -22,10 +21,10 @@ from gateway.validation.parameters import PARAMETERS
 from gateway.validation.plain import is_plain
 from gateway.validation.violation import Violation
 
+from .beside import SHARED
 from .chat_requests import CALL, RICH
 from .fuzz_validation import KEYS, anything, fuzz, mutated, refusal_of, survives
 
-SHARED = Path(__file__).parents[1].parent / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the reference material is not at hand")
 
 JSON = st.recursive(
