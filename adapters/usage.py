@@ -2,34 +2,46 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
-from .values import value
 
-
-@value
+@dataclass(init=False, slots=True, unsafe_hash=True)
 class Usage:
-    """Tokens by the price they have. Every token is in exactly one bucket (OpenAI's own counts are inclusive)."""
+    """Tokens by the price they have. Every token is in exactly one bucket (OpenAI's own counts are inclusive).
 
-    input: int = 0
+    Nobody changes one.
+    """
+
+    input: int
     """Prompt tokens at the plain price: neither cached, nor written to a cache, nor audio."""
-    cache_read: int = 0
-    cache_write: int = 0
+    cache_read: int
+    cache_write: int
     """Written to a prompt cache at the provider's default time to live."""
-    cache_write_1h: int = 0
+    cache_write_1h: int
     """Written for an hour (Anthropic's second price)."""
-    audio_input: int = 0
-    output: int = 0
+    audio_input: int
+    output: int
     """Visible generated tokens, rejected predictions included."""
-    reasoning: int = 0
-    audio_output: int = 0
-    accepted_prediction: int = 0
+    reasoning: int
+    audio_output: int
+    accepted_prediction: int
     """A part of ``output``, told again for the client's sake; not added to totals."""
-    rejected_prediction: int = 0
+    rejected_prediction: int
     """A part of ``output``, as above."""
-    calls: Mapping[str, int] | None = None
+    calls: Mapping[str, int] | None
     """Per-call charges of server-side tools, say ``{"web_search": 2}``."""
+
+    def __init__(
+        self, input: int = 0, cache_read: int = 0, cache_write: int = 0, cache_write_1h: int = 0,  # noqa: A002
+        audio_input: int = 0, output: int = 0, reasoning: int = 0, audio_output: int = 0,
+        accepted_prediction: int = 0, rejected_prediction: int = 0, calls: Mapping[str, int] | None = None,
+    ) -> None:  # fmt: skip
+        self.input, self.cache_read, self.cache_write = input, cache_read, cache_write
+        self.cache_write_1h, self.audio_input = cache_write_1h, audio_input
+        self.output, self.reasoning, self.audio_output = output, reasoning, audio_output
+        self.accepted_prediction, self.rejected_prediction = accepted_prediction, rejected_prediction
+        self.calls = calls
 
     @property
     def prompt_tokens(self) -> int:
