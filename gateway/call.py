@@ -144,7 +144,6 @@ OWN_PHASES = ("auth", "limits", "translate", "upstream", "stream")
 """The gateway's own: what it adds to the provider's time."""
 
 
-@dataclass(init=False)
 class CallRecord:
     """Everything that happened to one call: what observers read and the ledger keeps."""
 
@@ -218,11 +217,11 @@ class CallRecord:
 
     def __init__(
         self,
-        id: str,
+        id: str,  # noqa: A002
         model: str = "",
         principal: Principal | None = None,
         status: int = 0,
-        **known: Any,  # noqa: A002
+        **known: Any,
     ) -> None:
         """``known``: of the other fields; what they are else is the class's until it changes."""
         self.id, self.model, self.principal, self.status = id, model, principal, status

@@ -1,6 +1,5 @@
 """Requests that a budget refused have a row in the ledger too: what a team asks about is there to be found."""
 
-from dataclasses import replace
 from typing import Protocol
 
 from ..call import Attempt, CallRecord
@@ -23,4 +22,8 @@ class RefusalObserver:
 
     def call_finished(self, record: CallRecord) -> None:
         if record.code == REFUSED and not record.attempts and record.principal is not None:
-            self._ledger.append(replace(record, attempts=[Attempt(0, "", "", "", status=REFUSED)]))
+            record.attempts = [Attempt(0, "", "", "", status=REFUSED)]
+            try:
+                self._ledger.append(record)
+            finally:
+                record.attempts = []  # for the other observers nothing was attempted
