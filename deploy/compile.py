@@ -22,7 +22,7 @@ adapters/anthropic/stream
 adapters/openai/dialect adapters/openai/frames adapters/openai/relay adapters/openai/request adapters/openai/response
 adapters/openai/stream
 gateway/answer gateway/attempts gateway/auth gateway/call gateway/continuation gateway/dispatch gateway/fleet gateway/health gateway/intake
-gateway/metered gateway/metering gateway/outgoing gateway/pipeline gateway/pricing gateway/protection gateway/recent
+gateway/metered gateway/metering gateway/outgoing gateway/pipeline gateway/pricing gateway/protection gateway/recent gateway/relays
 gateway/reply gateway/routing gateway/server gateway/terms gateway/tiers
 gateway/endpoints/chat gateway/endpoints/exchange gateway/endpoints/head gateway/endpoints/routes
 gateway/limits/amounts gateway/limits/batch gateway/limits/dispatcher gateway/limits/engine gateway/limits/estimate

@@ -14,8 +14,9 @@ from adapters.interface import Adapter, Chunk, ContinuingAdapter, StreamTranslat
 from adapters.ratelimits import RateLimits
 from adapters.usage import Usage
 
-from .answer import Pourable, StreamedAnswer, Translated
+from .answer import Pourable, StreamedAnswer
 from .call import Attempt, Call, Deployment, Plan, Principal, Route
+from .relays import Translated
 from .tiers import AttemptTier
 from .upstream import UpstreamResponse
 
