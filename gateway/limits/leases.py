@@ -18,6 +18,8 @@ from .rules import BUCKET, CONCURRENCY, WINDOW, LimitSet
 
 HOT_RATE = 50.0
 """Requests per second on one set of limits from which leases are worth it: they cost five calls a second."""
+BURST = 25
+"""Requests within a tick that need no second one to be sure."""
 LEASE_SECONDS = 0.6
 """How long a lease may be spent, and how much demand it is to cover."""
 RENEW_SECONDS = 0.4
@@ -224,8 +226,7 @@ class LeasedEngine:
         return denied
 
     async def reserve(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused:
-        local = self._local.get(rid)
-        if local is not None:
+        if (local := self._local.get(rid)) is not None:
             return local[0]
         if limits.shard.startswith("d:"):  # a capacity is paced: what is taken of it is sent at once
             return await self.engine.reserve(rid, limits, need)
@@ -238,8 +239,8 @@ class LeasedEngine:
             self._keep_ticking()
         hot.count += 1
         hot.need = need
-        if hot.lease is not None:
-            self._ask(hot, need)  # it is too small
+        if hot.lease is not None or hot.count >= BURST:  # it is too small, or wanted before the rate is known
+            self._ask(hot, need)
         outcome = await self.engine.reserve(rid, limits, need)
         if isinstance(outcome, Refused) and is_final(outcome):
             hot.denied, hot.denied_until = outcome, time.monotonic() + DENIED_SECONDS
@@ -253,7 +254,7 @@ class LeasedEngine:
 
     async def _lease(self, hot: Hot) -> None:
         rid, sent = f"lease:{self._name}.{next(self._numbers)}", time.monotonic()
-        number = max(int(hot.rate * LEASE_SECONDS), LEAST)
+        number = max(int(hot.rate * LEASE_SECONDS), hot.count, LEAST)
         try:
             leased = await self.engine.lease(rid, hot.limits, hot.need, number, HOLD_MS)
         except StoreDown:
