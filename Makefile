@@ -32,6 +32,7 @@ $(COMPILED)/.venv/.ready: $(VENV)/.dev $(shell find adapters config gateway depl
 	touch $@
 
 test-compiled: compiled  ## the tests on the compiled modules
+	cd $(COMPILED) && .venv/bin/python -c 'from tests.compiled import COMPILED; assert COMPILED, "these are the sources"'
 	cd $(COMPILED) && .venv/bin/python -m pytest -q -n 2 --dist loadfile --reruns 1 --reruns-delay 2 -r R
 
 format: $(VENV)/.dev

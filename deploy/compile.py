@@ -67,6 +67,8 @@ def compile_into(root: Path) -> None:
             name="sluice-compiled", ext_modules=extensions, script_args=["--quiet", "build_ext", "--build-lib", "out"]
         )
         shutil.copytree("out", root, dirs_exist_ok=True)
+    if missing := [module for module in HOT.split() if not (root / f"{module}{suffix}").exists()]:
+        sys.exit(f"not compiled: {' '.join(missing)}")  # they would run, slowly, and nobody would notice
 
 
 if __name__ == "__main__":

@@ -228,6 +228,8 @@ class CallRecord:
         self.attempts, self.usage, self.began = [], NO_USAGE, perf_counter()
         if known:
             for name, what in known.items():
+                if not hasattr(self, name):
+                    raise TypeError(f"a CallRecord has no {name!r}")
                 setattr(self, name, what)
 
     def answered(self, waited: float, reached: float) -> None:

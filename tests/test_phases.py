@@ -50,6 +50,12 @@ def test_a_call_without_an_answer_has_no_phases() -> None:
     assert CallRecord("req_1").phases == {}
 
 
+def test_a_record_takes_what_it_has_and_nothing_else() -> None:
+    assert CallRecord("req_1", cost=3, ttft=0.5).cost == 3
+    with pytest.raises(TypeError, match="costs"):
+        CallRecord("req_1", costs=3)
+
+
 class Slow:
     """A TCP proxy that passes on what a client says a little later."""
 

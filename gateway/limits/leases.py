@@ -1,6 +1,6 @@
 """Reservations in bulk for sets of limits that are hit often: spent locally, so that most requests need no call.
 
-A lease is an ordinary reservation of many requests' worth, of a small part of what is left. It can be spent but not
+A lease is an ordinary reservation of many requests' worth, of a part of what is left. It can be spent but not
 passed, so nothing is ever admitted too much; and nothing is refused for it: who meets with one waits until it is over,
 and until the limit has recovered every request is reserved by itself (``reserve.lua``, ``may_come_back``).
 """
@@ -353,15 +353,8 @@ class LeasedEngine:
         outcome = await self.engine.reserve(rid, limits, need)
         if isinstance(outcome, Refused):
             return outcome
-        if rid in self._local:
-            self._leave(rid)
-        else:  # settled meanwhile
-            self.engine.settle(rid, NOTHING)
+        self.settle(rid, NOTHING)  # its part of the lease; where it was settled meanwhile, what was reserved just now
         return outcome
-
-    def _leave(self, rid: str) -> None:
-        """Take a request out of its lease, as if it had never been."""
-        self.settle(rid, NOTHING)
 
     def debit(self, rid: str, limits: LimitSet, actual: Vector) -> None:
         self.engine.debit(rid, limits, actual)

@@ -126,9 +126,8 @@ class Database:
         if self.is_sqlite:
             with _translated():
                 async with asyncio.timeout(self._timeout), self._turn, connected(self._engine) as connection:
-                    driver = (
-                        await connection.driver_connection()
-                    )  # SQLAlchemy would begin a transaction, which blocks it
+                    # SQLAlchemy would begin a transaction, which blocks it.
+                    driver = await connection.driver_connection()
                     await (await driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")).close()
 
     async def current(self) -> bool:

@@ -137,6 +137,8 @@ class Journal:
         self._syncing = False
         """Whether a sync is due or running."""
         self._due: asyncio.Handle | None = None
+        self._since = 0.0
+        """When the first record came that no sync has begun to cover."""
         self._last_sync = 0.0
         self._tickets = 0
         """Given out since the last sync began."""
@@ -200,16 +202,14 @@ class Journal:
     def ticket(self) -> Ticket:
         """A ticket for everything written so far."""
         self._tickets += 1
-        if self._group is None:
-            self._group = Ticket()
-            if not self._syncing:
-                self._schedule()
+        self.sync_later()
+        assert self._group is not None, "that made one"
         return self._group
 
     def sync_later(self) -> None:
         """Have everything written so far on the disk within the interval."""
         if self._group is None:
-            self._group = Ticket()
+            self._group, self._since = Ticket(), asyncio.get_running_loop().time()
             if not self._syncing:
                 self._schedule()
 
@@ -219,7 +219,7 @@ class Journal:
         # Syncs are spaced so that many share one; who waits alone need not wait for company.
         wait = self._last_sync + self._interval - loop.time()
         if not self._tickets:
-            self._due = loop.call_later(self._interval, self._begin_sync)
+            self._due = loop.call_at(self._since + self._interval, self._begin_sync)
         elif wait > 0 and self._busy:
             self._due = loop.call_later(wait, self._begin_sync)
         else:
