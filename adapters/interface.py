@@ -20,7 +20,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 from .errors import ProviderError
 from .params import Fate, Policy
 from .usage import Usage
-from .values import value
+from .values import Answer, UpstreamRequest
 
 JSON: TypeAlias = dict[str, Any]
 ChatRequest: TypeAlias = Mapping[str, Any]
@@ -54,33 +54,6 @@ class Target:
     """Extra headers from the config."""
     memo: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What an adapter works out from all this once, for every request. A changed copy begins with none."""
-
-
-@value
-class UpstreamRequest:
-    """One HTTP request, complete but for a signature, and what its answer must be read with."""
-
-    url: str
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(repr=False)
-    stream: bool = False
-    dropped: tuple[str, ...] = ()
-    """Parameters left out because the provider has nothing like them."""
-    notes: Mapping[str, Any] = field(default_factory=dict)
-    """The adapter's memory from ``prepare`` to ``parse`` and ``stream`` (say, which tool stands for a JSON schema)."""
-
-
-@value
-class Answer:
-    """A complete answer."""
-
-    completion: JSON
-    """A loose ``chat.completion``; ``adapters.emit.completion`` makes it lawful."""
-    usage: Usage | None
-    served_tier: str | None = None
-    """In OpenAI's words, where the provider told."""
-    body: bytes | None = None
-    """The upstream's own bytes, when the client can have them as they are."""
 
 
 class StreamTranslator(Protocol):

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 HOT = """
-adapters/emit adapters/jsonio adapters/shapes adapters/sse adapters/usage
+adapters/emit adapters/jsonio adapters/shapes adapters/sse adapters/usage adapters/values
 adapters/anthropic/messages adapters/anthropic/parts adapters/anthropic/request adapters/anthropic/response
 adapters/anthropic/stream
 adapters/openai/dialect adapters/openai/frames adapters/openai/relay adapters/openai/request adapters/openai/response
@@ -25,7 +25,7 @@ gateway/answer gateway/attempts gateway/auth gateway/call gateway/continuation g
 gateway/metered gateway/metering gateway/outgoing gateway/pipeline gateway/pricing gateway/protection gateway/recent gateway/relays
 gateway/reply gateway/routing gateway/server gateway/terms gateway/tiers
 gateway/endpoints/chat gateway/endpoints/exchange gateway/endpoints/head gateway/endpoints/routes
-gateway/limits/amounts gateway/limits/batch gateway/limits/dispatcher gateway/limits/engine gateway/limits/estimate
+gateway/limits/amounts gateway/limits/batch gateway/limits/counters gateway/limits/dispatcher gateway/limits/engine gateway/limits/estimate
 gateway/limits/headers gateway/limits/leases gateway/limits/limiter
 gateway/limits/memory gateway/limits/outage gateway/limits/rules gateway/limits/thresholds gateway/limits/windows
 gateway/observers/access_log gateway/observers/calls gateway/observers/genai

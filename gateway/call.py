@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from adapters.errors import ErrorKind
 from adapters.interface import Adapter, ChatRequest, CredentialSpec, Target
 from adapters.usage import NO_USAGE, Usage
-from adapters.values import value
 from config.schema import Deployment as DeploymentConfig
 from config.schema import Limits, PublicModel, TierPolicy, Timeouts
 
@@ -46,28 +45,38 @@ class Principal:
     """What follows from all this alone, worked out once."""
 
 
-@value
+@dataclass(init=False, slots=True)
 class Call:
     """A validated request."""
 
-    id: str
+    id: Final[str]
     """``req_`` and 32 hex digits, 24 of them random: unguessable, the idempotency token of every settlement."""
-    request: ChatRequest
-    size: int
+    request: Final[ChatRequest]
+    size: Final[int]
     """Bytes of the body as received: the true upper bound of its prompt tokens."""
-    created: int
+    created: Final[int]
     """Seconds since the epoch: what ``created`` of the answer says where the provider says nothing."""
-    model: str = ""
+    model: Final[str]
     """The model as the client named it."""
-    stream: bool = False
-    include_usage: bool = False
-    obfuscation: bool = True
-    store: bool = False
-    traced: bool = False
+    stream: Final[bool]
+    include_usage: Final[bool]
+    obfuscation: Final[bool]
+    store: Final[bool]
+    traced: Final[bool]
     """Whether the answer is put together again for a trace."""
-    n: int = 1
-    operation: Any = None
+    n: Final[int]
+    operation: Final[Any]
     """How it is prepared and its answer read: an ``answer.Operation``."""
+
+    # Written out, here and below: see ``adapters.values``.
+    def __init__(
+        self, id: str, request: ChatRequest, size: int, created: int, model: str = "", stream: bool = False,  # noqa: A002
+        include_usage: bool = False, obfuscation: bool = True, store: bool = False, traced: bool = False, n: int = 1,
+        operation: Any = None,
+    ) -> None:  # fmt: skip
+        self.id, self.request, self.size, self.created, self.model = id, request, size, created, model
+        self.stream, self.include_usage, self.obfuscation = stream, include_usage, obfuscation
+        self.store, self.traced, self.n, self.operation = store, traced, n, operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +138,6 @@ class Attempt:
     ttft: float | None
     seconds: float
 
-    # Written out, here and below, for what is made for every request: a compiled one costs a fifth of a dataclass's.
     def __init__(
         self, number: int, deployment: str, provider: str, model: str, sent_tier: str | None = None,
         served_tier: str | None = None, usage: Usage = NO_USAGE, estimated: bool = False, cost: int = 0,

@@ -121,7 +121,7 @@ class Metered:
                     raise UnsupportedParameter("model", NO_PRICE)
                 need = self._paid + self._running() + worst
                 if need > self._reservation.amounts.cost:
-                    await self._reservation.adjust(self._reservation.amounts._replace(cost=need))
+                    await self._reservation.adjust(self._reservation.amounts.costing(need))
             if self._means.limiter.has_capacity(deployment.id):
                 capacity = await self._take_capacity(deployment, number, bound, worst)
         except BaseException:
@@ -227,7 +227,7 @@ class Metered:
         worst = terms.worst_case(bound.most)
         if terms.limits is self._reservation.limits and not self._reservation.settled:
             if self._paid + worst > self._reservation.amounts.cost:
-                await self._reservation.adjust(self._reservation.amounts._replace(cost=self._paid + worst))
+                await self._reservation.adjust(self._reservation.amounts.costing(self._paid + worst))
         else:
             self._book()  # what is held goes back first, or a key with one slot could never fall back
             self._moves += 1
@@ -239,7 +239,7 @@ class Metered:
     async def move(self, tier: str) -> None:
         """Reserve for another tier instead; raises LimitExceeded and its kin, and then holds nothing."""
         amounts = self._reservation.amounts
-        amounts = amounts._replace(cost=max(amounts.cost - self._paid, 0))
+        amounts = amounts.costing(max(amounts.cost - self._paid, 0))
         self._book()
         self._moves += 1
         rid = f"{self.call.id}:{self._moves}"

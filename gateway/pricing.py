@@ -12,9 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from importlib.resources import files
-from operator import attrgetter, mul
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from adapters.usage import TOKEN_BUCKETS, Usage
 from config import schema
@@ -41,7 +40,6 @@ _INPUT = tuple(TOKEN_BUCKETS.index(b) for b in ("input", "cache_read", "cache_wr
 _AUDIO_INPUT = TOKEN_BUCKETS.index("audio_input")
 _OUTPUT = tuple(TOKEN_BUCKETS.index(b) for b in ("output", "reasoning"))
 _AUDIO_OUTPUT = TOKEN_BUCKETS.index("audio_output")
-_tokens_of = attrgetter(*TOKEN_BUCKETS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,18 +80,29 @@ class Price:
         return self.tiers.get(tier or "default", self.default)
 
 
-class Bounds(NamedTuple):
+NO_CALLS: Mapping[str, int] = {}
+
+
+@dataclass(init=False, slots=True)
+class Bounds:
     """The most that a request can use."""
 
-    input_tokens: int
-    output_tokens: int
-    audio_input: bool = False
+    input_tokens: Final[int]
+    output_tokens: Final[int]
+    audio_input: Final[bool]
     """Whether prompt tokens may be audio, which has its own price."""
-    audio_output: bool = False
-    calls: Mapping[str, int] = {}
-    choices: int = 1
-    prediction: int = 0
+    audio_output: Final[bool]
+    calls: Final[Mapping[str, int]]
+    choices: Final[int]
+    prediction: Final[int]
     """Tokens of a predicted output: those that the model rejects are billed beyond its answer."""
+
+    def __init__(
+        self, input_tokens: int, output_tokens: int, audio_input: bool = False, audio_output: bool = False,
+        calls: Mapping[str, int] = NO_CALLS, choices: int = 1, prediction: int = 0,
+    ) -> None:  # fmt: skip
+        self.input_tokens, self.output_tokens, self.audio_input = input_tokens, output_tokens, audio_input
+        self.audio_output, self.calls, self.choices, self.prediction = audio_output, calls, choices, prediction
 
 
 def cost(usage: Usage, price: Price, tier: str | None = None) -> int:
@@ -101,13 +110,21 @@ def cost(usage: Usage, price: Price, tier: str | None = None) -> int:
     if price.plain is not None and not usage.calls:
         return cost_at(usage, price.default.rates)
     rates = price.of(tier).at(usage.prompt_tokens)
-    return _nano(sum(map(mul, _tokens_of(usage), rates)), usage.calls, price)
+    return _nano(_tokens_at(usage, rates), usage.calls, price)
 
 
 def cost_at(usage: Usage, rates: Rates) -> int:
     """The nano-dollars of tokens alone."""
-    pico: int = sum(map(mul, _tokens_of(usage), rates))
-    return -(-pico // PICO_PER_NANO)
+    return -(-_tokens_at(usage, rates) // PICO_PER_NANO)
+
+
+def _tokens_at(usage: Usage, rates: Rates) -> int:
+    """The pico-dollars of tokens."""
+    plain, read, written, written_1h, audio, output, reasoning, spoken = rates
+    return (
+        usage.input * plain + usage.cache_read * read + usage.cache_write * written + usage.cache_write_1h * written_1h
+        + usage.audio_input * audio + usage.output * output + usage.reasoning * reasoning + usage.audio_output * spoken
+    )  # fmt: skip
 
 
 def worst_case(bounds: Bounds, price: Price, tiers: Iterable[str] = ("default",)) -> int:
@@ -123,15 +140,14 @@ def worst_case(bounds: Bounds, price: Price, tiers: Iterable[str] = ("default",)
 
 def most(bounds: Bounds, price: Price, tiers: Iterable[str] = ("default",)) -> int:
     """``worst_case`` as far as the model can reach the bounds."""
-    tokens, output, audio_input, audio_output, calls, choices, prediction = bounds
-    plain = price.plain
-    if plain is None or calls or audio_input or audio_output:
+    tokens, output, plain = bounds.input_tokens, bounds.output_tokens, price.plain
+    if plain is None or bounds.calls or bounds.audio_input or bounds.audio_output:
         return worst_case(within(bounds, price), price, tiers)
     prompt, completion = plain
     if price.max_input is not None and price.max_input < tokens:
         tokens = price.max_input
-    if price.max_output is not None and price.max_output * choices + prediction < output:
-        output = price.max_output * choices + prediction
+    if price.max_output is not None:
+        output = min(output, price.max_output * bounds.choices + bounds.prediction)
     return -(-(tokens * prompt + output * completion) // PICO_PER_NANO)
 
 
@@ -143,7 +159,7 @@ def within(bounds: Bounds, price: Price) -> Bounds:
         output = min(output, price.max_output * bounds.choices + bounds.prediction)
     if tokens == bounds.input_tokens and output == bounds.output_tokens:
         return bounds
-    return bounds._replace(input_tokens=tokens, output_tokens=output)
+    return replace(bounds, input_tokens=tokens, output_tokens=output)
 
 
 def _nano(pico: int, calls: Mapping[str, int] | None, price: Price) -> int:
@@ -173,7 +189,7 @@ def affordable_output(money: int, bounds: Bounds, price: Price, tiers: Iterable[
     tiers = tuple(tiers)
 
     def price_of(output: int) -> int:
-        return worst_case(bounds._replace(output_tokens=output), price, tiers)
+        return worst_case(replace(bounds, output_tokens=output), price, tiers)
 
     # Cost grows with the tokens: the first number that is too dear is one above the last that is not.
     return max(bisect.bisect_right(range(bounds.output_tokens + 1), money, key=price_of) - 1, 0)

@@ -42,7 +42,7 @@ def amounts_of(requests: int, usage: Usage, cost: int) -> Amounts:
 
 
 def less(amounts: Amounts, other: Amounts) -> Amounts:
-    return amounts if other is NOTHING_USED else Amounts(*(a - b for a, b in zip(amounts, other, strict=True)))
+    return amounts if other is NOTHING_USED else amounts.less(other)
 
 
 def outcome_of(attempt: Attempt) -> Outcome:

@@ -1,10 +1,10 @@
 """Service tiers: requested -> effective (the policy) -> sent -> served (the truth)."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 from adapters.errors import ErrorKind, ProviderError
-from adapters.values import value
 
 from .call import CallRecord, Deployment, Plan, Principal
 from .errors import InvalidRequest
@@ -72,16 +72,19 @@ DEAR = frozenset({"priority", "scale", "ultrafast"})
 """Tiers that run and are billed as default where they cannot be had, and say so; flex is refused instead."""
 
 
-@value
+@dataclass(init=False, slots=True, unsafe_hash=True)
 class AttemptTier:
     """The tier of one attempt: what was asked of the provider, or what the gateway's own queue gave."""
 
-    sent: str | None = None
+    sent: Final[str | None]
     """None: nothing was said of tiers."""
-    applied: str | None = None
+    applied: Final[str | None]
     """The class that the gateway's queue admitted it as, where the provider was told nothing."""
-    reports: bool = True
+    reports: Final[bool]
     """Whether the provider's answers name the tier that served."""
+
+    def __init__(self, sent: str | None = None, applied: str | None = None, reports: bool = True) -> None:
+        self.sent, self.applied, self.reports = sent, applied, reports
 
     def served(self, told: str | None) -> str:
         """The tier that served: the gateway's own class, the provider's word, or default; never ``auto``."""

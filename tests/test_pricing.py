@@ -136,9 +136,9 @@ def test_the_affordable_output_is_the_largest_that_the_money_pays(money: int, pr
     bounds = Bounds(1000, 50_000)
     tokens = affordable_output(money, bounds, price)
     if tokens:
-        assert worst_case(bounds._replace(output_tokens=tokens), price) <= money
+        assert worst_case(replace(bounds, output_tokens=tokens), price) <= money
     if tokens < bounds.output_tokens:
-        assert worst_case(bounds._replace(output_tokens=tokens + 1), price) > money
+        assert worst_case(replace(bounds, output_tokens=tokens + 1), price) > money
 
 
 def test_the_bound_covers_calls_of_tools() -> None:

@@ -5,16 +5,15 @@ has a bound of its own. It is made real by sending ``max_completion_tokens`` whe
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple
 
 from adapters.usage import Usage
-from adapters.values import value
 from config.schema import Config
 
 from ..call import Call, Deployment
 from ..defaults import completed
-from ..pricing import Bounds, PriceBook, affordable_output, within
+from ..pricing import NO_CALLS, Bounds, PriceBook, affordable_output, within
 
 PER_MESSAGE = 16
 """Tokens that a provider puts around one message: role, separators."""
@@ -53,26 +52,37 @@ _MARGIN = 1.1
 """On the completion tokens of a model nothing was learned of yet."""
 
 
-@value
+@dataclass(init=False, slots=True)
 class Bound:
     """What one request may use."""
 
-    input_tokens: int
+    input_tokens: Final[int]
     """Likely prompt tokens: what rates reserve."""
-    output_tokens: int
+    output_tokens: Final[int]
     """The most completion tokens, all choices together."""
-    most: Bounds
+    most: Final[Bounds]
     """What money reserves."""
-    max_output: int | None
+    max_output: Final[int | None]
     """``max_completion_tokens`` to send upstream so that the bound is real; None: the client's own stands."""
-    model: str = ""
-    text: int = 0
+    model: Final[str]
+    text: Final[int]
     """Bytes of the request without media: what ratios are learned from."""
-    media: bool = False
+    media: Final[bool]
+
+    def __init__(
+        self, input_tokens: int, output_tokens: int, most: Bounds, max_output: int | None, model: str = "", text: int = 0,
+        media: bool = False,
+    ) -> None:  # fmt: skip
+        self.input_tokens, self.output_tokens, self.most, self.max_output = (
+            input_tokens,
+            output_tokens,
+            most,
+            max_output,
+        )
+        self.model, self.text, self.media = model, text, media
 
 
 LEARNED_ALL, LEARNED_FROM = 256, 16
-NO_CALLS: Mapping[str, int] = {}
 ANY_LENGTH = 2**62
 
 
@@ -198,7 +208,7 @@ class Estimator:
         if each < self._clamp:
             return None
         total = each * bound.most.choices
-        most = bound.most._replace(output_tokens=total + bound.most.prediction)
+        most = replace(bound.most, output_tokens=total + bound.most.prediction)
         return replace(bound, output_tokens=total, most=most, max_output=each)
 
     def wants_to_learn(self) -> bool:
@@ -228,7 +238,7 @@ class Estimator:
         """For the rest of an answer of which so many bytes of text are its beginning, and so part of the prompt."""
         said = self.settle_without_usage(bound, text_bytes).output
         left = max(bound.output_tokens - said, 1)
-        most = bound.most._replace(input_tokens=bound.most.input_tokens + text_bytes, output_tokens=left)
+        most = replace(bound.most, input_tokens=bound.most.input_tokens + text_bytes, output_tokens=left)
         bounded = None if bound.max_output is None else max(bound.max_output - said, 1)
         return replace(
             bound, input_tokens=bound.input_tokens + said, output_tokens=left, most=most, max_output=bounded,

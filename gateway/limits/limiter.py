@@ -40,7 +40,7 @@ class Reservation:
         Plain and synchronous, so that it works while a task is being cancelled; only the first call counts.
         Never raises.
         """
-        self.use(*actual)
+        self.use(actual.requests, actual.input_tokens, actual.output_tokens, actual.cost, actual.cached_tokens)
 
     def use(self, requests: int, prompt: int, completion: int, cost: int, cached: int) -> None:
         """``settle`` by what Amounts are made of: nearly every request is settled so."""
@@ -164,7 +164,7 @@ class Limiter:
         """``reserve`` of limits that ``applies`` told, where nobody must be asked; None where somebody must."""
         if limits is None:
             return Reservation(rid, amounts, None, None, None)
-        outcome = self.engine.reserve_now(rid, limits, vector(*amounts))
+        outcome = self.engine.reserve_now(rid, limits, amounts.vector())
         if outcome is None:
             return None
         return self._decided(rid, amounts, self.engine, limits, outcome)

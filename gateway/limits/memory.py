@@ -7,19 +7,12 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from operator import floordiv
-from typing import TypeAlias
 
 from .amounts import NOTHING, SLOTS, Vector
+from .counters import Bound, Cell, Counter, filled, lacks, put_back, refill
 from .engine import Granted, Refused, Spent, State, ask, state
 from .rules import BUCKET, CONCURRENCY, WINDOW, Limit, LimitSet
 from .windows import DAY, DAY_MS, MONTH, TOTAL, WEEK, end, start, window
-
-Cell: TypeAlias = list[int]
-"""A bucket is [level x period, time], perhaps above its cap until somebody looks; a window [number, spent, reserved]; slots [in use]."""
-Counter: TypeAlias = tuple[int, Cell, int, int, int, int]
-"""A limit and its cell: (kind, cell, unit, cap, rate, period); a bucket's cap is scaled by its period."""
-Bound: TypeAlias = Sequence[Counter]
-"""The counters of a set, in its order."""
 
 SWEEP_SECONDS = 60.0
 
@@ -69,36 +62,39 @@ class MemoryEngine:
         if rid in self._held:
             return InMemory(self, limits, bound, need, self._held[rid].windows)
         now = self._monotonic()
-        current: Sequence[int] = self._windows
+        current = self._windows
         if limits.windows and self._wall() // DAY_MS != self._day:
             current = self._current()
+        amounts = list(need)  # a tuple of known length is dear to index by a variable, once compiled
         windows: list[int] = []
         levels: list[int] = []
-        for kind, cell, unit, cap, rate, period in bound:  # looks and takes at once, without a call for each
-            amount = need[unit]
+        for counter in bound:  # looks and takes at once, without a call for each
+            cell, amount, kind = counter.cell, amounts[counter.unit], counter.kind
             if kind == BUCKET:
-                level = cell[0] + (now - cell[1]) * rate if now > cell[1] else cell[0]
-                level = (level if level < cap else cap) - amount * period  # noqa: FURB136 - a call for each counter
+                level, cap = cell.amount, counter.cap
+                if now > cell.mark:
+                    level += (now - cell.mark) * counter.rate
+                level = (level if level < cap else cap) - amount * counter.period  # noqa: FURB136 - a call for each
                 if level < 0:
                     break
-                cell[0] = level
-                cell[1] = now  # a clock that was set back regains nothing, and is believed from now on
+                cell.amount = level
+                cell.mark = now  # a clock that was set back regains nothing, and is believed from now on
                 levels.append(level)
             elif kind == WINDOW:
-                if cell[0] < current[period]:
-                    cell[:] = (current[period], 0, 0)
-                left = cap + rate - cell[1] - cell[2] - amount
+                if cell.mark < current[counter.period]:
+                    cell.begin(current[counter.period])
+                left = counter.cap + counter.rate - cell.amount - cell.reserved - amount
                 # Its rate is an overdraft, for requests in flight: none begins once all of the window is spent.
-                if left < 0 or (rate and cell[1] >= cap):
+                if left < 0 or (counter.rate and cell.amount >= counter.cap):
                     break
-                cell[2] += amount
-                windows.append(cell[0])
+                cell.reserved += amount
+                windows.append(cell.mark)
                 levels.append(left)
             else:
-                left = cap - cell[0] - amount
+                left = counter.cap - cell.amount - amount
                 if left < 0:
                     break
-                cell[0] += amount
+                cell.amount += amount
                 levels.append(left)
         else:
             grant = self._held[rid] = InMemory(self, limits, bound, need, windows, levels)
@@ -106,7 +102,7 @@ class MemoryEngine:
         position = len(levels)
         put_back(bound[:position], need, NOTHING, now)
         lacks(bound[position], 0, now, current)
-        amount = need[limits.limits[position].unit]
+        amount = amounts[bound[position].unit]
         return self._refuse(limits, position, amount, amount)
 
     async def reserve(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused:
@@ -126,8 +122,8 @@ class MemoryEngine:
         numbers = iter(windows)
         live = []
         for position, counter in enumerate(bound):
-            kind, cell, unit, *_ = counter
-            if kind == WINDOW and next(numbers) != max(cell[0], current[counter[5]]):
+            cell, unit = counter.cell, counter.unit
+            if counter.kind == WINDOW and next(numbers) != max(cell.mark, current[counter.period]):
                 continue  # that day is over: what it had reserved stays booked to it
             live.append(counter)
             more = need[unit] - before[unit]
@@ -139,16 +135,17 @@ class MemoryEngine:
 
     def _refuse(self, limits: LimitSet, position: int, amount: int, more: int) -> Refused:
         """``amount`` is wanted in all, ``more`` of it in addition to what is held."""
-        kind, cell, _, cap, rate, period = self._cells_of(limits)[position]
+        counter = self._cells_of(limits)[position]
+        kind, cell, rate, period = counter.kind, counter.cell, counter.rate, counter.period
         wait: int | None = 0
-        if amount * (period if kind == BUCKET else 1) > cap + (rate if kind == WINDOW else 0) or (
+        if amount * (period if kind == BUCKET else 1) > counter.cap + (rate if kind == WINDOW else 0) or (
             kind == BUCKET and not rate
         ):
             wait = None
         elif kind == BUCKET:
-            wait = -(-(more * period - cell[0]) // rate)
+            wait = -(-(more * period - cell.amount) // rate)
         elif kind == WINDOW:
-            over = end(period, cell[0])
+            over = end(period, cell.mark)
             wait = None if over is None else max(over - self._wall(), 0)
         return Refused(limits, position, amount, wait, lambda: self.states_now(limits))
 
@@ -156,21 +153,24 @@ class MemoryEngine:
         held = self._held.pop(rid, None)
         if held is None:
             return
-        limits, need, windows = held.taken_from, held.need, iter(held.windows)
-        for kind, cell, unit, cap, rate, period in self._bound.get(limits) or self._cells_of(limits):
+        limits, windows, taken = held.taken_from, held.windows, 0
+        need, used = list(held.need), list(actual)
+        for counter in self._bound.get(limits) or self._cells_of(limits):
+            cell, unit, kind = counter.cell, counter.unit, counter.kind
             if kind == BUCKET:
-                more = actual[unit] - need[unit]
+                more = used[unit] - need[unit]
                 if more > 0:
-                    refill(cell, self._monotonic(), cap, rate)  # what is owed is owed from now on
+                    refill(counter, self._monotonic())  # what is owed is owed from now on
                 if more:
-                    cell[0] -= more * period  # perhaps above the cap, until somebody looks: it is the same then
+                    cell.amount -= more * counter.period  # perhaps above the cap, until somebody looks: it is the same
             elif kind == WINDOW:
-                if cell[0] == next(windows):  # else that day is over, and its counter with it
-                    cell[1] += actual[unit]
-                    cell[2] -= need[unit]
+                if cell.mark == windows[taken]:  # else that day is over, and its counter with it
+                    cell.amount += used[unit]
+                    cell.reserved -= need[unit]
+                taken += 1
             else:
-                left = cell[0] - need[unit]
-                cell[0] = left if left > 0 else 0  # noqa: FURB136 - a call for each counter
+                left = cell.amount - need[unit]
+                cell.amount = left if left > 0 else 0  # noqa: FURB136 - a call for each counter
 
     def debit(self, rid: str, limits: LimitSet, actual: Vector) -> None:
         bound = self._bound.get(limits) or self._cells_of(limits)
@@ -179,14 +179,14 @@ class MemoryEngine:
             lacks(counter, 0, now, current)
         actual = (*actual[:SLOTS], 0)  # type: ignore[assignment]  # no slot was held
         put_back(bound, NOTHING, actual, now)
-        windows = [cell[0] for kind, cell, *_ in bound if kind == WINDOW]
+        windows = [counter.cell.mark for counter in bound if counter.kind == WINDOW]
         self._held[rid] = InMemory(self, limits, bound, actual, windows)
         self.settle(rid, actual)
 
     def correct(self, rid: str, limits: LimitSet, difference: Vector, at: int) -> None:  # noqa: ARG002 - done once
-        for limit, (kind, cell, unit, *_) in zip(limits.limits, self._cells_of(limits), strict=True):
-            if kind == WINDOW and cell[0] == window(limit.period, at):
-                cell[1] += difference[unit]
+        for counter in self._cells_of(limits):
+            if counter.kind == WINDOW and counter.cell.mark == window(counter.period, at):
+                counter.cell.amount += difference[counter.unit]
 
     def workers(self, shard: str) -> int:  # noqa: ARG002 - it is the only one
         return 1
@@ -204,16 +204,16 @@ class MemoryEngine:
         now, wall, current = self._monotonic(), self._wall(), self._current()
         found = []
         bound = self._bound.get(limits) or self._cells_of(limits)
-        for limit, (kind, cell, _, cap, rate, period) in zip(limits.limits, bound, strict=True):
+        for limit, counter in zip(limits.limits, bound, strict=True):
+            cell = counter.cell
             level: tuple[int, int, int]  # a Level
-            if kind == BUCKET:
-                filled = cell[0] + (now - cell[1]) * rate if now > cell[1] else cell[0]
-                level = (min(cap, filled), 0, 0)
-            elif kind == WINDOW:
-                number = current[period]
-                level = (cell[1], cell[2], cell[0]) if cell[0] >= number else (0, 0, number)
+            if counter.kind == BUCKET:
+                level = (filled(counter, now), 0, 0)
+            elif counter.kind == WINDOW:
+                number = current[counter.period]
+                level = (cell.amount, cell.reserved, cell.mark) if cell.mark >= number else (0, 0, number)
             else:
-                level = (cell[0], 0, 0)
+                level = (cell.amount, 0, 0)
             found.append(state(limit, level, wall))
         return found
 
@@ -245,29 +245,25 @@ class MemoryEngine:
         over = end(limit.period, number)
         known = await ask(spent, limit.scope, start(limit.period, number), self._wall() if over is None else over)
         key = (shard, limit.scope, limit.field)
-        self._cells.setdefault(key, ([number, known.vector()[limit.unit], 0], limit))
+        self._cells.setdefault(key, (Cell(known.vector()[limit.unit], number), limit))
 
     def _cells_of(self, limits: LimitSet) -> Bound:
         bound = []
         for limit in limits.limits:
-            scope, field, kind, cap, rate, period, unit = limit
-            key = (limits.shard, scope, field)
-            scaled = cap * period if kind == BUCKET else cap
+            key = (limits.shard, limit.scope, limit.field)
             known = self._cells.get(key)
-            cell = self._fresh(limit) if known is None else known[0]
+            counter = Counter(limit, self._fresh(limit) if known is None else known[0])
             if known is None or known[1] != limit:
-                self._cells[key] = (cell, limit)
-                if kind == BUCKET and cell[0] > scaled:
-                    cell[0] = scaled  # the limit was lowered
-            bound.append((kind, cell, unit, scaled, rate, period))
-        return tuple(bound)
+                self._cells[key] = (counter.cell, limit)
+                if limit.kind == BUCKET and counter.cell.amount > counter.cap:
+                    counter.cell.amount = counter.cap  # the limit was lowered
+            bound.append(counter)
+        return bound
 
     def _fresh(self, limit: Limit) -> Cell:
         if limit.kind == BUCKET:
-            return [limit.cap * limit.period, self._monotonic()]
-        if limit.kind == WINDOW:
-            return [self._current()[limit.period], 0, 0]
-        return [0]
+            return Cell(limit.cap * limit.period, self._monotonic())
+        return Cell(0, self._current()[limit.period] if limit.kind == WINDOW else 0)
 
     def _sweep(self) -> None:
         """Forget what looks as if it had never been used, so that memory stays bounded."""
@@ -275,50 +271,17 @@ class MemoryEngine:
         idle = []
         for key, (cell, limit) in self._cells.items():
             if limit.kind == BUCKET:
-                unused = cell[0] + (now - cell[1]) * limit.rate >= limit.cap * limit.period
+                unused = cell.amount + (now - cell.mark) * limit.rate >= limit.cap * limit.period
             elif limit.kind == WINDOW:
-                unused = cell[2] == 0 and (cell[0] < current[limit.period] or cell[1] == 0)
+                unused = cell.reserved == 0 and (cell.mark < current[limit.period] or cell.amount == 0)
             else:
-                unused = cell[0] == 0
+                unused = cell.amount == 0
             if unused:
                 idle.append(key)
         for key in idle:
             del self._cells[key]
         self._bound.clear()
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
-
-
-def refill(cell: Cell, now: int, cap: int, rate: int) -> None:
-    """Bring a bucket up to now."""
-    level = cell[0] + (now - cell[1]) * rate if now > cell[1] else cell[0]
-    cell[0] = min(cap, level)
-    cell[1] = max(now, cell[1])
-
-
-def lacks(counter: Counter, amount: int, now: int, current: Sequence[int]) -> bool:
-    """Bring a counter up to now and tell whether it has less than ``amount`` left for a request in flight."""
-    kind, cell, _, cap, rate, period = counter
-    if kind == BUCKET:
-        refill(cell, now, cap, rate)
-        return amount * period > cell[0]
-    if kind == WINDOW:
-        if cell[0] < current[period]:
-            cell[:] = (current[period], 0, 0)
-        return cell[1] + cell[2] + amount > cap + rate
-    return cell[0] + amount > cap
-
-
-def put_back(bound: Bound, before: Vector, need: Vector, now: int) -> None:
-    """Hold ``need`` instead of ``before``, of counters that are up to now."""
-    for kind, cell, unit, cap, _, period in bound:
-        less = before[unit] - need[unit]
-        if kind == BUCKET:
-            cell[0] = min(cap, cell[0] + less * period)
-            cell[1] = now
-        elif kind == WINDOW:
-            cell[2] -= less
-        else:
-            cell[0] -= less
 
 
 class InMemory(Granted):
@@ -357,13 +320,13 @@ class InMemory(Granted):
         return list(map(floordiv, self._levels, self.taken_from.scales))
 
     def reset(self, position: int) -> int | None:
-        kind, _, _, cap, rate, period = self._bound[position]
-        if self._levels is None or kind == CONCURRENCY:
+        counter = self._bound[position]
+        if self._levels is None or counter.kind == CONCURRENCY:
             return super().reset(position)
-        if kind == WINDOW:
-            return self._engine.ends_in(period)
-        missing = cap - self._levels[position]
-        return -(-missing // rate) if rate else None
+        if counter.kind == WINDOW:
+            return self._engine.ends_in(counter.period)
+        missing = counter.cap - self._levels[position]
+        return -(-missing // counter.rate) if counter.rate else None
 
     def spent(self, position: int) -> int:
-        return self._bound[position][1][1]
+        return self._bound[position].cell.amount
