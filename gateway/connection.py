@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import orjson
 from aiohttp import http_parser, web
@@ -29,6 +29,7 @@ from .endpoints.head import PARSED, Head, Known, Message, is_whole, known
 from .errors import GatewayError, InvalidRequest
 from .logs import log_crash
 from .reply import JSON_HEADERS, KEPT, Written, whole_head
+from .turns import Outgoing, outgoing
 
 SERVER_HEADER = "sluice"
 LINGERING = 2.0
@@ -49,7 +50,7 @@ Handle: TypeAlias = Callable[[Exchange], Awaitable[web.StreamResponse]]
 class Connection(RequestHandler):
     """One client connection."""
 
-    __slots__ = ("_aligned", "_config", "_exchange", "_handle", "_head_timer", "_known", "address", "blocked")
+    __slots__ = ("_aligned", "_config", "_exchange", "_handle", "_head_timer", "_known", "address", "blocked", "out")
 
     def __init__(self, manager: "Listener", *, loop: asyncio.AbstractEventLoop, config: ServerConfig) -> None:
         super().__init__(
@@ -69,6 +70,8 @@ class Connection(RequestHandler):
         """Whether the parser is between two requests whenever none is being answered."""
         self._known: Known | None = None
         """The head that came last, while ``_aligned``."""
+        self.out: Outgoing | None = None
+        """Where answers are written to, while the client is there."""
         self.blocked = False
         """Whether the client has to read before more is written."""
         self.address = ""
@@ -77,6 +80,7 @@ class Connection(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = transport.get_extra_info("peername")
         self.address = str(peer[0] if isinstance(peer, tuple) else peer or "")
+        self.out = outgoing(cast("asyncio.Transport", transport), self._loop)
         super().connection_made(transport)
 
     async def start(self) -> None:
@@ -161,8 +165,8 @@ class Connection(RequestHandler):
     def _part(self) -> None:
         if not self._force_close:
             self._task_handler = None
-            if self.transport is not None:
-                self.transport.close()
+            if self.out is not None:
+                self.out.close()
 
     def _refusal(self, told: Any, content: StreamReader) -> web.StreamResponse:
         """The answer to what could not be parsed; ``told`` is what aiohttp's parser says of it."""
@@ -253,7 +257,14 @@ class Connection(RequestHandler):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+        self.out = None
         super().connection_lost(exc)
+
+    def force_close(self) -> None:
+        if self.out is not None:
+            self.out.flush()
+            self.out.is_open = False
+        super().force_close()
 
     def _head_is_late(self) -> None:
         self._head_timer = None

@@ -12,6 +12,7 @@ from aiohttp.helpers import rfc822_formatted_time
 from config.schema import Server as ServerConfig
 
 from .errors import ClientDisconnected, GatewayError
+from .turns import Outgoing
 
 STATUS = "HTTP/1.1 200 OK\r\n"
 JSON_HEADERS = {
@@ -70,7 +71,7 @@ class Reply(Protocol):
 class Peer(Protocol):
     """The client's connection, as far as answers need it."""
 
-    transport: asyncio.Transport | None
+    out: Outgoing | None
     """None once the client is gone."""
 
     blocked: bool
@@ -136,33 +137,32 @@ class HTTPReply:
 
     async def whole(self, body: bytes, headers: Mapping[str, str]) -> None:
         """Head and body in one write."""
-        transport = self._transport()
+        out = self._out()
         head = self._begin(self._common.whole(), {**self._headers, **headers, "content-length": str(len(body))})
         if len(body) < JOINED:
-            transport.write(head + body)
+            out.write(head + body)
         else:
-            transport.writelines((head, body))
+            out.flush()
+            out.transport.writelines((head, body))
         if self._peer.blocked:
             await self._drain()
 
     async def start(self, headers: Mapping[str, str]) -> None:
         """Begin a stream; its head leaves with its first chunk."""
-        self._transport()
+        self._out()
         self._head = self._begin(self._common.stream(), {**self._headers, **headers})
         self._open = True
         if self._limits.ping is not None:
             self._timer = asyncio.get_running_loop().call_later(self._limits.ping, self._tick)
 
     def push(self, data: bytes) -> bool:
-        transport = self._peer.transport
-        if transport is None or transport.is_closing():
-            self._gone()
+        out = self._out()
         self._silent = False
         if self._head:
-            transport.write(b"%b%x\r\n%b\r\n" % (self._head, len(data), data))
+            out.write(b"%b%x\r\n%b\r\n" % (self._head, len(data), data))
             self._head = b""
         else:
-            transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+            out.write(b"%x\r\n%b\r\n" % (len(data), data))
         return not self._peer.blocked
 
     async def drained(self) -> None:
@@ -177,7 +177,7 @@ class HTTPReply:
         self.stop()
         self._open = False
         chunk = b"%x\r\n%b\r\n" % (len(data), data) if data else b""  # a chunk of nothing would be the last one
-        self._transport().write(b"%b%b0\r\n\r\n" % (self._head, chunk))
+        self._out().write(b"%b%b0\r\n\r\n" % (self._head, chunk))
         if self._peer.blocked:
             await self._drain()
 
@@ -186,7 +186,7 @@ class HTTPReply:
         await self.send(_event(error))
         # No last chunk: SDKs take a clean end without [DONE] for a complete answer (checklist C-343).
         self._open = False
-        self._transport().close()  # flushes what was written, then closes without the final chunk
+        self._out().close()  # flushes what was written, then closes without the final chunk
         raise ClientDisconnected
 
     def interrupt(self, error: GatewayError) -> None:
@@ -194,9 +194,9 @@ class HTTPReply:
         self.stop()
         if self._open:
             event = _event(error)
-            transport = self._transport()
-            transport.write(b"%b%x\r\n%b\r\n" % (self._head, len(event), event))
-            transport.close()
+            out = self._out()
+            out.write(b"%b%x\r\n%b\r\n" % (self._head, len(event), event))
+            out.close()
 
     def stop(self) -> None:
         """No more pings; called whatever became of the stream."""
@@ -205,19 +205,19 @@ class HTTPReply:
             self._timer = None
 
     def _tick(self) -> None:
-        transport, ping = self._peer.transport, self._limits.ping
-        if ping is None or transport is None or transport.is_closing():
+        out, ping = self._peer.out, self._limits.ping
+        if ping is None or out is None or not out.is_open:
             return
         if self._silent and not self._head and not self._peer.blocked:
-            transport.write(PING_CHUNK)
+            out.write(PING_CHUNK)
         self._silent = True
         self._timer = asyncio.get_running_loop().call_later(ping, self._tick)
 
-    def _transport(self) -> asyncio.Transport:
-        transport = self._peer.transport
-        if transport is None or transport.is_closing():
+    def _out(self) -> Outgoing:
+        out = self._peer.out
+        if out is None or not out.is_open:
             self._gone()
-        return transport
+        return out
 
     def _gone(self) -> NoReturn:
         self.stop()
@@ -237,8 +237,8 @@ class HTTPReply:
                 await self._peer.drain()
         except (ConnectionError, TimeoutError) as exc:
             self.stop()
-            if (transport := self._peer.transport) is not None:
-                transport.abort()
+            if (out := self._peer.out) is not None:
+                out.abort()
             raise ClientDisconnected from exc
 
 

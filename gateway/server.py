@@ -141,8 +141,8 @@ class Site:
         When we are shutting down, an answer must not look complete: one that has begun is told of it here.
         """
         error = Overloaded("The gateway is shutting down.", code="shutting_down")
-        transport = exchange.client.transport
-        if transport is None or transport.is_closing():
+        out = exchange.client.out
+        if out is None or out.transport.is_closing():
             return None
         if exchange.begun:
             if exchange.reply is not None:
@@ -216,8 +216,8 @@ class Site:
 
 
 def _nobody(exchange: Exchange) -> web.StreamResponse:
-    if exchange.client.transport is not None:
-        exchange.client.transport.close()
+    if exchange.client.out is not None:
+        exchange.client.out.close()
     return LAST
 
 

@@ -105,7 +105,7 @@ async def _download(done: Download, exchange: Exchange) -> web.StreamResponse:
     except ConnectionError as exc:
         raise ClientDisconnected from exc
     except BaseException:
-        if exchange.client.transport is not None:
-            exchange.client.transport.close()
+        if exchange.client.out is not None:
+            exchange.client.out.close()
         raise
     return response

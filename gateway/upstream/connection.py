@@ -10,6 +10,7 @@ from adapters.errors import ErrorKind
 from adapters.interface import UpstreamRequest
 from config.schema import Timeouts
 
+from ..turns import Outgoing, outgoing
 from .framing import unframed
 from .head import Origin
 from .response import Field, UpstreamResponse
@@ -36,6 +37,7 @@ class Connection(asyncio.Protocol):
     """
 
     transport: asyncio.Transport
+    _out: Outgoing
     # Of the answer that is awaited, from ``send`` on:
     _status: int
     _fields: list[Field]
@@ -99,7 +101,7 @@ class Connection(asyncio.Protocol):
         elif self.transport.is_closing():
             pass  # connection_lost comes next and tells
         elif len(body) < 65_536:
-            self.transport.write(b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body))
+            self._out.write(b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body))
         else:
             self.transport.writelines((b"%bContent-Length: %d\r\n\r\n" % (head, len(body)), body))
         return response
@@ -118,7 +120,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         self.closed = True
-        self.transport.abort()
+        self._out.abort()
 
     def call_by(self, due: float) -> None:
         """Have the answer look at its deadlines at ``due`` (``loop.time``) or before."""
@@ -136,6 +138,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self._out = outgoing(self.transport, self.loop)
 
     def data_received(self, data: bytes) -> None:
         response = self._response
@@ -204,7 +207,8 @@ class Connection(asyncio.Protocol):
 
     def _free(self) -> None:
         # An answer that came before the request was written leaves a rest of the request on the wire.
-        if self._reusable and not self._wrong and not self.closed and not self.transport.get_write_buffer_size():
+        is_written = not self._out.waits and not self.transport.get_write_buffer_size()
+        if self._reusable and is_written and not self._wrong and not self.closed:
             if self._paused:
                 self.resume_reading()
             self._idle(self)
