@@ -15,8 +15,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
-import orjson
-
 from adapters.usage import TOKEN_BUCKETS, Usage
 from config import schema
 
@@ -269,16 +267,14 @@ class PriceList:
     def __init__(self, data: Mapping[str, Any]) -> None:
         self.source: str = data.get("source", "")
         self.date: str = data.get("date", "")
-        self._texts = {provider: orjson.dumps(rows) for provider, rows in data["providers"].items()}
-        """As JSON, which takes a quarter of the memory: a gateway asks once for each of its deployments."""
-        self._read: tuple[str, Mapping[str, Any]] = ("", {})
-        """The provider that was asked for last, and its rows."""
+        self._providers: Mapping[str, Mapping[str, Any]] = data["providers"]
+        """Rows, or their JSON: see ``load``."""
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> "PriceList":
         """Read a list, or the one that is shipped. Raises OSError or ValueError."""
         source = Path(path) if path is not None else files("config") / "prices.json"
-        data = json.loads(source.read_text("utf-8"))
+        data = json.loads(source.read_text("utf-8"), object_hook=_packed)
         if not isinstance(data, dict) or not isinstance(data.get("providers"), dict):
             raise ValueError(f"{source}: not a price list: no 'providers'")  # noqa: TRY004 - of the file, not a type
         return cls(data)
@@ -286,14 +282,17 @@ class PriceList:
     def find(self, adapter: str, model: str) -> Price | None:
         """The price of a provider's model, dated snapshots and regional profiles included; None if unknown."""
         provider = _PROVIDERS.get(adapter, adapter)
-        if self._read[0] != provider:
-            self._read = (provider, orjson.loads(self._texts.get(provider, b"{}")))
-        rows = self._read[1]
+        rows = self._providers.get(provider, {})
         for name in less_and_less_precise(model):
             row = rows.get(name) or rows.get(_PREFIXES.get(provider, "") + name)
             if row is not None:
-                return from_row(row)
+                return from_row(json.loads(row) if isinstance(row, str) else row)
         return None
+
+
+def _packed(found: dict[str, Any]) -> Any:
+    """An object of a price list; a row as JSON, a quarter of the size: a gateway asks for few of them, and once."""
+    return json.dumps(found, separators=(",", ":")) if isinstance(found.get("prices"), dict) else found
 
 
 def less_and_less_precise(model: str) -> Iterator[str]:
