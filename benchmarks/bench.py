@@ -207,7 +207,8 @@ class Bench:
             self._processes[name] = subprocess.Popen(
                 pin(command, cpus),
                 cwd=HERE.parent,
-                env={**os.environ, **(environment or {})},
+                # What is installed has its bytecode, too.
+                env={**os.environ, **(environment or {}), "PYTHONDONTWRITEBYTECODE": ""},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

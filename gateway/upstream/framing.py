@@ -1,6 +1,6 @@
 """Chunks of a chunked body as nearly all servers write them, read without a parser."""
 
-SIZES = {b"%x" % size: size for size in range(1, 4096)}
+SIZES = {b"%x" % size: size for size in range(1, 2048)}
 """How the size of a chunk is written: all that a token's event needs."""
 LONGEST = 5
 """A size and where its line must have ended by."""
