@@ -43,7 +43,10 @@ class Turn:
     def _send(self) -> None:
         waiting, self._waiting = self._waiting, []
         for one in waiting:
-            one.flush()
+            try:
+                one.flush()
+            except RuntimeError:
+                one.abort()  # the loop has closed it: the others are not to miss their turn for that
 
 
 class Outgoing:
