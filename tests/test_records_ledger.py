@@ -233,7 +233,7 @@ async def test_a_journal_that_cannot_be_written_sends_rows_straight_to_sql(datab
     await ledger.start()
     await ledger.append(record("req_0", 1))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(ledger._journal._current.map or b""), limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(ledger._journal._segments[-1].map or b""), limits[1]))
     try:
         count_before, tickets = 1, []
         while ledger.is_healthy:  # up to the room that the file was made with
@@ -256,7 +256,7 @@ async def test_a_journal_that_cannot_be_written_sends_rows_straight_to_sql(datab
 
 async def test_rows_that_cannot_be_synced_are_durable_once_sql_has_them(database: Database, strict: Ledger) -> None:
     """After a failed fdatasync a second one proves nothing: the kernel may have dropped the pages."""
-    ledger, segment = strict, strict._journal._current
+    ledger, segment = strict, strict._journal._segments[-1]
     real, (reader, writer) = segment.fd, os.pipe()
     ticket = ledger.append(record("req_1", 1))
     segment.fd = writer  # a pipe cannot be synced
@@ -501,7 +501,7 @@ async def test_rows_that_nobody_waits_for_share_a_sync_within_the_interval(datab
     options = LedgerOptions(journal=f"{tmp_path}/journal", flush_interval=0.3)
     ledger = Ledger(database, options, sql_interval=60)
     await ledger.start()
-    segment = ledger._journal._current
+    segment = ledger._journal._segments[-1]
     began, reached = time.perf_counter(), set()
     while time.perf_counter() - began < 1.5:
         ledger.append(record(f"req_{time.perf_counter_ns()}", 1))
@@ -518,7 +518,7 @@ async def test_an_end_does_not_wait_for_the_next_sync(database: Database, tmp_pa
     ledger = Ledger(database, LedgerOptions(journal=f"{tmp_path}/journal", flush_interval=60), sql_interval=60)
     await ledger.start()
     ledger.append(record("req_1", 1))
-    segment, began = ledger._journal._current, time.perf_counter()
+    segment, began = ledger._journal._segments[-1], time.perf_counter()
     await ledger.close()
     assert time.perf_counter() - began < 3
     assert segment.synced > 0
@@ -542,6 +542,7 @@ async def test_more_rows_than_memory_keeps_are_read_from_the_file(
 ) -> None:
     """And once SQL has caught up, rows come from memory again."""
     monkeypatch.setattr(j, "_KEPT", 10)
+    monkeypatch.setattr(j, "_MANY", 10)
     for number in range(25):
         ledger.append(record(f"req_{number}", 1))
     assert not ledger._journal._has_all
@@ -551,6 +552,24 @@ async def test_more_rows_than_memory_keeps_are_read_from_the_file(
     assert len(ledger._journal._rows) == 1
     await ledger.flush()
     assert await count(database) == 26
+
+
+async def test_many_rows_do_not_wait_for_their_time(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(j, "_MANY", 5)
+    ledger = Ledger(database, LedgerOptions(journal=f"{tmp_path}/journal"), sql_interval=60)
+    await ledger.start()
+    for number in range(5):
+        assert await count(database) == 0
+        ledger.append(record(f"req_{number}", 1))
+    async with asyncio.timeout(5):
+        while await count(database) < 5:
+            await asyncio.sleep(0.01)
+    ledger.append(record("req_5", 1))  # by itself it waits again
+    await asyncio.sleep(0.1)
+    assert await count(database) == 5
+    await ledger.close()
 
 
 async def test_rows_from_memory_are_those_of_the_file(database: Database, ledger: Ledger) -> None:

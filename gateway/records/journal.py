@@ -31,6 +31,8 @@ _READ = 1 << 20
 """Bytes read back for SQL at once: some two thousand rows."""
 _KEPT = 10_000
 """Rows in memory at most: a few megabytes, and more than SQL is behind while it is well."""
+_MANY = 4_000
+"""Rows with which SQL need not wait for its time."""
 _CLOSE_SECONDS = 5.0
 _NEW = ".new"
 """Ending of a file between its creation and its lock."""
@@ -145,6 +147,8 @@ class Journal:
         self._busy = False
         """Whether the last sync served more than one ticket."""
         self._waiting_for_sql: list[tuple[Segment, int, Ticket]] = []
+        self.crowded = asyncio.Event()
+        """Set when there are many rows for SQL to take."""
         self._rows: list[Any] = []
         self._has_all = True
         """Whether ``_rows`` are all that SQL lacks; else none are kept, and the files are read."""
@@ -163,10 +167,6 @@ class Journal:
     @property
     def group_name(self) -> str:
         return self._group_name
-
-    @property
-    def _current(self) -> Segment:
-        return self._segments[-1]
 
     def _rotate(self, spare: Segment) -> None:
         """Go on in the spare file; the old one is deleted when SQL has all of it."""
@@ -196,8 +196,10 @@ class Journal:
                 segment.done = segment.size
         elif self._has_all:
             self._rows += rows
-            if len(self._rows) > _KEPT:
-                self.keep_none()
+            if len(self._rows) >= _MANY:
+                self.crowded.set()
+                if len(self._rows) > _KEPT:
+                    self.keep_none()
 
     def ticket(self) -> Ticket:
         """A ticket for everything written so far."""
@@ -240,7 +242,7 @@ class Journal:
         for segment, size in targets:
             os.fdatasync(segment.fd)
             segment.synced = size
-        if self._spare is None and self._current.size >= self._segment_size // 2:
+        if self._spare is None and self._segments[-1].size >= self._segment_size // 2:
             with contextlib.suppress(OSError):  # without a spare the file just grows
                 self._spare = self._create()
 
@@ -251,7 +253,7 @@ class Journal:
             group.done()
         else:
             # After a failed fdatasync the kernel may have dropped the pages: only SQL can make these records durable.
-            segment, size = targets[-1] if targets else (self._current, self._current.size)
+            segment, size = targets[-1] if targets else (self._segments[-1], self._segments[-1].size)
             for target, reached in targets:
                 target.synced = reached
             self._waiting_for_sql.append((segment, size, group))
@@ -264,6 +266,7 @@ class Journal:
         lacking = [(segment, segment.size) for segment in self._segments if segment.done < segment.size]
         if not lacking:
             return None
+        self.crowded.clear()
         if self._has_all:
             rows, self._rows = self._rows, []
             return Batch(lacking, rows, is_last=True)

@@ -106,8 +106,8 @@ class Ledger:
         with contextlib.suppress(StoreUnavailable):
             await self.recover()
         self._tasks = [
-            asyncio.create_task(self._repeat(self.flush, self._sql_interval)),
-            asyncio.create_task(self._repeat(self.recover, _RECOVER_SECONDS)),
+            asyncio.create_task(self._repeat(self.flush, self._sql_interval, self._journal.crowded)),
+            asyncio.create_task(self._repeat(self.recover, _RECOVER_SECONDS, asyncio.Event())),
         ]
 
     async def close(self) -> None:
@@ -277,9 +277,11 @@ class Ledger:
             present = set(found.all())
         return [row for row in rows if identity(row)[0] not in present]
 
-    async def _repeat(self, work: Callable[[], Any], seconds: float) -> None:
+    async def _repeat(self, work: Callable[[], Any], seconds: float, sooner: asyncio.Event) -> None:
         while True:
-            await asyncio.sleep(seconds)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await sooner.wait()
             try:
                 await work()
             except StoreUnavailable as error:
