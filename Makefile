@@ -111,7 +111,7 @@ image-check:  ## what the Dockerfile does, without a container engine
 	deploy/check_image.sh
 
 bench-check: $(VENV)/.dev  ## fail when a request or a streamed chunk costs much more CPU, in times of the bare proxy's, than it did
-	$(BIN)/python -m benchmarks --contestants bare,sluice --tests throughput,paced --rounds 5 --seconds 2 --retries 0 --check throughput=1.7,paced=1.4
+	$(BIN)/python -m benchmarks --contestants bare,sluice --tests throughput,paced --rounds 5 --seconds 2 --retries 0 --check throughput=1.3,paced=1.3
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -572,6 +572,25 @@ async def test_many_rows_do_not_wait_for_their_time(
     await ledger.close()
 
 
+@pytest.mark.parametrize("error", [StoreUnavailable(), OSError()])
+async def test_what_failed_is_not_tried_the_sooner_for_many_rows(ledger: Ledger, error: Exception) -> None:
+    many, tries = asyncio.Event(), 0
+
+    async def work() -> None:
+        nonlocal tries
+        tries += 1
+        many.set()  # more have come meanwhile
+        if tries > 1:
+            raise error
+
+    many.set()
+    task = asyncio.create_task(ledger._repeat(work, 0.2, many))
+    await asyncio.sleep(0.7)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert 4 <= tries <= 5  # at once, at once, and then every 0.2 s
+
+
 async def test_rows_from_memory_are_those_of_the_file(database: Database, ledger: Ledger) -> None:
     odd = Principal("key\x00", "ünï" * 100, tags=tuple(f"tag-{n}" for n in range(200)))
     hostile = CallRecord("req_3", "m\udcff\x00" * 50, odd, 200, started=1e9, code="m\udcff")

@@ -266,7 +266,6 @@ class Journal:
         lacking = [(segment, segment.size) for segment in self._segments if segment.done < segment.size]
         if not lacking:
             return None
-        self.crowded.clear()
         if self._has_all:
             rows, self._rows = self._rows, []
             return Batch(lacking, rows, is_last=True)

@@ -278,12 +278,17 @@ class Ledger:
         return [row for row in rows if identity(row)[0] not in present]
 
     async def _repeat(self, work: Callable[[], Any], seconds: float, sooner: asyncio.Event) -> None:
+        """Do it after so many seconds, or ``sooner`` where the last time was no failure."""
+        failed = False
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    await sooner.wait()
+                    await (asyncio.sleep(seconds) if failed else sooner.wait())
+            sooner.clear()
+            failed = True
             try:
                 await work()
+                failed = False
             except StoreUnavailable as error:
                 log.warning("the ledger's rows wait in the journal: %s", error.message)
             except Exception:
