@@ -262,8 +262,7 @@ class Connection(RequestHandler):
 
     def force_close(self) -> None:
         if self.out is not None:
-            self.out.flush()
-            self.out.is_open = False
+            self.out.close()
         super().force_close()
 
     def _head_is_late(self) -> None:
@@ -280,8 +279,8 @@ class Connection(RequestHandler):
         head = whole_head(
             {**JSON_HEADERS, "connection": "close", "content-length": str(len(body))}, f"HTTP/1.1 {status}\r\n"
         )
-        if self.transport is not None:
-            self.transport.write(head + body)
+        if self.out is not None:
+            self.out.write(head + body)
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None

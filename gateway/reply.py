@@ -30,10 +30,6 @@ PING_CHUNK = b"8\r\n: ping\n\n\r\n"
 """An SSE comment as a chunk of the chunked body; streams are always HTTP/1.1 (see endpoints.chat)."""
 
 
-JOINED = 65_536
-"""Bytes up to which a body is copied behind its head, so that both leave in one packet and one system call."""
-
-
 class Written(web.StreamResponse):
     """Stands for a response that was written past aiohttp, which then only asks whether the connection stays."""
 
@@ -139,11 +135,7 @@ class HTTPReply:
         """Head and body in one write."""
         out = self._out()
         head = self._begin(self._common.whole(), {**self._headers, **headers, "content-length": str(len(body))})
-        if len(body) < JOINED:
-            out.write(head + body)
-        else:
-            out.flush()
-            out.transport.writelines((head, body))
+        out.message(head, body)
         if self._peer.blocked:
             await self._drain()
 

@@ -12,6 +12,8 @@ MOST = 32
 """Writes that wait at once: for no longer than it takes to do some ten requests' work."""
 LONG = 16_384
 """Bytes from which a write is dear enough to leave by itself."""
+JOINED = 65_536
+"""Bytes up to which a body is copied behind its head, so that both leave in one packet and one system call."""
 
 
 class Turn:
@@ -75,6 +77,14 @@ class Outgoing:
                 return
             self.waits = b""
         self.transport.write(data)
+
+    def message(self, head: bytes, body: bytes) -> None:
+        """Send a head and its body, in one write unless the body is long."""
+        if len(body) < JOINED:
+            self.write(head + body)
+        else:
+            self.flush()
+            self.transport.writelines((head, body))
 
     def flush(self) -> None:
         """Send what waits."""

@@ -9,7 +9,7 @@ import uvloop
 
 from adapters.interface import UpstreamRequest
 from config.schema import Timeouts
-from gateway.turns import LONG, MOST, Outgoing, outgoing
+from gateway.turns import JOINED, LONG, MOST, Outgoing, outgoing
 from gateway.upstream import Upstream
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -98,6 +98,19 @@ def test_what_is_long_does_not_wait_and_nothing_overtakes(run: Run, sizes: tuple
                 out.write(piece)
                 assert len(out.waits) < LONG
             assert await reader.readexactly(sum(sizes)) == b"".join(pieces)
+
+    run(main)
+
+
+@pytest.mark.parametrize("size", [0, 10, LONG, JOINED - 1, JOINED, 3 * JOINED])
+def test_a_message_follows_what_waits_whatever_its_length(run: Run, size: int) -> None:
+    async def main() -> None:
+        async with connected(2) as ((other, _), (out, reader)):
+            other.write(b"x")
+            out.write(b"before ")
+            out.message(b"head ", b"b" * size)
+            out.write(b" after")
+            assert await reader.readexactly(18 + size) == b"before head " + b"b" * size + b" after"
 
     run(main)
 

@@ -281,9 +281,11 @@ class Ledger:
         """Do it after so many seconds, or ``sooner`` where the last time was no failure."""
         failed = False
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await (asyncio.sleep(seconds) if failed else sooner.wait())
+            if failed:
+                await asyncio.sleep(seconds)
+            else:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(sooner.wait(), seconds)
             sooner.clear()
             failed = True
             try:

@@ -100,10 +100,8 @@ class Connection(asyncio.Protocol):
             response.fail(ErrorKind.CONNECTION, UNANSWERED)
         elif self.transport.is_closing():
             pass  # connection_lost comes next and tells
-        elif len(body) < 65_536:
-            self._out.write(b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body))
         else:
-            self.transport.writelines((b"%bContent-Length: %d\r\n\r\n" % (head, len(body)), body))
+            self._out.message(b"%bContent-Length: %d\r\n\r\n" % (head, len(body)), body)
         return response
 
     # What an answer needs of its source.
