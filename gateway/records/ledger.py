@@ -285,7 +285,10 @@ class Ledger:
                 await asyncio.sleep(seconds)
             else:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(sooner.wait(), seconds)
+                    async with asyncio.timeout(
+                        seconds
+                    ):  # wait_for of Python 3.11 may swallow the cancellation of close
+                        await sooner.wait()
             sooner.clear()
             failed = True
             try:
