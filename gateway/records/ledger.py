@@ -284,10 +284,9 @@ class Ledger:
             if failed:
                 await asyncio.sleep(seconds)
             else:
+                # Not wait_for: that of Python 3.11 may swallow the cancellation of ``close``.
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(
-                        seconds
-                    ):  # wait_for of Python 3.11 may swallow the cancellation of close
+                    async with asyncio.timeout(seconds):
                         await sooner.wait()
             sooner.clear()
             failed = True
