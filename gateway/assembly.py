@@ -109,7 +109,7 @@ def _asks(config: Config, records: Records, closers: list[Closer]) -> dict[str, 
     """A question that each store must be able to answer."""
     asks: dict[str, Ask] = {"database": records.database.ping}
     if config.redis is not None:
-        from .records.idempotency_redis import connect
+        from .redis_client import connect
 
         client = connect(config.redis)
         closers.append(client.aclose)
@@ -194,7 +194,8 @@ def once_of(config: Config, closers: list[Closer]) -> Callable[[Authenticator], 
     lease = max(config.timeouts.total, config.timeouts.response) + 60
     store: IdempotencyStore = MemoryIdempotency(ttl=options.ttl, lease=lease, max_replay=options.max_replay)
     if config.redis is not None:
-        from .records.idempotency_redis import RedisIdempotency, connect
+        from .records.idempotency_redis import RedisIdempotency
+        from .redis_client import connect
 
         shared = RedisIdempotency(connect(config.redis), ttl=options.ttl, max_replay=options.max_replay)
         closers.append(shared.close)

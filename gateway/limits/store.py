@@ -3,32 +3,27 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from importlib.resources import files
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgpack
-import redis.asyncio as aioredis
-from redis.asyncio.cluster import RedisCluster
-from redis.backoff import NoBackoff
-from redis.exceptions import (
+
+from config import schema
+
+from ..redis_client import (
+    Client,
     ClusterDownError,
     MasterDownError,
     NoScriptError,
     ReadOnlyError,
     RedisClusterException,
+    RedisConnectionError,
     RedisError,
+    RedisTimeout,
     TryAgainError,
+    connect,
+    is_cluster,
 )
-from redis.exceptions import TimeoutError as RedisTimeout
-from redis.retry import Retry
-
-from config import schema
-
 from .engine import Broken, Slow, StoreDown
-
-Client: TypeAlias = "aioredis.Redis | RedisCluster"
-CLUSTER = "redis+cluster://"
-TLS_CLUSTER = "rediss+cluster://"
-
 
 _TRANSIENT = (ClusterDownError, MasterDownError, ReadOnlyError, TryAgainError)
 """Said while a slot or the role of primary moves; over in moments."""
@@ -54,23 +49,12 @@ class Store:
 
     def __init__(self, config: schema.Redis) -> None:
         self._config = config
-        url = config.url.get_secret_value()
-        self.is_cluster = url.startswith((CLUSTER, TLS_CLUSTER))
-        # redis-py retries ten times by itself, each time-out 5 s: here a lost reply must not be repeated unasked.
-        options: dict[str, Any] = {
-            "socket_timeout": config.timeout,
-            "socket_connect_timeout": config.timeout,
-            "retry": Retry(NoBackoff(), 0),
-        }
+        self.is_cluster = is_cluster(config)
         self.server = ""
         """Names the server process: changes when Redis restarts or another server takes over. Empty in a cluster."""
         self.clock: Callable[[], int] | None = None
         """For tests: the time in ms that the script shall believe, instead of Redis' own."""
-        self._client: Client
-        if self.is_cluster:
-            self._client = RedisCluster.from_url(url.replace("+cluster", "", 1), **options)
-        else:
-            self._client = aioredis.Redis.from_url(url, **options)
+        self._client: Client = connect(config)
 
     async def start(self) -> None:
         """Load the scripts and refuse a Redis that may evict counters. Raises StoreDown."""
@@ -139,7 +123,7 @@ class Store:
                 return await self._client.eval(script.source, keys, *arguments)
         except (TimeoutError, RedisTimeout) as e:
             raise Slow from e
-        except (aioredis.ConnectionError, OSError, *_TRANSIENT) as e:
+        except (RedisConnectionError, OSError, *_TRANSIENT) as e:
             raise Broken from e
         except (RedisError, RedisClusterException) as e:
             raise StoreDown(f"Redis refused: {type(e).__name__}") from e

@@ -13,29 +13,10 @@ from collections.abc import Awaitable
 from typing import Any
 
 import msgpack
-from redis.asyncio import Redis, RedisCluster
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-from redis.retry import Retry
-
-from config.schema import Redis as RedisOptions
 
 from ..errors import StoreUnavailable
+from ..redis_client import RedisError
 from .idempotency import Fresh, Outcome, Replay, in_flight, mismatch
-
-
-def connect(options: RedisOptions) -> "Redis | RedisCluster":
-    """A client that neither retries nor waits for longer than the configured time-out."""
-    url = options.url.get_secret_value()
-    kind: Any = RedisCluster if "+cluster://" in url else Redis
-    client: Redis | RedisCluster = kind.from_url(
-        url.replace("+cluster", "", 1) if kind is RedisCluster else url,
-        socket_timeout=options.timeout,
-        socket_connect_timeout=options.timeout,
-        retry=Retry(NoBackoff(), 0),
-    )
-    return client
-
 
 LEASE_SECONDS = 15.0
 _RENEWALS = 3
