@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import re
 import resource
 import struct
 import sys
@@ -512,6 +513,32 @@ async def test_rows_that_nobody_waits_for_share_a_sync_within_the_interval(datab
     await asyncio.sleep(0.6)
     assert segment.synced == size
     await ledger.close()
+
+
+async def test_what_is_synced_is_not_kept_in_memory(database: Database, tmp_path: Path) -> None:
+    """A file of 4 MB for every few thousand rows would show in every worker's memory."""
+    options = LedgerOptions(journal=f"{tmp_path}/journal", flush_interval=0.05)
+    ledger = Ledger(database, options, sql_interval=0.2)
+    await ledger.start()
+    segment, page = ledger._journal._segments[-1], resource.getpagesize()
+    for number in range(600):
+        ledger.append(record(f"req_{number}", 1))
+    assert segment.size > 20 * page
+    assert resident(segment.path) >= segment.size, "it was only just written"
+    async with asyncio.timeout(10):
+        while segment.synced < segment.size:
+            await asyncio.sleep(0.02)
+    assert resident(segment.path) <= 2 * page
+    ledger.append(record("req_last", 1))
+    assert resident(segment.path) <= 4 * page
+    await ledger.close()
+    assert await count(database) == 601
+
+
+def resident(path: Path) -> int:
+    """How many bytes of a mapped file are in this process's memory."""
+    maps = Path("/proc/self/smaps").read_text()
+    return 1024 * int(re.search(rf"{re.escape(str(path))}\n(?:.*\n)*?Rss: +(\d+) kB", maps)[1])  # type: ignore[index]
 
 
 async def test_an_end_does_not_wait_for_the_next_sync(database: Database, tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ _MIGRATIONS = Path(__file__).with_name("migrations")
 _MIGRATION_LOCK = 0x51_1C_E0
 _WRITER_CACHE = 8_192
 """KiB of pages that the connection keeps which writes rows: each goes into six indexes, at places far apart."""
+_READER_CACHE = 512
+"""KiB of pages that each other connection keeps: what they read is read once, or the kernel has it."""
 _SLOW_SECONDS = 60.0
 """For migrations, roll-ups and the like."""
 _OUR_FAULT = (
@@ -169,7 +171,7 @@ def _sqlite_engine(url: URL, pool_size: int, timeout: float) -> Engine:
     def _(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # transactions begin where SQLAlchemy says, not at the first INSERT
         cursor = connection.cursor()
-        for pragma in _pragmas(timeout):
+        for pragma in (*_pragmas(timeout), f"cache_size = -{_READER_CACHE}"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 

@@ -251,6 +251,8 @@ class Journal:
         self._sync_works = error is None
         if error is None:
             group.done()
+            for segment, _ in targets:
+                segment.release()
         else:
             # After a failed fdatasync the kernel may have dropped the pages: only SQL can make these records durable.
             segment, size = targets[-1] if targets else (self._segments[-1], self._segments[-1].size)

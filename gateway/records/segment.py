@@ -32,6 +32,8 @@ class Segment:
     done: int = 0
     """Everything before this offset is in SQL."""
     synced: int = 0
+    let_go: int = 0
+    """Everything before this offset is out of the process's memory: the kernel has it."""
 
     def is_finished(self) -> bool:
         """Whether nobody needs the file any more, the syncing thread included."""
@@ -46,6 +48,13 @@ class Segment:
             self._grow(end)
         room[start:end] = _pack(_MAGIC, length, crc32(payload, length)) + payload
         self.size = end
+
+    def release(self) -> None:
+        """Unmap the whole pages that are synced, which nobody touches again: else memory would grow with every file."""
+        end = self.synced - self.synced % mmap.PAGESIZE
+        if self.map is not None and end > self.let_go:
+            self.map.madvise(mmap.MADV_DONTNEED, self.let_go, end - self.let_go)
+            self.let_go = end
 
     def _grow(self, end: int) -> None:
         assert self.map is not None, "see put"
