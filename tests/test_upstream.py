@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import random
 import ssl
 import time
@@ -20,6 +21,7 @@ from gateway import demo
 from gateway.demo import DemoUpstream
 from gateway.upstream import MAX_BODY, SystemResolver, Upstream, UpstreamResponse, refusal
 from gateway.upstream.client import tls_context
+from gateway.upstream.connection import Connection
 from gateway.upstream.response import HIGH_WATER
 
 from .faults import FaultProxy
@@ -666,6 +668,44 @@ async def test_closing_an_unfinished_answer_drops_it_soon(client: Upstream, prov
 
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("end", ["aborted", "cut short", "late", "closed by the server", "no answer"])
+async def test_a_connection_that_is_over_is_forgotten_without_collecting_garbage(client: Upstream, end: str) -> None:
+    """It is part of no cycle, in which it would stay for minutes: clients that leave in the middle would fill the memory."""
+    plays = {
+        "aborted": saying(CHUNKED + b"2\r\nhi\r\n", hold=5),
+        "cut short": saying(CHUNKED + b"2\r\nhi\r\n"),
+        "late": saying(b"", hold=5),
+        "closed by the server": saying(OK.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)),
+        "no answer": saying(b""),
+    }
+    async with serving(plays[end]) as url:
+
+        async def once() -> None:
+            with contextlib.suppress(ProviderError):
+                response = await client.open(post(url, stream=True), QUICK)
+                await response.chunk()
+                if end == "aborted":
+                    response.abort()
+                else:
+                    await response.read()
+
+        await once()
+        await asyncio.sleep(0.1)
+        gc.collect()
+        before = connections()
+        gc.disable()
+        try:
+            for _ in range(5):
+                await once()
+            await eventually(lambda: connections() <= before, 2)
+        finally:
+            gc.enable()
+
+
+def connections() -> int:
+    return sum(isinstance(thing, Connection) for thing in gc.get_objects())
 
 
 async def test_what_a_sink_raises_reaches_who_pours_and_later_pieces_are_not_given_to_it(client: Upstream) -> None:

@@ -27,6 +27,7 @@ LENGTH = (b"transfer-encoding", b"content-length")
 """Headers that tell where a body ends; without them it ends with the connection."""
 FRAMING = frozenset({*LENGTH, b"content-encoding", b"keep-alive"})
 """Headers that the connection itself reads; the others wait for who asks for them."""
+_NO_PARSER = httptools.HttpResponseParser(None)
 
 
 class Connection(asyncio.Protocol):
@@ -172,6 +173,8 @@ class Connection(asyncio.Protocol):
         self.closed = True
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
+        self._parser = _NO_PARSER  # which refers to this connection: else both stay until garbage is collected, minutes
         self._gone(self)
         response, self._response = self._response, None
         if response is None:
