@@ -38,7 +38,7 @@ class UpstreamResponse:
     """
 
     __slots__ = (
-        *("begun", "deadline", "error", "opened", "reused", "silent", "sink", "source", "status"),
+        *("begun", "deadline", "failed", "opened", "reused", "silent", "sink", "source", "status"),
         *("_discard", "_done", "_end", "_ended", "_fields", "_headers", "_loop", "_on_end", "_parts", "_paused"),
         *("_refused", "_room", "_size", "_spilt", "_stream", "_streaming", "_timeouts", "_waiter", "_whole"),
     )
@@ -54,7 +54,8 @@ class UpstreamResponse:
     ) -> None:
         """``on_end`` is called when the answer is over, however it ends; ``now`` is the loop's time."""
         self.status = 0
-        self.error: ProviderError | None = None
+        self.failed: tuple[ErrorKind, str] | None = None
+        """Why it ended early. No exception: one that is raised and kept is part of a cycle with the frames it went through."""
         self.silent = True
         """Whether not a byte of it has come."""
         self.reused = False
@@ -82,7 +83,7 @@ class UpstreamResponse:
         self._spilt: Exception | None = None
         """...and what it raised."""
         self.begun: asyncio.Future[None] = loop.create_future()
-        """Done when the status and the headers are here, or ``error`` is."""
+        """Done when the status and the headers are here, or it ``failed``."""
         self._waiter: asyncio.Future[None] | None = self.begun
         self._on_end = on_end
         self._ended = 0.0
@@ -101,13 +102,13 @@ class UpstreamResponse:
 
     def here(self, limit: int = MAX_BODY) -> bytes | None:
         """The whole body, if it has come already and is no longer than ``limit``."""
-        return self._take() if self._done and self.error is None and self._size <= limit else None
+        return self._take() if self._done and self.failed is None and self._size <= limit else None
 
     async def chunk(self) -> bytes:
         """What has arrived of the body, at least one byte; empty at the end."""
         while not self._parts:
-            if self.error:
-                raise self.error
+            if self.failed is not None:
+                raise self.failure()
             if self._done:
                 return b""
             await self._wait()
@@ -122,21 +123,21 @@ class UpstreamResponse:
             if self._parts:
                 if not sink(self._take()):
                     return False
-            elif self.error:
-                raise self.error
+            elif self.failed is not None:
+                raise self.failure()
             elif self._done:
                 return True
             else:
                 self.sink, self._streaming = sink, self._stream
                 try:
                     await self._wait()
+                    if self._spilt is not None:
+                        raise self._spilt
                 finally:
-                    self.sink = None
+                    self.sink = self._spilt = None
                 if self._refused:
                     self._refused = False
                     return False
-                if self._spilt is not None:
-                    raise self._spilt
 
     async def read(self, limit: int = MAX_BODY) -> bytes:
         """The whole (rest of the) body; more than ``limit`` bytes are an error."""
@@ -151,8 +152,8 @@ class UpstreamResponse:
         if self._size > limit:
             self.fail(ErrorKind.PROTOCOL, TOO_LARGE)
             raise ProviderError(ErrorKind.PROTOCOL, TOO_LARGE)
-        if self.error:
-            raise self.error
+        if self.failed is not None:
+            raise self.failure()
         return self._take()
 
     def abort(self) -> None:
@@ -183,6 +184,11 @@ class UpstreamResponse:
             self.abort()
 
     # What follows is called by the connection and by the client.
+
+    def failure(self) -> ProviderError:
+        """Of an answer that ``failed``."""
+        assert self.failed is not None, "it ended early"
+        return ProviderError(*self.failed)
 
     @property
     def taken(self) -> float:
@@ -250,7 +256,7 @@ class UpstreamResponse:
         """End the answer with an error and drop the connection."""
         if self._done:
             return
-        self.error = ProviderError(kind, message)
+        self.failed = kind, message
         source = self.source
         self.finish()
         if source:
