@@ -6,6 +6,9 @@ How an upstream fails, in one vocabulary that routing, billing and the client's 
 """
 
 from enum import StrEnum
+from typing import TypeVar
+
+E = TypeVar("E", bound=Exception)
 
 
 class ErrorKind(StrEnum):
@@ -61,6 +64,14 @@ class ProviderError(Exception):
         self.code = code
         self.param = param
 
+    def again(self) -> "ProviderError":
+        """The same, to be raised by who keeps it: what is kept and raised knows its keeper, and is forgotten late."""
+        same = ProviderError(
+            self.kind, self.message, status=self.status, retry_after=self.retry_after, code=self.code, param=self.param
+        )
+        same.maybe_billed = self.maybe_billed
+        return same
+
 
 class UnsupportedParameter(Exception):
     """The request carries a parameter (``param``, in OpenAI's path notation) that the provider cannot take."""
@@ -69,3 +80,9 @@ class UnsupportedParameter(Exception):
         super().__init__(message)
         self.param = param
         self.message = message
+
+
+def bare(error: E) -> E:
+    """An exception to be kept: without the frames that it and its causes went through, and all that is in them."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)

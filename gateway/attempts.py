@@ -128,8 +128,8 @@ class Attempts:
         """The answer, or the beginning of a stream, when it has come; raises ProviderError for what is none."""
         if not 200 <= response.status < 300:
             body = await response.read(MAX_BODY)
-            error = deployment.adapter.error(response.status, response.headers, body)
-            raise tiers.refused(deployment, tier, error)
+            # A name for what is raised would make it part of a cycle: it knows this frame.
+            raise tiers.refused(deployment, tier, deployment.adapter.error(response.status, response.headers, body))
         try:
             answer: Answer = await call.call.operation.read(call.call, deployment, sent, tier, response)
         except NONSENSE as exc:

@@ -4,11 +4,11 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
+from tenacity import AsyncRetrying, retry_if_exception, retry_never, stop_after_attempt, wait_none
 
-from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
+from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter, bare
 from config.schema import Retries
 
 from . import tiers
@@ -25,6 +25,8 @@ from .pools import FlexFull, QueueFull
 from .routing import Router
 from .walk import Walk
 
+Failed: TypeAlias = list[Exception]
+"""The failure of an attempt, until it is raised again: a local that is raised would know itself, through its frame."""
 FAILURES = (ProviderError, UnsupportedParameter, NobodyAvailable, QueueFull, FlexFull)
 
 
@@ -73,7 +75,8 @@ class Dispatcher:
         """
         record.dispatched = now = self._clock()
         plan, before = call.plan, len(record.attempts)
-        first, failure = plan[0], None
+        first = plan[0]
+        failed: Failed = []
         member = self._fleet[first.id]
         alone = first.pool is None and (len(plan) == 1 or call.route.config.hedging is None)
         straight = alone and member.begin(now)
@@ -81,11 +84,11 @@ class Dispatcher:
             try:
                 answer = await self._attempts.make(call, first, record, member)
             except (ProviderError, UnsupportedParameter) as exc:
-                failure = exc
+                failed.append(bare(exc))
             else:
                 return self._resumable(answer, call, record) if first.resumable else answer
         most = before + self._retries.attempts  # one allowance, however many models serve
-        answer = await self._onward(call, record, most, first if straight else None, failure)
+        answer = await self._onward(call, record, most, first if straight else None, failed)
         return self._resumable(answer, call, record)
 
     def _resumable(self, answer: Answer, call: Prepared, record: CallRecord) -> Answer:
@@ -95,11 +98,11 @@ class Dispatcher:
         return answer
 
     async def _onward(
-        self, call: Prepared, record: CallRecord, most: int, begun: Deployment | None, failure: Exception | None
+        self, call: Prepared, record: CallRecord, most: int, begun: Deployment | None, failed: Failed
     ) -> Answer:
         """The answer of the model asked for, else of a fallback model, within ``most`` attempts.
 
-        ``failure`` is that of the first attempt, if ``begun`` was tried already.
+        ``failed`` has the failure of the first attempt, if ``begun`` was tried already.
         """
         waiting: list[Route] = []
         seen = {call.route.name}
@@ -111,7 +114,7 @@ class Dispatcher:
                 call.route.name, call.plan, self._fleet, self._retries, repeat=repeat, left=max(left, 1), begun=begun
             )
             try:
-                return await self._model(call, walk, record, failure)
+                return await self._model(call, walk, record, failed)
             except FAILURES as exc:
                 kinds = kinds_of(exc)
                 waiting[:0] = [
@@ -120,8 +123,9 @@ class Dispatcher:
                 if self._attempts.left(call, record) <= 0 or not await self._fall_back(call, waiting, seen, record):
                     if isinstance(exc, GatewayError):
                         raise
-                    raise told(exc, record) from exc
-            begun, failure, left = None, None, most - len(record.attempts)
+                    # Bare: tenacity keeps the exception, which must not keep the call.
+                    raise told(exc, record) from bare(exc)
+            begun, left = None, most - len(record.attempts)
 
     async def _fall_back(self, call: Prepared, waiting: list[Route], seen: set[str], record: CallRecord) -> bool:
         """Move to the first model that was not tried yet and that the limits allow."""
@@ -140,11 +144,11 @@ class Dispatcher:
             return True
         return False
 
-    async def _model(self, call: Prepared, walk: Walk, record: CallRecord, failure: Exception | None) -> Answer:
+    async def _model(self, call: Prepared, walk: Walk, record: CallRecord, failed: Failed) -> Answer:
         """The deployments of one model, from the first on or from what follows its failure."""
         try:
-            if failure is not None:
-                return await self._again(call, walk, record, failure)
+            if failed:
+                return await self._again(call, walk, record, failed)
             first = walk.first()
             if first is None:
                 raise self._nobody(call.plan)
@@ -154,7 +158,8 @@ class Dispatcher:
                     return await hedged(self._attempts.make, call, walk, first, record, hedging.after)
                 return await self._attempts.make(call, first, record)
             except (ProviderError, UnsupportedParameter) as exc:
-                return await self._again(call, walk, record, exc)
+                failed.append(bare(exc))
+            return await self._again(call, walk, record, failed)
         finally:
             record.retry_denied = record.retry_denied or walk.denied
 
@@ -163,7 +168,7 @@ class Dispatcher:
         wait = min((health.worth_waiting for health in out), default=1.0)
         return NobodyAvailable(wait, (*dict.fromkeys(h.why for h in out if h.why), ErrorKind.OVERLOADED))
 
-    async def _again(self, call: Prepared, walk: Walk, record: CallRecord, failure: Exception) -> Answer:
+    async def _again(self, call: Prepared, walk: Walk, record: CallRecord, failed: Failed) -> Answer:
         """The further attempts. The first one is made without this, because most calls need no second."""
         attempts = AsyncRetrying(
             stop=stop_after_attempt(self._retries.attempts),
@@ -172,13 +177,19 @@ class Dispatcher:
             sleep=_pause,
             reraise=True,
         )
-        async for attempt in attempts:
-            with attempt:
-                if attempt.retry_state.attempt_number == 1:
-                    raise failure  # stands for the attempt that was made already
-                assert walk.following is not None, "the walk goes on"
-                return await self._attempts.make(call, walk.following, record)
-        raise failure
+        try:
+            async for attempt in attempts:
+                with attempt:
+                    if attempt.retry_state.attempt_number == 1:
+                        raise failed.pop()  # stands for the attempt that was made already
+                    assert walk.following is not None, "the walk goes on"
+                    return await self._attempts.make(call, walk.following, record)
+        finally:
+            attempts.wait, attempts.retry = (
+                wait_none(),
+                retry_never,
+            )  # its parts know each other, and would keep the call
+        raise AssertionError("the last failure is raised again")
 
     def died(self, answer: StreamedAnswer, error: ProviderError) -> None:
         """A stream broke off after its first content."""

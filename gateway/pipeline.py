@@ -100,8 +100,11 @@ class Pipeline:
             try:
                 now = self.meter.reserve_now(call, principal, route, plan, record)
                 metered = now or await self.meter.reserve(call, principal, route, plan, record)
-            except LimitExceeded as refusal:
-                metered = await self._cheaper(refusal, call, principal, route, record)
+            except LimitExceeded:
+                cheaper = await self._cheaper(call, principal, route, record)
+                if cheaper is None:
+                    raise
+                metered = cheaper
             held.append(metered)
             record.reserved = perf_counter()
             answering = self.dispatch.answer if metered.tier != "flex" else partial(flex.answer, self.dispatch)
@@ -141,18 +144,16 @@ class Pipeline:
         record.read = perf_counter()
         return call
 
-    async def _cheaper(
-        self, refusal: LimitExceeded, call: Call, principal: Principal, route: Route, record: CallRecord
-    ) -> Metered:
-        """Reserve for the cheaper model, where the key takes that instead of a refusal by a limit; else raises ``refusal``."""
+    async def _cheaper(self, call: Call, principal: Principal, route: Route, record: CallRecord) -> Metered | None:
+        """Reserve for the cheaper model, where the key takes that instead of a refusal by a limit."""
         cheaper = self.router.cheaper(route, principal)
         if cheaper is None:
-            raise refusal
+            return None
         try:
             plan = tiers.fitting(self.router.plan(cheaper, call), record, principal)
             metered = await self.meter.reserve(call, principal, cheaper, plan, record)
         except GatewayError:
-            raise refusal from None  # it is about the model that was asked for
+            return None  # the refusal is about the model that was asked for
         record.fallback = cheaper.name
         return metered
 
@@ -191,14 +192,17 @@ class Pipeline:
             await reply.finish(last)
             await answer.close()
         except (ProviderError, *NONSENSE) as exc:
-            error = exc if isinstance(exc, ProviderError) else unforeseen(exc)
-            record.status, record.code = 200, f"stream_{error.kind.value}"
-            answer.abort()
-            self.dispatch.died(answer, error)
-            await reply.fail(to_gateway_error(error))
+            await self._broken(answer, record, reply, exc)
         except BaseException:
             answer.abort()  # before anything else: the upstream is billed for what nobody reads
             raise
+
+    async def _broken(self, answer: StreamedAnswer, record: CallRecord, reply: Reply, why: Exception) -> None:
+        error = why if isinstance(why, ProviderError) else unforeseen(why)
+        record.status, record.code = 200, f"stream_{error.kind.value}"
+        answer.abort()
+        self.dispatch.died(answer, error)
+        await reply.fail(to_gateway_error(error))
 
     async def _keep(self, answer: StreamedAnswer | WholeAnswer, metered: Metered, record: CallRecord) -> None:
         if metered.call.traced:

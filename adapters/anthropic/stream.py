@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from ..classify import embedded_error
-from ..errors import ErrorKind, ProviderError
+from ..errors import ErrorKind, ProviderError, bare
 from ..interface import JSON, Chunk, UpstreamRequest
 from ..jsonio import dumps, loads
 from ..sse import SSEDecoder
@@ -36,7 +36,7 @@ class MessagesStream:
 
     def feed(self, data: bytes) -> list[Chunk]:
         if self._failure:
-            raise self._failure
+            raise self._failure.again()
         deltas: list[JSON] = []
         try:
             for event in self._events.feed(data):
@@ -45,12 +45,12 @@ class MessagesStream:
         except ProviderError as failure:
             if not deltas:
                 raise
-            self._failure = failure
+            self._failure = bare(failure)
         return [self._translation.chunk(delta) for delta in deltas]
 
     def close(self) -> list[Chunk]:
         if self._failure:
-            raise self._failure
+            raise self._failure.again()
         self._events.close()
         if not self._translation.stopped:
             raise ProviderError(ErrorKind.INCOMPLETE, "The upstream's stream ended before the answer was complete.")

@@ -10,7 +10,7 @@ from typing import Any
 from botocore.eventstream import EventStreamBuffer, ParserError
 
 from .. import tools
-from ..errors import ErrorKind, ProviderError
+from ..errors import ErrorKind, ProviderError, bare
 from ..interface import JSON, Chunk
 from ..jsonio import loads
 from ..shapes import documented, text
@@ -83,7 +83,7 @@ class ConverseStream:
 
     def feed(self, data: bytes) -> list[Chunk]:
         if self._failed:
-            raise self._failed
+            raise self._failed.again()
         chunks: list[Chunk] = []
         try:
             with documented():
@@ -93,14 +93,14 @@ class ConverseStream:
         except ParserError:
             self._failed = ProviderError(ErrorKind.PROTOCOL, "The upstream sent a broken event-stream frame.")
         except ProviderError as error:
-            self._failed = error
+            self._failed = bare(error)
         if self._failed and not chunks:
-            raise self._failed
+            raise self._failed.again()
         return chunks
 
     def close(self) -> list[Chunk]:
         if self._failed:
-            raise self._failed
+            raise self._failed.again()
         if not self._stopped:
             raise ProviderError(ErrorKind.INCOMPLETE, "The upstream's stream ended before the answer was complete.")
         return []
@@ -207,7 +207,7 @@ class ConverseStream:
         try:
             reason = response.finish(event.get("stopReason"))
         except ProviderError as error:
-            self._failed = error
+            self._failed = bare(error)
             return chunks
         return [*chunks, {"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from .. import tools
 from ..classify import embedded_error
-from ..errors import ErrorKind, ProviderError
+from ..errors import ErrorKind, ProviderError, bare
 from ..interface import JSON, Chunk
 from ..jsonio import loads
 from ..shapes import documented, text
@@ -60,21 +60,21 @@ class ChatStream:
 
     def feed(self, data: bytes) -> list[Chunk]:
         if self._failed:
-            raise self._failed
+            raise self._failed.again()
         chunks: list[Chunk] = []
         try:
             with documented():
                 for event in self._decoder.feed(data):
                     chunks += self._event(event.data)
         except ProviderError as error:
-            self._failed = error
+            self._failed = bare(error)
         if self._failed and not chunks:
-            raise self._failed
+            raise self._failed.again()
         return chunks
 
     def close(self) -> list[Chunk]:
         if self._failed:
-            raise self._failed
+            raise self._failed.again()
         if not self._ended:
             raise ProviderError(ErrorKind.INCOMPLETE, "The upstream's stream ended before the answer was complete.")
         return []
@@ -195,7 +195,7 @@ class ChatStream:
         try:
             reason = response.finish(delta.get("finish_reason"))
         except ProviderError as error:
-            self._failed = error
+            self._failed = bare(error)
             return chunks
         return [*chunks, {"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}]
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..errors import ErrorKind, ProviderError
+from ..errors import ErrorKind, ProviderError, bare
 from ..interface import Chunk
 from ..jsonio import loads
 from ..sse import MAX_EVENT_BYTES, SSEDecoder
@@ -35,7 +35,7 @@ class Translator:
 
     def feed(self, data: bytes) -> list[Chunk]:
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.again()
         chunks: list[Chunk] = []
         try:
             for response in self._source.feed(data):
@@ -46,7 +46,7 @@ class Translator:
 
     def close(self) -> list[Chunk]:
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.again()
         chunks: list[Chunk] = []
         for response in self._source.close():
             chunks.extend(self._reader.read(response))
@@ -54,9 +54,9 @@ class Translator:
 
     def _fail(self, failure: ProviderError, chunks: list[Chunk]) -> None:
         """What preceded the failure is not lost: it is returned now, and the failure raised by the next call."""
-        self._failure = failure
+        self._failure = bare(failure)
         if not chunks:
-            raise failure
+            raise self._failure.again()
 
 
 class _Source:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..classify import embedded_error
 from ..emit import DONE
-from ..errors import ErrorKind, ProviderError
+from ..errors import ErrorKind, ProviderError, bare
 from ..interface import JSON, ServedTier, told_or_default
 from ..jsonio import dumps, loads
 from ..sse import MAX_EVENT_BYTES
@@ -102,7 +102,7 @@ class Relay:
 
     def _feed(self, data: bytes) -> bytes:
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.again()
         if self._cr or b"\r" in data:
             data = self._unix(data)
         if self._pieces:
@@ -132,7 +132,7 @@ class Relay:
 
     def close(self) -> bytes:
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.again()
         last = self._last()
         if self._left > 0 or not (self._done or self.usage is not None):
             raise ProviderError(ErrorKind.INCOMPLETE, "The upstream's answer ended before it was complete.")
@@ -201,7 +201,7 @@ class Relay:
         try:
             return held + self._block(block[at:]) if at < len(block) else held
         except ProviderError as error:
-            self._failure = error
+            self._failure = bare(error)
             return held
 
     def _block(self, block: bytes) -> bytes:
@@ -225,7 +225,7 @@ class Relay:
         except ProviderError as error:
             if not any(out):
                 raise
-            self._failure = error
+            self._failure = bare(error)
         return b"".join(out)
 
     def _hide(self, block: bytes) -> bytes:

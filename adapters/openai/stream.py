@@ -4,7 +4,7 @@ from typing import Any
 
 from ..accumulate import chunks as synthesise
 from ..classify import embedded_error
-from ..errors import ErrorKind, ProviderError
+from ..errors import ErrorKind, ProviderError, bare
 from ..interface import JSON, Chunk
 from ..jsonio import loads
 from ..sse import MAX_EVENT_BYTES, Event, SSEDecoder
@@ -39,7 +39,7 @@ class Translator:
 
     def feed(self, data: bytes) -> list[Chunk]:
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.again()
         if not self._started and not self._begin(data):
             return []
         if self._json is not None:
@@ -54,12 +54,12 @@ class Translator:
         except ProviderError as error:
             if not out:
                 raise
-            self._failure = error
+            self._failure = bare(error)
         return out
 
     def close(self) -> list[Chunk]:
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.again()
         if self._json is not None:
             return self._whole(bytes(self._json))
         out = self._last()

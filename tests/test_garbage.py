@@ -1,0 +1,124 @@
+"""What is over is forgotten at once, by reference counts: no request leaves objects to the garbage collector.
+
+It looks every few minutes under load, so cycles would be megabytes that come and go, and its pauses longer.
+"""
+
+import asyncio
+import contextlib
+import gc
+import types
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+
+from .running import KEY, deployment, running
+
+MODELS = {
+    name: f"demo-{name}"
+    for name in (
+        *("ok", "long", "endless", "tools", "refused", "no-content", "cut", "closed", "unfinished", "error-early"),
+        *("error-late", "429", "500", "502", "invalid", "content-filter", "recovers", "flapping"),
+    )
+}
+MODELS_ELSEWHERE = {
+    f"anthropic-{name}": [deployment(f"demo-{name}", provider="anthropic")]
+    for name in ("ok", "tools", "cut", "unfinished", "error-late", "500", "429")
+}
+WAYS = [(name, stream) for name in (*MODELS, *MODELS_ELSEWHERE) if name != "endless" for stream in (False, True)]
+LIMITED = "sk-sl-test-that-may-do-nothing"
+KEYS = [{"name": "test", "key": KEY}, {"name": "limited", "key": LIMITED, "limits": {"rpm": 0}}]
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\nContent-Length: %d\r\n\r\n"
+Ask = Callable[[str, aiohttp.ClientSession], Awaitable[None]]
+
+
+def body(model: str, **more: Any) -> bytes:
+    return orjson.dumps({"model": model, "messages": [{"role": "user", "content": "hi"}], **more})
+
+
+async def post(url: str, http: aiohttp.ClientSession, data: bytes, key: str = KEY) -> None:
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    with contextlib.suppress(aiohttp.ClientError):
+        async with http.post(f"{url}/v1/chat/completions", data=data, headers=headers) as response:
+            await response.read()
+
+
+async def leave(url: str, data: bytes, after: bytes) -> None:
+    """Go away when ``after`` has come of the answer."""
+    host, port = url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(HEAD % (KEY.encode(), len(data)) + data)
+    if after:
+        await reader.readuntil(after)
+    else:
+        await asyncio.sleep(0.05)
+    writer.transport.abort()
+    await asyncio.sleep(0.05)
+
+
+OTHER: dict[str, Ask] = {
+    "leaves a stream": lambda url, http: leave(url, body("endless", stream=True), b"data:"),
+    "leaves before the answer": lambda url, http: leave(url, body("endless"), b""),
+    "leaves in its request": lambda url, http: leave(url, body("ok")[:-5] + b" " * 5, b""),
+    "unknown model": lambda url, http: post(url, http, body("nobody-has-it")),
+    "unknown key": lambda url, http: post(url, http, body("ok"), key="sk-sl-test-wrong"),
+    "over a limit": lambda url, http: post(url, http, body("ok"), key=LIMITED),
+    "no JSON": lambda url, http: post(url, http, b"{"),
+    "wrong type": lambda url, http: post(url, http, body("ok", temperature="hot")),
+    "wrong role": lambda url, http: post(url, http, body("ok", messages=[{"role": "nobody", "content": ""}])),
+}
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        *(
+            pytest.param(lambda url, http, n=name, s=stream: post(url, http, body(n, stream=s)), id=f"{name}-{stream}")
+            for name, stream in WAYS
+        ),
+        *(pytest.param(ask, id=what) for what, ask in OTHER.items()),
+    ],
+)
+async def test_requests_leave_nothing_to_the_garbage_collector(ask: Ask) -> None:
+    async with running({**MODELS, **MODELS_ELSEWHERE}, keys=KEYS) as (gateway, _), aiohttp.ClientSession() as http:
+        url = str(gateway.url)
+        await ask(url, http)  # what is done once
+        await asyncio.sleep(0.1)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                await ask(url, http)
+            await asyncio.sleep(0.3)
+            left = garbage()
+        finally:
+            gc.enable()
+    assert not left, left
+
+
+def garbage() -> dict[str, int]:
+    """What of the product waits for the collector: types, and where their exceptions went through."""
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        gc.collect()
+        return dict(Counter(name for thing in gc.garbage if (name := ours(thing))))
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+
+
+def ours(thing: object) -> str:
+    if isinstance(thing, BaseException) and thing.__traceback__ is None:
+        return ""  # tenacity's own objects are a cycle, and the failure that it retried is in it
+    if isinstance(thing, types.FrameType):
+        code = thing.f_code
+        return f"{code.co_qualname}:{thing.f_lineno}" if is_ours(thing.f_globals.get("__name__", "")) else ""
+    module = str(type(thing).__module__)
+    return f"{module}.{type(thing).__qualname__}" if is_ours(module) else ""
+
+
+def is_ours(module: str) -> bool:
+    return module.startswith(("gateway.", "adapters.")) and not module.startswith("gateway.demo")
