@@ -1,6 +1,5 @@
 """A YAML file with ``${ENV}`` in it becomes a Config, or one error that names every mistake."""
 
-import difflib
 import os
 import re
 from collections.abc import Mapping
@@ -119,6 +118,8 @@ def _describe(error: ErrorDetails) -> str:
 
 
 def _suggest(name: str, known: list[str]) -> str:
+    import difflib  # for who has made a mistake
+
     near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean '{near[0]}'?" if near else ""
 

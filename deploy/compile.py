@@ -58,6 +58,8 @@ def compile_into(root: Path) -> None:
             shutil.copytree(root / package, Path(scratch, package), ignore=shutil.ignore_patterns("__pycache__"))
         os.chdir(scratch)
         Path("mypy.ini").write_text(MYPY)
+        # Only a module's entry is called from outside: what else need not be found by name can be inlined and left out.
+        os.environ["CFLAGS"] = f"{os.environ.get('CFLAGS', '')} -fvisibility=hidden"
         extensions = mypycify(
             ["--config-file", "mypy.ini", *(f"{module}.py" for module in HOT.split())],
             opt_level=os.environ.get("MYPYC_OPT_LEVEL", "3"),

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias, cast
 
 import orjson
-from aiohttp import http_parser, web
+from aiohttp import http_parser
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import StreamWriter
 from aiohttp.http_exceptions import LineTooLong
@@ -23,6 +23,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from config.schema import Server as ServerConfig
 
+from . import web
 from .doors import Doors
 from .endpoints.exchange import Exchange
 from .endpoints.head import PARSED, Head, Known, Message, is_whole, known

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from config.schema import Config
 
+from . import web
 from .auth import principal_of
 from .call import Principal
 from .endpoints import chat, health, models

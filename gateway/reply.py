@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import NoReturn, Protocol
 
 import orjson
-from aiohttp import web
 from aiohttp.helpers import rfc822_formatted_time
 
 from config.schema import Server as ServerConfig
 
+from . import web
 from .errors import ClientDisconnected, GatewayError
 from .turns import Outgoing
 

@@ -8,10 +8,10 @@ import time
 from dataclasses import dataclass, field
 
 import orjson
-from aiohttp import web
 
 from config.schema import Server as ServerConfig
 
+from . import web
 from .connection import SERVER_HEADER, Listener
 from .doors import Doors
 from .endpoints.exchange import Exchange
@@ -25,6 +25,10 @@ LOGGER = logging.getLogger("sluice.server")
 COMMON = {"server": SERVER_HEADER, "openai-version": "2020-10-01"}
 CUT_WITHIN = 5.0
 """Seconds that requests over the limit have for their last words."""
+CLOSE_WITHIN = 1.0
+"""Seconds that requests have to notice that they are cancelled."""
+BACKLOG = 4096
+"""Connections that may wait to be accepted."""
 EXPOSED = "X-Request-ID"
 
 
@@ -78,7 +82,7 @@ class Site:
         self._cors = cors
         self._common = Common(COMMON)
         self.listener = Listener(self.handle, config)
-        self._runner: web.ServerRunner | None = None
+        self._server: asyncio.Server | None = None
         self.port = 0
 
     @property
@@ -184,31 +188,29 @@ class Site:
     async def start(self, host: str, port: int, listening: socket.socket | None = None) -> None:
         """Listen; ``port`` 0 takes a free one, told by ``self.port``. ``listening``: a socket that does so already."""
         self.listener.check()
-        self._runner = web.ServerRunner(self.listener, handle_signals=False, shutdown_timeout=1.0)
-        await self._runner.setup()
+        loop = asyncio.get_running_loop()
         if listening is not None:
-            await web.SockSite(self._runner, listening, backlog=4096).start()
+            self._server = await loop.create_server(self.listener, sock=listening, backlog=BACKLOG)
         else:
-            await web.TCPSite(self._runner, host, port, backlog=4096).start()
-        self.port = self._runner.addresses[0][1]
-        self.listener.doors = doors = Doors(asyncio.get_running_loop(), self.listener)
-        doors.open(self._listening())
-
-    def _listening(self) -> list[socket.socket]:
-        assert self._runner is not None, "it was started"
-        return [one for site in self._runner.sites for one in getattr(site._server, "sockets", ())]
+            self._server = await loop.create_server(self.listener, host, port, backlog=BACKLOG)
+        sockets = self._server.sockets
+        self.port = sockets[0].getsockname()[1]
+        self.listener.doors = doors = Doors(loop, self.listener)
+        doors.open(sockets)
 
     async def close(self) -> None:
-        self._shut()
-        if self._runner is not None:
-            await self._runner.cleanup()
+        """Accept nothing more, and cancel what runs."""
+        await self.stop_listening()
+        if self._server is not None:
+            await asyncio.sleep(0)  # whoever was accepted last has its connection made before they are looked at
+            self.listener.pre_shutdown()
+            await self.listener.shutdown(CLOSE_WITHIN)
 
     async def stop_listening(self) -> None:
         """Accept nothing more; what runs goes on."""
         self._shut()
-        if self._runner is not None:
-            for site in list(self._runner.sites):
-                await site.stop()
+        if self._server is not None:
+            self._server.close()
 
     def _shut(self) -> None:
         if self.listener.doors is not None:

@@ -2,8 +2,10 @@
 
 import asyncio
 import gc
+import linecache
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -79,7 +81,9 @@ async def serve(
     heart = loop.create_task(_beating(beat, stop)) if beat is not None else None
     await gateway.start(sockets)
     watcher = loop.create_task(gateway.reloader.watch(path, seen))
-    # What was built at start lives for ever: the collector need not look at it again.
+    # What was built at start lives for ever: the collector need not look at it again. What only helped to build it goes.
+    linecache.clearcache()
+    re.purge()
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)

@@ -20,7 +20,7 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from config import Config, ConfigError
 
-from . import logs
+from . import logs, slices
 from .worker import loop_factory, serve
 
 HANGS_AFTER = 30
@@ -112,6 +112,8 @@ class Process(Worker):  # type: ignore[misc]  # gunicorn has no types
         for listener in self.sockets:
             listener.sock.close()  # else it would go on listening while this worker drains, and nobody would answer
         application: Application = self.app
+        if slices.are_shared(application.config.server.workers):
+            slices.take_long_turns()
         try:
             config = application.read()  # this worker may take the place of one that has reloaded since
         except ConfigError:

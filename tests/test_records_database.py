@@ -207,6 +207,21 @@ async def test_neither_alembic_nor_an_orm_is_imported_to_start(tmp_path: Path) -
         assert await started.wait() == 0
 
 
+async def test_nothing_of_aiohttp_that_is_not_used_is_imported_to_serve() -> None:
+    unwanted = {
+        "aiohttp.web",
+        "aiohttp.web_urldispatcher",
+        "redis",
+        "alembic",
+        "sqlalchemy.orm",
+        "asyncpg",
+        "gateway.demo",
+    }
+    program = f"import sys, gateway.worker; assert not {unwanted!r} & sys.modules.keys()"
+    started = await asyncio.create_subprocess_exec(sys.executable, "-c", program, cwd=MIGRATIONS.parents[2])
+    assert await started.wait() == 0
+
+
 async def test_a_failed_block_is_rolled_back(database: Database) -> None:
     with pytest.raises(ZeroDivisionError):
         async with database.write() as connection:

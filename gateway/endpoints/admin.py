@@ -6,8 +6,8 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import orjson
-from aiohttp import web
 
+from .. import web
 from ..errors import ClientDisconnected, InvalidRequest, PermissionDenied
 from ..management.operation import Asked, Download, Operation
 from ..management.roles import Gate

@@ -2,8 +2,7 @@
 
 from collections.abc import Awaitable
 
-from aiohttp import web
-
+from .. import web
 from ..errors import InvalidRequest
 from ..intake import Read, read_call
 from ..pipeline import Pipeline

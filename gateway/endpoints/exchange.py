@@ -6,11 +6,11 @@ import secrets
 import time
 from typing import Protocol
 
-from aiohttp import web
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from config.schema import Server as ServerConfig
 
+from .. import web
 from ..errors import ClientDisconnected, InvalidRequest, RequestTooLarge, UnsupportedMediaType
 from ..reply import Common, HTTPReply, Peer
 from .head import MAX_CLIENT_REQUEST_ID, Head, Message

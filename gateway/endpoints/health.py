@@ -3,10 +3,10 @@
 import os
 from collections.abc import Callable
 
-from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from .. import web
 from ..reply import json_response
 from .exchange import Exchange
 

@@ -3,8 +3,7 @@
 import time
 from typing import Any
 
-from aiohttp import web
-
+from .. import web
 from ..auth import Authenticator
 from ..call import Route
 from ..errors import ModelNotFound

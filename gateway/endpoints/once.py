@@ -6,8 +6,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 
 import orjson
-from aiohttp import web
 
+from .. import web
 from ..auth import Authenticator
 from ..errors import GatewayError, StoreUnavailable
 from ..records.idempotency import Fresh, IdempotencyStore, Replay, checked_key, fingerprint_of, is_kept, slot_of

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 from urllib.parse import unquote
 
-from aiohttp import web
-
+from .. import web
 from ..errors import MethodNotAllowed, RouteNotFound
 from .exchange import Exchange
 

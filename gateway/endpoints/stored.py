@@ -4,8 +4,7 @@ import time
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
-from aiohttp import web
-
+from .. import web
 from ..auth import Authenticator
 from ..records.stored import StoredCompletions, owner_of
 from ..records.stored_shapes import Page, parse_page, parse_update
