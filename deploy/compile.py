@@ -62,7 +62,7 @@ def compile_into(root: Path) -> None:
         os.environ["CFLAGS"] = f"{os.environ.get('CFLAGS', '')} -fvisibility=hidden"
         extensions = mypycify(
             ["--config-file", "mypy.ini", *(f"{module}.py" for module in HOT.split())],
-            opt_level=os.environ.get("MYPYC_OPT_LEVEL", "3"),
+            opt_level=os.environ.get("MYPYC_OPT_LEVEL", "2"),
             debug_level="0",
         )
         setup(
