@@ -1,6 +1,7 @@
 """The composition root: builds every object of a worker. Nobody imports it but the command line and tests."""
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -71,10 +72,16 @@ class Gateway:
         return f"http://{self.config.admin.host}:{self.admin.port}"
 
     async def start(self, sockets: tuple[socket.socket, socket.socket] | None = None) -> None:
-        """Listen, on ``sockets`` (data, administration) where they are given."""
+        """Listen, on ``sockets`` (data, administration) where they are given; raises ConfigError where that is impossible."""
         data, admin = sockets or (None, None)
-        await self.admin.start(self.config.admin.host, self.config.admin.port, admin)
-        await self.data.start(self.config.server.host, self.config.server.port, data)
+        for name, site, where, given in (
+            ("admin", self.admin, self.config.admin, admin),
+            ("server", self.data, self.config.server, data),
+        ):
+            try:
+                await site.start(where.host, where.port, given)
+            except OSError as exc:
+                raise ConfigError([f"{name}.port: {where.host}:{where.port}: {_why(exc)}"]) from exc
         self.state.ready = True
 
     def serve(self, made: Generation) -> None:
@@ -218,3 +225,9 @@ async def _close_when_idle(leaving: list[Serving], pools: list[Upstream]) -> Non
 async def _close_pools(pools: Iterable[Upstream]) -> None:
     for pool in pools:
         await pool.close()
+
+
+def _why(error: OSError) -> str:
+    # uvloop says it in a sentence of its own, with the address once more; failed look-ups have numbers below zero.
+    number = error.errno or 0
+    return os.strerror(number) if number > 0 else str(error.strerror)

@@ -193,7 +193,7 @@ class Site:
             self._server = await loop.create_server(self.listener, sock=listening, backlog=BACKLOG)
         else:
             self._server = await loop.create_server(self.listener, host, port, backlog=BACKLOG)
-        sockets = self._server.sockets
+        sockets = list(self._server.sockets)  # uvloop's are a list, asyncio's a tuple
         self.port = sockets[0].getsockname()[1]
         self.listener.doors = doors = Doors(loop, self.listener)
         doors.open(sockets)

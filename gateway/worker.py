@@ -79,7 +79,11 @@ async def serve(
         loop.add_signal_handler(number, on_signal)
     loop.add_signal_handler(signal.SIGHUP, on_hangup)
     heart = loop.create_task(_beating(beat, stop)) if beat is not None else None
-    await gateway.start(sockets)
+    try:
+        await gateway.start(sockets)
+    except BaseException:
+        await gateway.close()
+        raise
     watcher = loop.create_task(gateway.reloader.watch(path, seen))
     # What was built at start lives for ever: the collector need not look at it again. What only helped to build it goes.
     linecache.clearcache()

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import socket
 import subprocess
 import sys
 import threading
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from gateway.__main__ import COMMANDS, main
 
-from .running import KEY, running
+from .running import FREE, KEY, running
+from .servers import RedisServer, free_port
 
 ISSUE = {
     "serve",
@@ -192,3 +195,35 @@ def test_prices_are_compared_as_json(tmp_path: Path) -> None:
     path.write_text((files("config") / "prices.json").read_text())
     done = sluice("prices", "update", str(path), "--json")
     assert (done.returncode, json.loads(done.stdout)) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("listener", "host", "why"),
+    [
+        ("server", "127.0.0.1", "Address already in use"),
+        ("admin", "127.0.0.1", "Address already in use"),
+        ("server", "nowhere.invalid", ""),
+    ],
+)
+def test_where_nobody_can_listen_the_reason_is_told_and_the_process_ends(
+    listener: str, host: str, why: str, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        listeners = {name: {"port": free_port()} for name in ("server", "admin")}
+        listeners[listener] = {"host": host, "port": port}
+        document = {
+            **listeners,
+            "providers": {"openai": {"adapter": "openai", "base_url": "http://127.0.0.1:9/v1", "api_key": "up"}},
+            "models": {"m": {"deployments": [{"provider": "openai", "model": "m", "price": FREE}]}},
+            "keys": [{"name": "test", "key": KEY}],
+            "redis": {"url": redis_server.url},
+            "database": {"url": f"sqlite:///{tmp_path}/sluice.db"},
+            "ledger": {"journal": f"{tmp_path}/journal"},
+        }
+        path = tmp_path / "sluice.yaml"
+        path.write_text(yaml.safe_dump(document))
+        done = sluice("serve", str(path))
+    assert done.returncode == 1
+    assert f"{path}: {listener}.port: {host}:{port}: {why}" in done.stderr
+    assert "Traceback" not in done.stderr
