@@ -7,9 +7,10 @@ load and upstream need CPU too, and a machine with two CPUs has none to spare fo
   4 on all CPUs workers, load, upstream and Redis run where they like, as they do in `1 on all CPUs`.
 
 Requests/s for each CPU used are requests over the CPU seconds of the workers and their parent; efficiency is the
-ratio of that to one worker's in the same place. Each worker gets 64 connections: four get 256. The bare proxy does the
-same with nothing shared, as a control: what it loses is the machine's. Rounds are interleaved; medians, and for
-efficiencies medians of the rounds' ratios.
+ratio of that to one worker's in the same place. Each worker gets 64 connections: four get 256. `1 with 256` gets as
+many as those four, alone: what it loses is the crowd's. The bare proxy does the same with nothing shared, as a
+control: what it loses is the machine's. Rounds are interleaved; medians, and for efficiencies medians of the rounds'
+ratios.
 """
 
 import argparse
@@ -29,16 +30,18 @@ from .report import publish
 
 ALL = frozenset(os.sched_getaffinity(0))
 COUNT = 4
+EACH = 64
+"""Connections for each worker."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
     contestant: Contestant
-    workers: int
     spread: bool
     """Over all CPUs, the load too."""
     beside: str
     """The setting that it is compared with."""
+    connections: int
 
 
 def bare(workers: int) -> Contestant:
@@ -52,8 +55,9 @@ def settings(count: int) -> Mapping[str, Setting]:
     for prefix, one_, many_ in (("", one, many), ("bare, ", bare(1), bare(count))):
         for place, spread in (("on 1 CPU", False), ("on all CPUs", True)):
             beside = f"{prefix}1 {place}"
-            found[beside] = Setting(one_, 1, spread, beside)
-            found[f"{prefix}{count} {place}"] = Setting(many_, count, spread, beside)
+            found[beside] = Setting(one_, spread, beside, EACH)
+            found[f"{prefix}1 with {count * EACH} {place}"] = Setting(one_, spread, beside, count * EACH)
+            found[f"{prefix}{count} {place}"] = Setting(many_, spread, beside, count * EACH)
     return found
 
 
@@ -83,7 +87,7 @@ def measure(bench: Bench, name: str, setting: Setting, seconds: float) -> Row:
     if not setting.spread:
         bench.spread("", {int(DRIVER)})
     cpus = ",".join(map(str, sorted(ALL))) if setting.spread else DRIVER
-    return bench.load(name, ("-c", str(64 * setting.workers), "-w", "1", "-d", str(seconds)), stream=False, cpus=cpus)
+    return bench.load(name, ("-c", str(setting.connections), "-w", "1", "-d", str(seconds)), stream=False, cpus=cpus)
 
 
 def summary(rows: list[Row], beside: list[Row]) -> dict[str, Any]:
