@@ -5,7 +5,9 @@ import contextlib
 import logging
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 
@@ -82,7 +84,8 @@ class Site:
         self._cors = cors
         self._common = Common(COMMON)
         self.listener = Listener(self.handle, config)
-        self._server: asyncio.Server | None = None
+        self._server: Any = None
+        """asyncio's, or uvloop's, whose sockets are a list: a tuple, says the type of asyncio's, and compiled code insists."""
         self.port = 0
 
     @property
@@ -193,7 +196,7 @@ class Site:
             self._server = await loop.create_server(self.listener, sock=listening, backlog=BACKLOG)
         else:
             self._server = await loop.create_server(self.listener, host, port, backlog=BACKLOG)
-        sockets = list(self._server.sockets)  # uvloop's are a list, asyncio's a tuple
+        sockets: Sequence[socket.socket] = self._server.sockets
         self.port = sockets[0].getsockname()[1]
         self.listener.doors = doors = Doors(loop, self.listener)
         doors.open(sockets)
