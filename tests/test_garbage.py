@@ -111,11 +111,14 @@ def garbage() -> dict[str, int]:
 
 
 def ours(thing: object) -> str:
-    if isinstance(thing, BaseException) and thing.__traceback__ is None:
-        return ""  # tenacity's own objects are a cycle, and the failure that it retried is in it
+    """Where a thing is from. Failures by themselves are few bytes: tenacity's objects are a cycle, with the last one in it."""
+    if isinstance(thing, BaseException):
+        return ""
     if isinstance(thing, types.FrameType):
-        code = thing.f_code
-        return f"{code.co_qualname}:{thing.f_lineno}" if is_ours(thing.f_globals.get("__name__", "")) else ""
+        kept = thing.f_locals and is_ours(
+            thing.f_globals.get("__name__", "")
+        )  # compiled functions' frames hold nothing
+        return f"{thing.f_code.co_qualname}:{thing.f_lineno}" if kept else ""
     module = str(type(thing).__module__)
     return f"{module}.{type(thing).__qualname__}" if is_ours(module) else ""
 
