@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import platform
+import struct
 import sys
 
 SLICE = 0.05
@@ -12,18 +13,12 @@ _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
 """The number of a system call that C libraries have no function for."""
 
 
-class _Attributes(ctypes.Structure):
-    """Linux' ``struct sched_attr``, in its first form."""
-
-    _fields_ = (
-        *(("size", ctypes.c_uint32), ("policy", ctypes.c_uint32), ("flags", ctypes.c_uint64)),
-        *(("nice", ctypes.c_int32), ("priority", ctypes.c_uint32)),
-        *(("runtime", ctypes.c_uint64), ("deadline", ctypes.c_uint64), ("period", ctypes.c_uint64)),
-    )
+_ATTRIBUTES = struct.Struct("=IIQiIQQQ")
+"""Linux' ``struct sched_attr`` in its first form: size, policy, flags, nice, priority, runtime, deadline, period."""
 
 
 def take_long_turns() -> None:
-    """Have this process and its threads to be run for longer at a time, and never break in on another: SCHED_BATCH.
+    """Have this process and its threads run for longer at a time, and never break in on another: SCHED_BATCH.
 
     Every turn begins with caches that hold another worker's data, which costs about 0.2 ms; Linux' own turns are of 1 to
     3 ms. For workers that outnumber their CPUs only: whoever has a CPU waits for nobody. Does nothing where the system
@@ -34,9 +29,8 @@ def take_long_turns() -> None:
         return
     with contextlib.suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-        wanted = _Attributes(size=ctypes.sizeof(_Attributes), policy=os.SCHED_BATCH, nice=os.nice(0))
-        wanted.runtime = int(SLICE * 1e9)
-        ctypes.CDLL(None).syscall(call, 0, ctypes.byref(wanted), 0)
+        wanted = _ATTRIBUTES.pack(_ATTRIBUTES.size, os.SCHED_BATCH, 0, os.nice(0), 0, int(SLICE * 1e9), 0, 0)
+        ctypes.CDLL(None).syscall(call, 0, wanted, 0)
 
 
 def are_shared(workers: int) -> bool:

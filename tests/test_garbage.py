@@ -39,18 +39,20 @@ def body(model: str, **more: Any) -> bytes:
     return orjson.dumps({"model": model, "messages": [{"role": "user", "content": "hi"}], **more})
 
 
-async def post(url: str, http: aiohttp.ClientSession, data: bytes, key: str = KEY) -> None:
+async def post(url: str, http: aiohttp.ClientSession, data: bytes, key: str = KEY, status: int = 0) -> None:
+    """``status``: the answer's, where it is known."""
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     with contextlib.suppress(aiohttp.ClientError):
         async with http.post(f"{url}/v1/chat/completions", data=data, headers=headers) as response:
+            assert status in (0, response.status)
             await response.read()
 
 
-async def leave(url: str, data: bytes, after: bytes) -> None:
-    """Go away when ``after`` has come of the answer."""
+async def leave(url: str, data: bytes, after: bytes, unsent: int = 0) -> None:
+    """Go away when ``after`` has come of the answer, with so many bytes of the body unsent."""
     host, port = url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(HEAD % (KEY.encode(), len(data)) + data)
+    writer.write(HEAD % (KEY.encode(), len(data) + unsent) + data)
     if after:
         await reader.readuntil(after)
     else:
@@ -62,28 +64,39 @@ async def leave(url: str, data: bytes, after: bytes) -> None:
 OTHER: dict[str, Ask] = {
     "leaves a stream": lambda url, http: leave(url, body("endless", stream=True), b"data:"),
     "leaves before the answer": lambda url, http: leave(url, body("endless"), b""),
-    "leaves in its request": lambda url, http: leave(url, body("ok")[:-5] + b" " * 5, b""),
-    "unknown model": lambda url, http: post(url, http, body("nobody-has-it")),
-    "unknown key": lambda url, http: post(url, http, body("ok"), key="sk-sl-test-wrong"),
-    "over a limit": lambda url, http: post(url, http, body("ok"), key=LIMITED),
-    "no JSON": lambda url, http: post(url, http, b"{"),
-    "wrong type": lambda url, http: post(url, http, body("ok", temperature="hot")),
-    "wrong role": lambda url, http: post(url, http, body("ok", messages=[{"role": "nobody", "content": ""}])),
+    "leaves in its request": lambda url, http: leave(url, body("ok"), b"", unsent=5),
+    "unknown model": lambda url, http: post(url, http, body("nobody-has-it"), status=404),
+    "unknown key": lambda url, http: post(url, http, body("ok"), key="sk-sl-test-wrong", status=401),
+    "over a limit": lambda url, http: post(url, http, body("ok"), key=LIMITED, status=429),
+    "no JSON": lambda url, http: post(url, http, b"{", status=400),
+    "wrong type": lambda url, http: post(url, http, body("ok", temperature="hot"), status=400),
+    "wrong role": lambda url, http: post(
+        url, http, body("ok", messages=[{"role": "nobody", "content": ""}]), status=400
+    ),
 }
 
 
 @pytest.mark.parametrize(
-    "ask",
+    ("ask", "reached"),
     [
         *(
-            pytest.param(lambda url, http, n=name, s=stream: post(url, http, body(n, stream=s)), id=f"{name}-{stream}")
+            pytest.param(
+                lambda url, http, n=name, s=stream: post(url, http, body(n, stream=s)), True, id=f"{name}-{stream}"
+            )
             for name, stream in WAYS
         ),
-        *(pytest.param(ask, id=what) for what, ask in OTHER.items()),
+        *(
+            pytest.param(ask, what in ("leaves a stream", "leaves before the answer"), id=what)
+            for what, ask in OTHER.items()
+        ),
     ],
 )
-async def test_requests_leave_nothing_to_the_garbage_collector(ask: Ask) -> None:
-    async with running({**MODELS, **MODELS_ELSEWHERE}, keys=KEYS) as (gateway, _), aiohttp.ClientSession() as http:
+async def test_requests_leave_nothing_to_the_garbage_collector(ask: Ask, reached: bool) -> None:
+    """``reached``: whether the provider is asked."""
+    async with (
+        running({**MODELS, **MODELS_ELSEWHERE}, keys=KEYS) as (gateway, upstream),
+        aiohttp.ClientSession() as http,
+    ):
         url = str(gateway.url)
         await ask(url, http)  # what is done once
         await asyncio.sleep(0.1)
@@ -93,9 +106,10 @@ async def test_requests_leave_nothing_to_the_garbage_collector(ask: Ask) -> None
             for _ in range(3):
                 await ask(url, http)
             await asyncio.sleep(0.3)
-            left = garbage()
+            asked, left = list(upstream.journal), garbage()
         finally:
             gc.enable()
+    assert bool(asked) == reached
     assert not left, left
 
 
@@ -115,9 +129,8 @@ def ours(thing: object) -> str:
     if isinstance(thing, BaseException):
         return ""
     if isinstance(thing, types.FrameType):
-        kept = thing.f_locals and is_ours(
-            thing.f_globals.get("__name__", "")
-        )  # compiled functions' frames hold nothing
+        # Frames of compiled functions hold nothing.
+        kept = thing.f_locals and is_ours(thing.f_globals.get("__name__", ""))
         return f"{thing.f_code.co_qualname}:{thing.f_lineno}" if kept else ""
     module = str(type(thing).__module__)
     return f"{module}.{type(thing).__qualname__}" if is_ours(module) else ""

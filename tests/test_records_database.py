@@ -207,7 +207,7 @@ async def test_neither_alembic_nor_an_orm_is_imported_to_start(tmp_path: Path) -
         assert await started.wait() == 0
 
 
-async def test_nothing_of_aiohttp_that_is_not_used_is_imported_to_serve() -> None:
+async def test_nothing_that_is_not_used_is_imported_to_serve() -> None:
     unwanted = {
         "aiohttp.web",
         "aiohttp.web_urldispatcher",

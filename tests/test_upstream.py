@@ -667,9 +667,6 @@ async def test_closing_an_unfinished_answer_drops_it_soon(client: Upstream, prov
 # -- time and cancellation -------------------------------------------------------------------------------------------
 
 
-CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-
-
 @pytest.mark.parametrize("end", ["aborted", "cut short", "late", "closed by the server", "no answer"])
 async def test_a_connection_that_is_over_is_forgotten_without_collecting_garbage(client: Upstream, end: str) -> None:
     """It is part of no cycle, in which it would stay for minutes: clients that leave in the middle would fill the memory."""

@@ -282,11 +282,12 @@ def _stale(response: UpstreamResponse) -> bool:
     Then it has not acted on it, and a new connection cannot meet the same fate. A later death may have been a begun
     answer.
     """
-    died = response.failed is not None and response.failed[0] is ErrorKind.CONNECTION
+    died = response.error is not None and response.error.kind is ErrorKind.CONNECTION
     return died and response.reused and response.silent and response.taken <= STALE_WINDOW
 
 
 def _failure(response: UpstreamResponse) -> ProviderError:
-    error = response.failure()
+    assert response.error is not None, "it has no status and is over"
+    error = response.error.again()
     error.maybe_billed = True
     return error

@@ -174,7 +174,7 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._parser = _NO_PARSER  # which refers to this connection: else both stay until garbage is collected, minutes
+        self._parser = _NO_PARSER  # its own refers to it: both would stay until garbage is collected
         self._gone(self)
         response, self._response = self._response, None
         if response is None:

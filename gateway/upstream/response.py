@@ -38,7 +38,7 @@ class UpstreamResponse:
     """
 
     __slots__ = (
-        *("begun", "deadline", "failed", "opened", "reused", "silent", "sink", "source", "status"),
+        *("begun", "deadline", "error", "opened", "reused", "silent", "sink", "source", "status"),
         *("_discard", "_done", "_end", "_ended", "_fields", "_headers", "_loop", "_on_end", "_parts", "_paused"),
         *("_refused", "_room", "_size", "_spilt", "_stream", "_streaming", "_timeouts", "_waiter", "_whole"),
     )
@@ -54,8 +54,8 @@ class UpstreamResponse:
     ) -> None:
         """``on_end`` is called when the answer is over, however it ends; ``now`` is the loop's time."""
         self.status = 0
-        self.failed: tuple[ErrorKind, str] | None = None
-        """Why it ended early. No exception: one that is raised and kept is part of a cycle with the frames it went through."""
+        self.error: ProviderError | None = None
+        """Why it ended early; never raised itself, only ``again``."""
         self.silent = True
         """Whether not a byte of it has come."""
         self.reused = False
@@ -83,7 +83,7 @@ class UpstreamResponse:
         self._spilt: Exception | None = None
         """...and what it raised."""
         self.begun: asyncio.Future[None] = loop.create_future()
-        """Done when the status and the headers are here, or it ``failed``."""
+        """Done when the status and the headers are here, or ``error`` is."""
         self._waiter: asyncio.Future[None] | None = self.begun
         self._on_end = on_end
         self._ended = 0.0
@@ -102,13 +102,13 @@ class UpstreamResponse:
 
     def here(self, limit: int = MAX_BODY) -> bytes | None:
         """The whole body, if it has come already and is no longer than ``limit``."""
-        return self._take() if self._done and self.failed is None and self._size <= limit else None
+        return self._take() if self._done and self.error is None and self._size <= limit else None
 
     async def chunk(self) -> bytes:
         """What has arrived of the body, at least one byte; empty at the end."""
         while not self._parts:
-            if self.failed is not None:
-                raise self.failure()
+            if self.error is not None:
+                raise self.error.again()
             if self._done:
                 return b""
             await self._wait()
@@ -123,8 +123,8 @@ class UpstreamResponse:
             if self._parts:
                 if not sink(self._take()):
                     return False
-            elif self.failed is not None:
-                raise self.failure()
+            elif self.error is not None:
+                raise self.error.again()
             elif self._done:
                 return True
             else:
@@ -152,8 +152,8 @@ class UpstreamResponse:
         if self._size > limit:
             self.fail(ErrorKind.PROTOCOL, TOO_LARGE)
             raise ProviderError(ErrorKind.PROTOCOL, TOO_LARGE)
-        if self.failed is not None:
-            raise self.failure()
+        if self.error is not None:
+            raise self.error.again()
         return self._take()
 
     def abort(self) -> None:
@@ -184,11 +184,6 @@ class UpstreamResponse:
             self.abort()
 
     # What follows is called by the connection and by the client.
-
-    def failure(self) -> ProviderError:
-        """Of an answer that ``failed``."""
-        assert self.failed is not None, "it ended early"
-        return ProviderError(*self.failed)
 
     @property
     def taken(self) -> float:
@@ -256,7 +251,7 @@ class UpstreamResponse:
         """End the answer with an error and drop the connection."""
         if self._done:
             return
-        self.failed = kind, message
+        self.error = ProviderError(kind, message)
         source = self.source
         self.finish()
         if source:
