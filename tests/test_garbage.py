@@ -16,6 +16,7 @@ import orjson
 import pytest
 
 from .running import KEY, deployment, running
+from .servers import RedisServer
 
 MODELS = {
     name: f"demo-{name}"
@@ -30,7 +31,14 @@ MODELS_ELSEWHERE = {
 }
 WAYS = [(name, stream) for name in (*MODELS, *MODELS_ELSEWHERE) if name != "endless" for stream in (False, True)]
 LIMITED = "sk-sl-test-that-may-do-nothing"
-KEYS = [{"name": "test", "key": KEY}, {"name": "limited", "key": LIMITED, "limits": {"rpm": 0}}]
+KEYS = [
+    {
+        "name": "test",
+        "key": KEY,
+        "limits": {"rpm": 10_000, "tpm": 10_000_000, "concurrency": 50, "budget": {"month": 1_000}},
+    },
+    {"name": "limited", "key": LIMITED, "limits": {"rpm": 0}},
+]
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\nContent-Length: %d\r\n\r\n"
 Ask = Callable[[str, aiohttp.ClientSession], Awaitable[None]]
 
@@ -93,8 +101,22 @@ OTHER: dict[str, Ask] = {
 )
 async def test_requests_leave_nothing_to_the_garbage_collector(ask: Ask, reached: bool) -> None:
     """``reached``: whether the provider is asked."""
+    await leaves_nothing(ask, reached)
+
+
+@pytest.mark.parametrize("leases", [True, False], ids=["leases", "each by itself"])
+@pytest.mark.parametrize("what", ["ok", "ok, streamed", "leaves a stream", "over a limit"])
+async def test_counters_in_redis_leave_nothing_to_the_garbage_collector(
+    what: str, leases: bool, redis_server: RedisServer
+) -> None:
+    ask = OTHER.get(what) or (lambda url, http: post(url, http, body("ok", stream="streamed" in what), status=200))
+    redis = {"redis": {"url": redis_server.url}, "counters": {"hot_leases": leases}}
+    await leaves_nothing(ask, what != "over a limit", **redis)
+
+
+async def leaves_nothing(ask: Ask, reached: bool, **sections: Any) -> None:
     async with (
-        running({**MODELS, **MODELS_ELSEWHERE}, keys=KEYS) as (gateway, upstream),
+        running({**MODELS, **MODELS_ELSEWHERE}, keys=KEYS, **sections) as (gateway, upstream),
         aiohttp.ClientSession() as http,
     ):
         url = str(gateway.url)

@@ -1,10 +1,11 @@
 """What happens once a minute."""
 
 import asyncio
+import gc
 import time
 from pathlib import Path
 
-from sqlalchemy import insert, text
+from sqlalchemy import ClauseElement, insert, text
 
 from config.schema import Ledger as LedgerOptions
 from gateway.records.database import Database
@@ -42,5 +43,39 @@ async def test_a_round_rolls_up_retires_sweeps_and_forgets(database: Database, t
         await asyncio.sleep(0.05)
     assert (rows, kept) == (0, 1)
     assert await usage.spent("organization", "acme") == 100
+    await keeper.close()
+    await ledger.close()
+
+
+async def test_a_round_leaves_nothing_to_the_garbage_collector(database: Database, tmp_path: Path) -> None:
+    """Though nothing else makes it look: that takes 50,000 new objects, an hour's worth of rounds."""
+    ledger = Ledger(database, LedgerOptions(journal=str(tmp_path / "journal")), sql_interval=60)
+    await ledger.start()
+    rounds: list[str] = []
+    over = asyncio.Event()
+
+    class Three(Housekeeper):
+        async def round(self) -> None:
+            rounds.append(f"req_{len(rounds)}")
+            await ledger.append(record(rounds[-1], 5))
+            await ledger.flush()
+            await super().round()
+            if len(rounds) == 3:  # the first round's statements are kept, compiled
+                over.set()
+
+    keeper = Three(database, UsageStore(database), interval=0.05)
+    gc.collect()
+    gc.disable()
+    try:
+        await keeper.start()
+        await asyncio.wait_for(over.wait(), 20)
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = [thing for thing in gc.garbage if isinstance(thing, ClauseElement)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not left
     await keeper.close()
     await ledger.close()

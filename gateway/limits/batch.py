@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgpack
@@ -146,32 +147,46 @@ class Batch:
         return {s: [number - 1 for number in self._members[i - 1]] for s, i in self._sets.items()}
 
 
-class Reply:
-    """The counters as one call left them, shared by the outcomes of all that were in it."""
+class Levels:
+    """The counters as one call left them: all that its outcomes keep of it."""
 
-    __slots__ = ("_grants", "_reserved", "_rows", "_values", "_windows", "live", "now", "outcomes", "seq", "settled")
+    __slots__ = ("_reserved", "_rows", "_values", "_windows", "now")
+
+    def __init__(self, now: int, rows: dict[LimitSet, list[int]], levels: Sequence[Any]) -> None:
+        self.now = now
+        self._rows = rows
+        self._values, self._reserved, self._windows = levels
+
+    def states(self, limits: LimitSet) -> Sequence[State]:
+        rows = self._rows[limits]
+        return [state(limit, self._level(limit, row), self.now) for limit, row in zip(limits.limits, rows, strict=True)]
+
+    def window(self, limits: LimitSet, position: int) -> int:
+        """The number of a limit's window."""
+        return int(self._windows[self._rows[limits][position]])
+
+    def _level(self, limit: Limit, row: int) -> Level:
+        if limit.kind == WINDOW:
+            return Level(self._values[row], self._reserved[row], self._windows[row])
+        return Level(self._values[row])
+
+
+class Reply:
+    """What one call says to all that were in it."""
+
+    __slots__ = ("_grants", "_levels", "live", "now", "outcomes", "seq", "settled")
 
     def __init__(self, batch: Batch, raw: Sequence[Any]) -> None:
         self.now, self.seq, _, self.live, self.settled, self.outcomes, *levels = raw
-        self._values, self._reserved, self._windows = levels
-        self._rows = batch.rows()
+        self._levels = Levels(self.now, batch.rows(), levels)
         self._grants: dict[LimitSet, InRedis] = {}
 
     def granted(self, limits: LimitSet) -> "InRedis":
         """The outcome of all that were granted by the same limits."""
         found = self._grants.get(limits)
         if found is None:
-            found = self._grants[limits] = InRedis(self, limits)
+            found = self._grants[limits] = InRedis(self._levels, limits)
         return found
-
-    def states(self, limits: LimitSet) -> Sequence[State]:
-        rows = self._rows[limits]
-        return [state(limit, self._level(limit, row), self.now) for limit, row in zip(limits.limits, rows, strict=True)]
-
-    def _level(self, limit: Limit, row: int) -> Level:
-        if limit.kind == WINDOW:
-            return Level(self._values[row], self._reserved[row], self._windows[row])
-        return Level(self._values[row])
 
     def refused(self, entry: Reserve, position: int, wait: int) -> Refused:
         limits = entry.limits
@@ -183,25 +198,25 @@ class Reply:
         elif limit.kind == BUCKET:
             until = wait
         elif limit.kind == WINDOW:
-            over = end(limit.period, self._windows[self._rows[limits][position]])
+            over = end(limit.period, self._levels.window(limits, position))
             until = None if over is None else max(over - self.now, 0)
-        return Refused(limits, position, need, until, lambda: self.states(limits))
+        return Refused(limits, position, need, until, partial(self._levels.states, limits))
 
 
 class InRedis(Granted):
     """A grant whose states come with the reply that granted it."""
 
-    __slots__ = ("_found", "_looked_at", "_reply")
+    __slots__ = ("_found", "_levels", "_looked_at")
 
-    def __init__(self, reply: Reply, limits: LimitSet) -> None:
+    def __init__(self, levels: Levels, limits: LimitSet) -> None:
         super().__init__(limits)
-        self._reply = reply
+        self._levels = levels  # not the reply, which keeps this: they would be a cycle
         self._looked_at = limits
         self._found: Sequence[State] | None = None
 
     def states(self) -> Sequence[State]:
         if self._found is None:
-            self._found = self._reply.states(self._looked_at)
+            self._found = self._levels.states(self._looked_at)
         return self._found
 
 

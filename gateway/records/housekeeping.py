@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -70,6 +71,9 @@ class Housekeeper:
                 log.warning("housekeeping has to wait: %s", error.message)
             except Exception:
                 log.exception("housekeeping failed")
+            # SQLAlchemy's statements are cycles. By itself the collector looks only once 50,000 objects are new, which
+            # under steady load takes an hour: until then each round would stay.
+            gc.collect(0)
             await asyncio.sleep(self._interval)
 
 
