@@ -281,13 +281,15 @@ TEXTS = [
 ]
 
 
+@pytest.mark.parametrize("together", [1, 2, 5])
 @pytest.mark.parametrize("include_usage", [True, False])
 @pytest.mark.parametrize("tier", ['"service_tier":"flex",', '"service_tier":null,', ""])
 @pytest.mark.parametrize("usage", ['"usage":null', ' "usage": null', ""])
 @pytest.mark.parametrize("key", ["content", "reasoning_content"])
 def test_frames_that_differ_in_their_text_alone_fare_as_those_that_are_looked_at(
-    include_usage: bool, tier: str, usage: str, key: str
+    together: int, include_usage: bool, tier: str, usage: str, key: str
 ) -> None:
+    """``together``: how many come in one read, once one of their kind has come by itself."""
     head = HEAD.replace('"service_tier":"flex",', tier)
 
     def told(text: str, more: str = "") -> bytes:
@@ -297,14 +299,18 @@ def test_frames_that_differ_in_their_text_alone_fare_as_those_that_are_looked_at
 
     frames = [told(text) for text in TEXTS] + [told("tool", ',"tool_calls":[]'), told("five"), told("six")]
     quick, slow = relay(include_usage), relay(include_usage)
+    outs = []
     for frame in frames:
         cut = len(frame) // 2  # in two reads: such frames are never taken for known
         out = slow.feed(frame[:cut]) + slow.feed(frame[cut:])
-        assert quick.feed(frame) == out
+        outs.append(out)
         chunk = json.loads(out[5:])
         assert chunk["choices"] == json.loads(frame[5:])["choices"]
         assert chunk["service_tier"] == ("flex" if "flex" in tier else "default")
         assert ("usage" in chunk) == (include_usage and bool(usage))
+    assert [quick.feed(frame) for frame in frames[:3]] == outs[:3]
+    for at in range(3, len(frames), together):
+        assert quick.feed(b"".join(frames[at : at + together])) == b"".join(outs[at : at + together])
     assert quick.text_bytes == pytest.approx(slow.text_bytes, rel=0.01)
     assert quick.feed(END + USAGE + DONE) == slow.feed(END + USAGE + DONE)
     assert (quick.close(), quick.usage) == (slow.close(), slow.usage) == (DONE, Usage(input=1, output=2))

@@ -14,17 +14,25 @@ class Shape:
         self._end = -len(after)
         self._least = len(before) + len(after)
         self._changed = (before, after) != (out_before, out_after)
+        self._between = after + before
         self._out_before = out_before
         self._out_after = out_after
+        self._out_between = out_after + out_before
 
-    def relayed(self, data: bytes) -> bytes | None:
-        """What the client gets for ``data``; None where it is not one frame of this shape with a plain text."""
+    def relayed(self, data: bytes) -> tuple[int, bytes] | None:
+        """How many frames ``data`` is and what the client gets for it; None where one has not this shape or no plain text."""
         if len(data) < self._least or not data.startswith(self._before) or not data.endswith(self._after):
             return None
         text = data[self._start : self._end]
-        if b'"' in text or b"\n" in text:  # an escaped quote, or more than one frame: something may hide in it
-            return None
-        return self._out_before + text + self._out_after if self._changed else data
+        if b"\n" not in text:
+            if b'"' in text:  # an escaped quote: something may hide in it
+                return None
+            return 1, self._out_before + text + self._out_after if self._changed else data
+        texts = text.split(self._between)
+        for text in texts:
+            if b'"' in text or b"\n" in text:
+                return None
+        return len(texts), self._out_before + self._out_between.join(texts) + self._out_after if self._changed else data
 
 
 def shape_of(frame: bytes, out: bytes) -> Shape | None:
