@@ -16,7 +16,7 @@ import orjson
 
 from config.schema import Config
 
-from . import logs
+from . import lean, logs  # noqa: F401 - before anything that imports aiohttp
 from .app import build
 from .reload import stamp_of
 from .server import drain

@@ -8,7 +8,6 @@ import ssl
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,11 +18,12 @@ from adapters.interface import UpstreamRequest
 from config.schema import Timeouts
 from gateway import demo
 from gateway.demo import DemoUpstream
+from gateway.tls import tls_context
 from gateway.upstream import MAX_BODY, SystemResolver, Upstream, UpstreamResponse, refusal
-from gateway.upstream.client import tls_context
 from gateway.upstream.connection import Connection
 from gateway.upstream.response import HIGH_WATER
 
+from .certificates import self_signed
 from .faults import FaultProxy
 from .servers import free_port
 
@@ -1007,33 +1007,7 @@ async def test_the_resolver_remembers_and_shares_look_ups() -> None:
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """A self-signed certificate for provider.test: its file and its key's."""
-    import datetime as dt
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "provider.test")])
-    now = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("provider.test")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    folder: Path = tmp_path_factory.mktemp("tls")
-    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return str(folder / "cert.pem"), str(folder / "key.pem")
+    return self_signed(tmp_path_factory.mktemp("tls"), "provider.test")
 
 
 async def loopback(host: str, port: int) -> list[str]:

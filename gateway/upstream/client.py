@@ -1,7 +1,6 @@
 """Sends requests over pooled connections."""
 
 import asyncio
-import functools
 import socket
 import ssl
 from collections import defaultdict, deque
@@ -10,6 +9,7 @@ from adapters.errors import ErrorKind, ProviderError
 from adapters.interface import UpstreamRequest
 from config.schema import Timeouts
 
+from ..tls import default_tls
 from .addresses import Resolve, SystemResolver, refusal
 from .connection import Connection
 from .head import Origin, lines, locate, opening
@@ -22,20 +22,6 @@ MAX_AGE = 600.0
 STALE_WINDOW = 1.0
 """Seconds in which a reused connection that dies unanswered counts as closed before our request reached it."""
 SWEEP = 10.0
-
-
-@functools.cache
-def default_tls() -> ssl.SSLContext:
-    """Certificates are verified against the system's authorities; TLS 1.2 or newer."""
-    return tls_context()
-
-
-def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
-    """As ``default_tls``, with authorities of one's own."""
-    context = ssl.create_default_context(cafile=ca_file)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    return context
 
 
 class Upstream:
