@@ -1,6 +1,5 @@
 """Adapters by name: the rows of ``compatible``, then the entry-point group ``sluice.adapters``."""
 
-import difflib
 from functools import lru_cache
 from importlib.metadata import entry_points
 
@@ -20,6 +19,8 @@ def load(name: str) -> Adapter:
         adapter: Adapter = entry_point.load()()
         return adapter
     known = names()
+    import difflib  # for who has made a mistake
+
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"installed: {', '.join(known)}"
     raise LookupError(f"no adapter '{name}'; {hint}")

@@ -1,6 +1,5 @@
 """What a schema cannot say: references between options, cycles, secrets that are too weak."""
 
-import difflib
 from collections.abc import Collection, Iterable, Iterator
 from urllib.parse import urlsplit
 
@@ -17,6 +16,8 @@ def problems(config: Config) -> list[str]:
 
 
 def _unknown(path: str, what: str, name: str, known: Collection[str]) -> str:
+    import difflib  # for who has made a mistake
+
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"{path}: no {what} '{name}'" + (f"; did you mean '{near[0]}'?" if near else "")
 

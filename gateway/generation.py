@@ -86,8 +86,7 @@ class Generation:
 def generation(config: Config, lasting: Lasting, before: Generation | None = None) -> Generation:
     """Make what ``config`` says, keeping the pools that did not change; raises ConfigError where it cannot work."""
     table = routes(config, lasting.credentials.check)
-    same_prices = before is not None and config.pricing.prices is None and before.config.pricing.prices is None
-    prices = PriceBook(config, before.prices.known if before is not None and same_prices else None)
+    prices = PriceBook(config)
     estimator = Estimator(config, prices, before.estimator if before is not None else None)
     limiter = lasting.limiter
     if before is not None:

@@ -307,27 +307,27 @@ def less_and_less_precise(model: str) -> Iterator[str]:
 
 
 class PriceBook:
-    """The price of each deployment under one configuration."""
+    """The price of each deployment under one configuration. ``known`` is a price list instead of the configured one.
+
+    All deployments are priced at once: nobody then keeps the list, which is 0.7 MB.
+    """
 
     def __init__(self, config: schema.Config, known: PriceList | None = None) -> None:
         self._config = config.pricing
         self._adapters = {name: provider.adapter for name, provider in config.providers.items()}
-        self._policies = {id(d): model.unpriced for model in config.models.values() for d in model.deployments}
-        """By identity: equal deployments of two models may differ in policy."""
-        self.known = known or PriceList.load(config.pricing.prices)
         self._default = from_config(config.pricing.default) if config.pricing.default is not None else None
-        self._found: dict[int, tuple[schema.Deployment, Price | None]] = {}
-        """The deployment is kept with its price: only a living object's identity is its own."""
+        known = known or PriceList.load(config.pricing.prices)
+        self._found: dict[int, tuple[schema.Deployment, Price | None]] = {
+            id(d): (d, self._of(d, known, model.unpriced))
+            for model in config.models.values()
+            for d in model.deployments
+        }
+        """By identity, since equal deployments of two models may differ in policy. The deployment is kept with its price:
+        only a living object's identity is its own."""
 
     def price(self, deployment: Deployment) -> Price | None:
-        """The price of a deployment, looked up once; None when it has none and that is to be refused."""
-        try:
-            return self._found[id(deployment.config)][1]
-        except KeyError:
-            adapter = self._adapters.get(deployment.provider, deployment.provider)
-            found = self.of(adapter, deployment.config, self._policies.get(id(deployment.config)))
-            self._found[id(deployment.config)] = (deployment.config, found)
-            return found
+        """The price of a deployment of the configuration; None when it has none and that is to be refused."""
+        return self._found[id(deployment.config)][1]
 
     def cost(self, deployment: Deployment, usage: Usage, tier: str | None = None) -> int:
         """The nano-dollars of what a deployment used at the tier that served; 0 where there is no price."""
@@ -339,15 +339,15 @@ class PriceBook:
         price = self.price(deployment)
         return None if price is None else most(bounds, price, tiers)
 
-    def of(self, adapter: str, deployment: schema.Deployment, unpriced: str | None = None) -> Price | None:
+    def _of(self, deployment: schema.Deployment, known: PriceList, unpriced: str | None) -> Price | None:
         """Its own price, else the price list's, else (policy ``default``) the default one; None: has no price.
 
         ``unpriced`` is the public model's policy, where it has one.
         """
-        provider, model = adapter, deployment.model
+        provider, model = self._adapters.get(deployment.provider, deployment.provider), deployment.model
         if deployment.priced_as is not None:
             provider, _, model = deployment.priced_as.partition("/")
-        listed = self.known.find(provider, model)
+        listed = known.find(provider, model)
         price = listed
         if deployment.price is not None:
             price = from_config(deployment.price)

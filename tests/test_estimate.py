@@ -24,21 +24,27 @@ from gateway.pricing import PriceBook, worst_case
 
 from .beside import SHARED
 
-CONFIG: dict[str, Any] = {
-    "providers": {"p": {"adapter": "openai"}},
-    "models": {"fast": {"deployments": [{"provider": "p", "model": "gpt-4.1"}]}},
-}
-
-
-def estimator(**more: Any) -> tuple[Estimator, PriceBook]:
-    config = schema.Config.model_validate({**CONFIG, **more})
-    book = PriceBook(config)
-    return Estimator(config, book), book
-
 
 def deployment(model: str = "gpt-4.1", **options: Any) -> Deployment:
     config = schema.Deployment.model_validate({"provider": "p", "model": model, **options})
     return Deployment(f"p/{model}", "p", load("anthropic"), Target("", model), config)
+
+
+GPT, UNHEARD, SHORT = deployment(), deployment("unheard of"), deployment("unheard of", max_output=9)
+
+
+def estimator(*deployments: Deployment, **more: Any) -> tuple[Estimator, PriceBook]:
+    """Of a configuration with these deployments and the three above."""
+    configured = tuple(d.config for d in (GPT, UNHEARD, SHORT, *deployments))
+    config = schema.Config.model_validate(
+        {
+            "providers": {"p": {"adapter": "openai"}},
+            "models": {"fast": schema.PublicModel(deployments=configured)},
+            **more,
+        }
+    )
+    book = PriceBook(config)
+    return Estimator(config, book), book
 
 
 def call(**request: Any) -> Call:
@@ -53,31 +59,31 @@ def user(*parts: Any) -> list[Any]:
 
 def test_the_clients_own_bound_stands() -> None:
     e, _ = estimator()
-    bound = e.bound(call(max_completion_tokens=100, n=3), [deployment()])
+    bound = e.bound(call(max_completion_tokens=100, n=3), [GPT])
     assert (bound.output_tokens, bound.most.output_tokens, bound.max_output) == (300, 300, None)
-    assert e.bound(call(max_tokens=7), [deployment()]).output_tokens == 7
+    assert e.bound(call(max_tokens=7), [GPT]).output_tokens == 7
 
 
 def test_a_bound_nobody_asked_for_is_sent_upstream_only_under_a_budget() -> None:
     e, _ = estimator(pricing={"default_max_output": 500})
-    assert e.bound(call(), [deployment()]).max_output == 500
-    assert e.bound(call(), [deployment()], hard=False).max_output is None
-    assert e.bound(call(), [deployment()], {"max_completion_tokens": 50}).output_tokens == 50
+    assert e.bound(call(), [GPT]).max_output == 500
+    assert e.bound(call(), [GPT], hard=False).max_output is None
+    assert e.bound(call(), [GPT], {"max_completion_tokens": 50}).output_tokens == 50
 
 
 def test_no_answer_is_longer_than_the_model_can_give() -> None:
     e, _ = estimator()
-    assert e.bound(call(max_tokens=10**6), [deployment()]).output_tokens == 32_768
-    assert e.bound(call(max_tokens=10**6), [deployment(), deployment("unheard of")]).output_tokens == 10**6
-    assert e.bound(call(max_tokens=10**6), [deployment("unheard of", max_output=9)]).output_tokens == 9
+    assert e.bound(call(max_tokens=10**6), [GPT]).output_tokens == 32_768
+    assert e.bound(call(max_tokens=10**6), [GPT, UNHEARD]).output_tokens == 10**6
+    assert e.bound(call(max_tokens=10**6), [SHORT]).output_tokens == 9
 
 
 def test_the_money_of_a_prompt_stops_at_the_context_window() -> None:
     e, book = estimator()
     file = {"type": "file", "file": {"file_id": "file-1"}}
-    bound = e.bound(call(messages=user(file), max_tokens=1), [deployment()])
+    bound = e.bound(call(messages=user(file), max_tokens=1), [GPT])
     assert bound.most.input_tokens > UNBOUNDED
-    assert book.worst_case(deployment(), bound.most) == 1_047_576 * 2000 + 8000
+    assert book.worst_case(GPT, bound.most) == 1_047_576 * 2000 + 8000
     assert bound.input_tokens < 2000  # but rates reserve what is likely
 
 
@@ -89,7 +95,7 @@ def test_the_bound_of_a_prompt_is_not_below_its_bytes(messages: list[str], tools
     e, _ = ESTIMATOR
     functions = [{"type": "function", "function": {"name": "f", "description": d}} for d in tools]
     asked = call(messages=[{"role": "user", "content": m} for m in messages], **({"tools": functions} if tools else {}))
-    bound = e.bound(asked, [deployment()])
+    bound = e.bound(asked, [GPT])
     assert bound.most.input_tokens >= sum(len(t.encode()) for t in [*messages, *tools])
     assert bound.input_tokens <= bound.most.input_tokens
 
@@ -112,11 +118,13 @@ def recorded() -> Iterator[tuple[str, dict[str, Any], int]]:
 
 @pytest.mark.skipif(not RECORDED.exists(), reason="the recorded traffic is not here")
 def test_no_recorded_prompt_passed_its_bound() -> None:
-    e, _ = estimator()
+    found = [*recorded()]
+    used = {model: deployment(model) for model in {str(body.get("model")) for _, body, _ in found}}
+    e, _ = estimator(*used.values())
     over, seen, likely, real = [], 0, 0, 0
-    for name, body, tokens in recorded():
+    for name, body, tokens in found:
         asked = call(**body)
-        bound = e.bound(asked, [deployment(str(body.get("model")))])
+        bound = e.bound(asked, [used[str(body.get("model"))]])
         seen, likely, real = seen + 1, likely + bound.input_tokens, real + tokens
         if tokens > bound.most.input_tokens:
             over.append((name, tokens, bound.most.input_tokens))
@@ -127,9 +135,10 @@ def test_no_recorded_prompt_passed_its_bound() -> None:
 
 @pytest.mark.parametrize(("model", "most"), [("gpt-4o-mini", 48_200), ("anthropic.claude-opus-5", 4_900), ("x", 0)])
 def test_an_image_costs_what_its_model_makes_of_it_whatever_its_bytes(model: str, most: int) -> None:
-    e, _ = estimator()
+    used = deployment(model)
+    e, _ = estimator(used)
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}
-    bound = e.bound(call(messages=user(image)), [deployment(model)])
+    bound = e.bound(call(messages=user(image)), [used])
     assert (most or ANY_IMAGE_TOKENS) <= bound.most.input_tokens < (most or ANY_IMAGE_TOKENS) + 1500
     assert bound.most.audio_input is False
 
@@ -141,7 +150,7 @@ def test_audio_is_bounded_by_its_length() -> None:
     data = base64.b64encode(sound.getvalue()).decode()
     part = {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
     e, _ = estimator()
-    bound = e.bound(call(messages=user(part), modalities=["text", "audio"], audio={"voice": "x"}), [deployment()])
+    bound = e.bound(call(messages=user(part), modalities=["text", "audio"], audio={"voice": "x"}), [GPT])
     assert bound.most.input_tokens > 60 * 32  # a minute at the densest tokenizer known
     assert bound.most.audio_input
     assert bound.most.audio_output
@@ -149,10 +158,10 @@ def test_audio_is_bounded_by_its_length() -> None:
 
 def test_searches_and_predictions_are_paid_for() -> None:
     e, book = estimator()
-    bound = e.bound(call(web_search_options={}, prediction={"type": "content", "content": "x" * 99}), [deployment()])
+    bound = e.bound(call(web_search_options={}, prediction={"type": "content", "content": "x" * 99}), [GPT])
     assert bound.most.calls == {"web_search": 10}
     assert bound.most.output_tokens >= bound.output_tokens + 99
-    price = book.price(deployment())
+    price = book.price(GPT)
     assert price is not None
     assert worst_case(bound.most, price) > 10 * price.per_call["web_search"] // 1000
 
@@ -161,25 +170,25 @@ def test_embeddings_have_no_completion() -> None:
     e, _ = estimator()
     body = {"model": "vectors", "input": "x" * 400}
     values = {"id": "r", "request": body, "size": 420, "created": 0}
-    bound = e.bound(Call(**{k: v for k, v in values.items() if k in Call.__dataclass_fields__}), [deployment()])
+    bound = e.bound(Call(**{k: v for k, v in values.items() if k in Call.__dataclass_fields__}), [GPT])
     assert (bound.output_tokens, bound.max_output) == (0, None)
 
 
 def test_the_ratio_of_tokens_to_bytes_is_learned_per_model() -> None:
     e, _ = estimator()
     asked = call(messages=[{"role": "user", "content": "word " * 1000}])
-    first = e.bound(asked, [deployment()])
+    first = e.bound(asked, [GPT])
     for _ in range(200):
         e.learn(first, Usage(input=600, output=100), text_bytes=1000)
-    later = e.bound(asked, [deployment()])
+    later = e.bound(asked, [GPT])
     assert abs(later.input_tokens - 600) < 60
     assert e.settle_without_usage(later, 5000).output == 500  # nothing on top of what was learned
-    assert e.bound(call(model="other", messages=asked.request["messages"]), [deployment()]).input_tokens > 1200
+    assert e.bound(call(model="other", messages=asked.request["messages"]), [GPT]).input_tokens > 1200
 
 
 def test_an_answer_without_usage_is_never_settled_above_its_reservation() -> None:
     e, _ = estimator()
-    bound = e.bound(call(max_tokens=10), [deployment()])
+    bound = e.bound(call(max_tokens=10), [GPT])
     usage = e.settle_without_usage(bound, 10**6)
     assert usage.output == 10
     assert usage.prompt_tokens <= bound.most.input_tokens
@@ -188,18 +197,18 @@ def test_an_answer_without_usage_is_never_settled_above_its_reservation() -> Non
 
 def test_what_the_remaining_money_buys() -> None:
     e, book = estimator(counters={"budget_mode": "clamp", "clamp_min_tokens": 64})
-    bound = e.bound(call(max_tokens=4000, n=2), [deployment()])
-    full = book.worst_case(deployment(), bound.most)
+    bound = e.bound(call(max_tokens=4000, n=2), [GPT])
+    full = book.worst_case(GPT, bound.most)
     assert full is not None
-    half = e.clamp(bound, full // 2, [deployment()])
+    half = e.clamp(bound, full // 2, [GPT])
     assert half is not None
     assert half.max_output is not None
-    cost = book.worst_case(deployment(), half.most)
+    cost = book.worst_case(GPT, half.most)
     assert cost is not None
     assert cost <= full // 2 < cost + 2 * 8000  # one token more for each choice is too dear
-    assert e.clamp(bound, 100_000, [deployment()]) is None
+    assert e.clamp(bound, 100_000, [GPT]) is None
     strict, _ = estimator()
-    assert strict.clamp(bound, full // 2, [deployment()]) is None
+    assert strict.clamp(bound, full // 2, [GPT]) is None
 
 
 said = st.fixed_dictionaries(
@@ -219,17 +228,17 @@ said = st.fixed_dictionaries(
 )
 
 
-@given(said, st.booleans(), st.sampled_from(["gpt-4.1", "unheard of"]))
-def test_the_short_way_to_a_bound_is_as_the_long_one(request: dict[str, Any], hard: bool, model: str) -> None:
-    e, _ = estimator()
+@given(said, st.booleans(), st.sampled_from([GPT, UNHEARD]))
+def test_the_short_way_to_a_bound_is_as_the_long_one(request: dict[str, Any], hard: bool, used: Deployment) -> None:
+    e, _ = ESTIMATOR
     e._prompt_ratios["fast"] = 0.9
-    asked, facts = call(**request), e.facts([deployment(model)])
+    asked, facts = call(**request), e.facts([used])
     assert e.bound_by(facts, asked, None, hard) == e._bound(facts, asked, None, hard=hard)
 
 
 @pytest.mark.parametrize("name", sorted(PLAIN - {"model", "messages", "max_tokens", "max_completion_tokens"}))
 def test_parameters_that_are_plain_change_no_bound(name: str) -> None:
     e, _ = estimator()
-    facts, without = e.facts([deployment()]), call()
+    facts, without = e.facts([GPT]), call()
     asked = replace(without, request={**without.request, name: 1})
     assert e._bound(facts, asked, None, hard=True) == e._bound(facts, without, None, hard=True)

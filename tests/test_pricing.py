@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -188,34 +189,39 @@ def test_a_price_of_ones_own_is_exact() -> None:
     assert cost(Usage(input=1_000_000, cache_read=1_000_000, reasoning=1_000_000), price) == 225_000_000
 
 
-def book(**pricing: object) -> PriceBook:
-    return PriceBook(schema.Config(pricing=schema.Pricing.model_validate(pricing)), PRICES)
-
-
-def deployment(**options: object) -> schema.Deployment:
-    return schema.Deployment.model_validate({"provider": "p", "model": "gpt-4.1", **options})
+def priced(adapter: str, unpriced: str | None = None, pricing: Any = None, **options: object) -> Price | None:
+    """What one deployment of a configuration costs. ``unpriced``: its model's policy."""
+    config = schema.Config.model_validate(
+        {
+            "providers": {"p": {"adapter": adapter}},
+            "pricing": pricing or {},
+            "models": {
+                "m": {"deployments": [{"provider": "p", "model": "gpt-4.1", **options}], "unpriced": unpriced},
+            },
+        }
+    )
+    own = config.models["m"].deployments[0]
+    return PriceBook(config, PRICES).price(Deployment("m", "p", load("openai"), Target("", "x"), own))
 
 
 def test_which_price_a_deployment_has() -> None:
-    prices = book()
-    listed = prices.of("openai", deployment())
+    listed = priced("openai")
     assert listed is not None
     assert listed.max_output == 32_768
-    own = prices.of("openai", deployment(price={"input": 1, "output": 2}, max_output=99))
+    own = priced("openai", price={"input": 1, "output": 2}, max_output=99)
     assert own is not None
     assert (own.default.rates[0], own.max_output, own.max_input) == (1_000_000, 99, listed.max_input)
-    named = prices.of("azure", deployment(model="my-own-name", priced_as="openai/gpt-4.1"))
-    assert named == listed
-    assert prices.of("openai", deployment(model="nothing")) is None
+    assert priced("azure", model="my-own-name", priced_as="openai/gpt-4.1") == listed
+    assert priced("openai", model="nothing") is None
 
 
 def test_an_unpriced_model_is_refused_unless_there_is_a_default() -> None:
-    fallback = schema.Price.model_validate({"input": 3, "output": 4})
-    prices = book(unpriced="default", default=fallback)
-    found = prices.of("openai", deployment(model="nothing"))
+    fallback = {"input": 3, "output": 4}
+    pricing = {"unpriced": "default", "default": fallback}
+    found = priced("openai", pricing=pricing, model="nothing")
     assert found is not None
-    assert found.default == from_config(fallback).default
-    assert prices.of("openai", deployment(model="nothing"), "refuse") is None
+    assert found.default == from_config(schema.Price.model_validate(fallback)).default
+    assert priced("openai", "refuse", pricing, model="nothing") is None
 
 
 def test_differences_between_two_lists() -> None:
