@@ -20,6 +20,8 @@ ROOT = Path(os.environ.get("BENCH_ROOT", HERE.parent)).resolve()
 PEERS = HERE.parent / ".venvs" / "peers"
 PORTKEY = "{peers}/portkey/node_modules/@portkey-ai/gateway"
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin") or "nginx"
+IMAGE = {"PYTHONNODEBUGRANGES": "1", "MALLOC_ARENA_MAX": "2"}
+"""What deploy/Dockerfile sets, and memory depends on."""
 KEY = "Authorization: Bearer sk-bench-0123456789abcdef0123456789abcdef"
 
 
@@ -65,6 +67,7 @@ def sluice(*files: str, workers: int = 1, wait_for: str = "kernel", root: Path =
             "BENCH_WORKERS": str(workers),
             "BENCH_WAIT_FOR": wait_for,
             "PYTHONPATH": str(root),
+            **IMAGE,
         },
         files={"sluice.yaml": files},
         translated="claude-haiku-4-5",
