@@ -8,7 +8,7 @@ load and upstream need CPU too, and a machine with two CPUs has none to spare fo
 
 Requests/s for each CPU used are requests over the CPU seconds of the workers and their parent; efficiency is the
 ratio of that to one worker's in the same place. Each worker gets 64 connections: four get 256. `1 with 256` gets as
-many as those four, alone: what it loses is the crowd's. Of `4 with` fewer, each CPU gets the 64 that one worker's has:
+many as those four, alone: what it loses is the crowd's. Of `4 with 64 a CPU`, each CPU gets what one worker's has:
 what they lose is the workers'. The bare proxy does the same with nothing shared, as a control: what it loses is the
 machine's. Rounds are interleaved; medians, and for efficiencies medians of the rounds' ratios.
 """
@@ -59,7 +59,7 @@ def settings(count: int) -> Mapping[str, Setting]:
             found[f"{prefix}1 with {count * EACH} {place}"] = Setting(one_, spread, beside, count * EACH)
             found[f"{prefix}{count} {place}"] = Setting(many_, spread, beside, count * EACH)
             same = EACH * (len(ALL) if spread else 1)
-            found[f"{prefix}{count} with {same} {place}"] = Setting(many_, spread, beside, same)
+            found[f"{prefix}{count} with {EACH} a CPU {place}"] = Setting(many_, spread, beside, same)
     return found
 
 

@@ -22,7 +22,7 @@ fi
 rm -rf "$folder/src"
 export SLUICE_ADMIN_KEY=$(printf 'a%.0s' {1..32}) SLUICE_PEPPER=$(printf 'p%.0s' {1..32})
 export REDIS_URL=redis://127.0.0.1:1/0 DATABASE_URL=sqlite:///$folder/state/sluice.db OPENAI_API_KEY=sk-x
-export PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PYTHONNODEBUGRANGES=1 MALLOC_ARENA_MAX=2
+export $(grep -oP '^ENV \K.*' deploy/Dockerfile | tr ' ' '\n' | grep -v ^PATH=)
 "$folder/sluice/bin/sluice" check --quiet deploy/sluice.yaml
 
 read -r port admin < <("$folder/sluice/bin/python" -c '

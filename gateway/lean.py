@@ -2,7 +2,7 @@
 What a worker imports first: aiohttp, without the certificate authorities that it reads as it is imported.
 
 It makes two contexts for TLS then, each with all of the system's authorities: 2.6 MB in every worker. They stay empty,
-so whoever asks over https names ``tls.default_tls``, which connections to providers share; who does not trusts nobody.
+so whoever asks names ``tls.tls_for`` its address, whose context connections to providers share; who does not trusts nobody.
 """
 
 import contextlib

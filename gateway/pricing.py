@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from adapters.usage import TOKEN_BUCKETS, Usage
-from config import schema
+from config import ConfigError, schema
 
 from .call import Deployment
 
@@ -280,18 +280,22 @@ class PriceList:
         return cls(data)
 
     def find(self, adapter: str, model: str) -> Price | None:
-        """The price of a provider's model, dated snapshots and regional profiles included; None if unknown."""
+        """The price of a provider's model, dated snapshots and regional profiles included; None if unknown.
+
+        Raises ValueError, naming the row, where that is no price.
+        """
         provider = _PROVIDERS.get(adapter, adapter)
         rows = self._providers.get(provider, {})
         for name in less_and_less_precise(model):
             row = rows.get(name) or rows.get(_PREFIXES.get(provider, "") + name)
             if row is not None:
-                return from_row(json.loads(row) if isinstance(row, str) else row)
+                return _checked(provider, name, json.loads(row) if isinstance(row, str) else row)
         return None
 
 
 def _packed(found: dict[str, Any]) -> Any:
-    """An object of a price list; a row as JSON, a quarter of the size: a gateway asks for few of them, and once."""
+    """An object of a price list; a row as JSON, a quarter of the size: few of them are asked for, and what all of them
+    take while they are read stays with the process, 1 MB."""
     return json.dumps(found, separators=(",", ":")) if isinstance(found.get("prices"), dict) else found
 
 
@@ -309,21 +313,26 @@ def less_and_less_precise(model: str) -> Iterator[str]:
 class PriceBook:
     """The price of each deployment under one configuration. ``known`` is a price list instead of the configured one.
 
-    All deployments are priced at once: nobody then keeps the list, which is 0.7 MB.
+    All deployments are priced at once: nobody then keeps the list, which is 0.7 MB. Raises ConfigError for a list that
+    cannot be read or used.
     """
 
     def __init__(self, config: schema.Config, known: PriceList | None = None) -> None:
         self._config = config.pricing
         self._adapters = {name: provider.adapter for name, provider in config.providers.items()}
         self._default = from_config(config.pricing.default) if config.pricing.default is not None else None
-        known = known or PriceList.load(config.pricing.prices)
-        self._found: dict[int, tuple[schema.Deployment, Price | None]] = {
-            id(d): (d, self._of(d, known, model.unpriced))
-            for model in config.models.values()
-            for d in model.deployments
-        }
+        self._found: dict[int, tuple[schema.Deployment, Price | None]] = {}
         """By identity, since equal deployments of two models may differ in policy. The deployment is kept with its price:
         only a living object's identity is its own."""
+        try:
+            known = known or PriceList.load(config.pricing.prices)
+            for model in config.models.values():
+                for d in model.deployments:
+                    self._found[id(d)] = d, self._of(d, known, model.unpriced)
+        except OSError as exc:
+            raise ConfigError([f"pricing.prices: cannot be read: {exc.strerror}"]) from exc
+        except ValueError as exc:
+            raise ConfigError([f"pricing.prices: {exc}"]) from exc
 
     def price(self, deployment: Deployment) -> Price | None:
         """The price of a deployment of the configuration; None when it has none and that is to be refused."""
@@ -384,14 +393,18 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Cha
     return found
 
 
+def _checked(provider: str, model: str, row: Any) -> Price:
+    try:
+        return from_row(row)
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise ValueError(f"{provider}/{model}: {e!r}") from e
+
+
 def check(data: Mapping[str, Any]) -> None:
     """Raise ValueError, naming the row, if a price list cannot be used."""
     for provider, rows in data["providers"].items():
         for model, row in rows.items():
-            try:
-                price = from_row(row)
-            except (KeyError, TypeError, ValueError, AttributeError) as e:
-                raise ValueError(f"{provider}/{model}: {e!r}") from e
+            price = _checked(provider, model, row)
             tiers = (price.default, *price.tiers.values())
             if any(rate < 0 for tier in tiers for rates in (tier.rates, *(r for _, r in tier.above)) for rate in rates):
                 raise ValueError(f"{provider}/{model}: a price below 0")

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from .tls import default_tls
+from .tls import tls_for
 from .upstream import Resolve, refusal
 
 MAX_IMAGE = 8 * 1024 * 1024
@@ -69,7 +69,7 @@ class RemoteImages:
             self._session = aiohttp.ClientSession(
                 connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
             )
-        async with self._slots, self._session.get(url, ssl=default_tls(), allow_redirects=False) as response:
+        async with self._slots, self._session.get(url, ssl=tls_for(url), allow_redirects=False) as response:
             if response.status != 200 or not response.content_type.startswith("image/"):
                 raise ValueError("no image")
             pieces, size = [], 0

@@ -10,6 +10,11 @@ def default_tls() -> ssl.SSLContext:
     return tls_context()
 
 
+def tls_for(url: str) -> ssl.SSLContext | bool:
+    """For aiohttp, which ignores it where the address is not https."""
+    return url[:6].lower() != "https:" or default_tls()
+
+
 def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
     """As ``default_tls``, with authorities of one's own."""
     context = ssl.create_default_context(cafile=ca_file)

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from compose_spec import PyOptions
 
+from benchmarks.contestants import IMAGE
 from config import load
 
 ROOT = Path(__file__).parents[1]
@@ -151,3 +152,11 @@ def test_systemd_understands_the_unit(tmp_path: Path) -> None:
     unit.write_text(text.replace("ProtectSystem=strict", "ProtectSystem=stricter"))
     done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
     assert "protect system" in done.stderr, "it would have told"
+
+
+def test_benchmarks_run_with_the_variables_of_the_image_and_of_the_unit() -> None:
+    image, unit = (DEPLOY / "Dockerfile").read_text(), (DEPLOY / "systemd" / "sluice.service").read_text()
+    for name, value in IMAGE.items():
+        last = image.rpartition("\nFROM ")[2]
+        assert re.search(rf"^ENV .*\b{name}={value}\b", last, re.MULTILINE), name
+        assert re.search(rf"^Environment=.*\b{name}={value}\b", unit, re.MULTILINE), name

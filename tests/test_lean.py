@@ -9,11 +9,11 @@ from .certificates import self_signed
 
 ASKING = """
 import asyncio, ssl, sys
-from types import SimpleNamespace
 
 import gateway.worker
 import aiohttp
 from aiohttp import connector, web
+from gateway import tls
 from gateway.credentials.fetch import HTTPFetch
 from gateway.observers.budgets import BudgetObserver
 from gateway.remote_images import RemoteImages
@@ -30,13 +30,13 @@ async def main():
         asked.append(request.path)
         return web.Response(body=b"GIF", content_type="image/gif")
 
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(*sys.argv[1:])
-    runner = web.ServerRunner(web.Server(answer))
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
-    await site.start()
-    url = f"https://127.0.0.1:{runner.addresses[0][1]}"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*sys.argv[1:])
+    listening = web.ServerRunner(web.Server(answer))
+    await listening.setup()
+    for encrypted in (context, None):
+        await web.TCPSite(listening, "127.0.0.1", 0, ssl_context=encrypted).start()
+    url = f"https://127.0.0.1:{listening.addresses[0][1]}"
 
     async with aiohttp.ClientSession() as session:
         try:
@@ -45,17 +45,21 @@ async def main():
             assert not asked
         else:
             raise AssertionError("who names no authorities trusts somebody")
+        plain = f"http://127.0.0.1:{listening.addresses[1][1]}/plain"
+        assert (await HTTPFetch(session)("GET", plain, data=None, headers={}, timeout=5))[0] == 200
+        assert tls.default_tls.cache_info().currsize == 0, "nobody needed them"
         assert await HTTPFetch(session)("GET", url + "/keys", data=None, headers={}, timeout=5) == (200, b"GIF")
+        assert tls.default_tls.cache_info().currsize == 1
         observer = BudgetObserver(CollectorRegistry(), session, None)
         assert await observer._post(url + "/webhook", b"{}")
         images = RemoteImages(None, allow_private=True)
-        part = {"type": "image_url", "image_url": {"url": url + "/image"}}
+        part = {"type": "image_url", "image_url": {"url": url.replace("https", "HTTPS") + "/image"}}
         request = {"messages": [{"role": "user", "content": [part]}]}
         (message,) = (await images.fetched(request))["messages"]
         assert message["content"][0]["image_url"]["url"] == "data:image/gif;base64,R0lG", message
         await images.close()
-    assert asked == ["/keys", "/webhook", "/image"]
-    await runner.cleanup()
+    assert asked == ["/plain", "/keys", "/webhook", "/image"]
+    await listening.cleanup()
 
 
 asyncio.run(asyncio.wait_for(main(), 20))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from adapters.interface import Target
 from adapters.registry import load
 from adapters.usage import TOKEN_BUCKETS, Usage
-from config import schema
+from config import ConfigError, schema
 from gateway.call import Deployment
 from gateway.pricing import (
     Bounds,
@@ -246,6 +246,36 @@ def test_what_is_no_price_list_is_refused(tmp_path: Path) -> None:
     file.write_text("[]")
     with pytest.raises(ValueError, match="not a price list"):
         PriceList.load(file)
+
+
+@pytest.mark.parametrize(
+    ("written", "why"),
+    [
+        (None, "pricing.prices: cannot be read: No such file or directory"),
+        ("{", "pricing.prices: Expecting property name"),
+        ("[]", "not a price list"),
+        (
+            '{"providers": {"openai": {"gpt-4.1": {"prices": {"output": 1}}}}}',
+            "pricing.prices: openai/gpt-4.1: KeyError",
+        ),
+    ],
+)
+def test_a_list_of_ones_own_that_is_no_use_is_a_mistake_of_the_configuration(
+    written: str | None, why: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "prices.json"
+    if written is not None:
+        file.write_text(written)
+    config = schema.Config.model_validate(
+        {
+            "providers": {"p": {"adapter": "openai"}},
+            "pricing": {"prices": str(file)},
+            "models": {"m": {"deployments": [{"provider": "p", "model": "gpt-4.1"}]}},
+        }
+    )
+    with pytest.raises(ConfigError) as failure:
+        PriceBook(config)
+    assert why in "".join(failure.value.problems)
 
 
 def test_the_book_prices_deployments_by_their_adapter_and_their_models_policy() -> None:

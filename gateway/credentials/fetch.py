@@ -6,7 +6,7 @@ import aiohttp
 
 from adapters.errors import ErrorKind, ProviderError
 
-from ..tls import default_tls
+from ..tls import tls_for
 
 MAX_BODY = 1024 * 1024
 """Bytes of an issuer's answer that are read; real ones have a few KiB."""
@@ -24,7 +24,7 @@ class HTTPFetch:
         limit = aiohttp.ClientTimeout(total=timeout)
         try:
             async with self._session.request(
-                method, url, data=data, headers=headers, timeout=limit, ssl=default_tls(), allow_redirects=False
+                method, url, data=data, headers=headers, timeout=limit, ssl=tls_for(url), allow_redirects=False
             ) as response:
                 body = b""
                 async for piece in response.content.iter_any():

@@ -14,7 +14,7 @@ from ..limits import Orphan, Threshold
 from ..limits.headers import dollars, owner_words
 from ..limits.rules import FIELDS
 from ..limits.windows import start, window
-from ..tls import default_tls
+from ..tls import tls_for
 
 log = logging.getLogger("sluice.budgets")
 
@@ -96,7 +96,7 @@ class BudgetObserver:
                 data=body,
                 headers={"content-type": "application/json"},
                 timeout=aiohttp.ClientTimeout(SECONDS),
-                ssl=default_tls(),
+                ssl=tls_for(webhook),
                 allow_redirects=False,
             ) as response:
                 return response.status < 300
