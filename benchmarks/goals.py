@@ -124,6 +124,7 @@ GOALS = (
         None,
         None,
     ),
+    Goal("as many workers as CPUs, efficiency", scaling("auto on all CPUs"), None, None),
     Goal(
         "start to first answer, existing database", part("resources", "existing", "wall"), 1, 1, least=False, unit=" s"
     ),

@@ -6,6 +6,8 @@ load and upstream need CPU too, and a machine with two CPUs has none to spare fo
   4 on 1 CPU    the workers share the CPU that one worker has in `1 on 1 CPU`, load, upstream and Redis the other.
   4 on all CPUs workers, load, upstream and Redis run where they like, as they do in `1 on all CPUs`.
 
+`auto on all CPUs` has as many workers as CPUs, as `server.workers: auto` starts them: more only take turns.
+
 Requests/s for each CPU used are requests over the CPU seconds of the workers and their parent; efficiency is the
 ratio of that to one worker's in the same place. Each worker gets 64 connections: four get 256. `1 with 256` gets as
 many as those four, alone: what it loses is the crowd's. Of `4 with 64 a CPU`, each CPU gets what one worker's has:
@@ -44,22 +46,27 @@ class Setting:
     connections: int
 
 
+def ours(workers: int) -> Contestant:
+    return sluice("sluice.yaml", "redis.yaml", workers=workers)
+
+
 def bare(workers: int) -> Contestant:
     command = CONTESTANTS["bare"].command
     return Contestant((*command, str(workers)))
 
 
 def settings(count: int) -> Mapping[str, Setting]:
-    one, many = sluice("sluice.yaml", "redis.yaml"), sluice("sluice.yaml", "redis.yaml", workers=count)
     found = {}
-    for prefix, one_, many_ in (("", one, many), ("bare, ", bare(1), bare(count))):
-        for place, spread in (("on 1 CPU", False), ("on all CPUs", True)):
+    for prefix, contestant in (("", ours), ("bare, ", bare)):
+        one, many = contestant(1), contestant(count)
+        for place, spread, cpus in (("on 1 CPU", False, 1), ("on all CPUs", True, len(ALL))):
             beside = f"{prefix}1 {place}"
-            found[beside] = Setting(one_, spread, beside, EACH)
-            found[f"{prefix}1 with {count * EACH} {place}"] = Setting(one_, spread, beside, count * EACH)
-            found[f"{prefix}{count} {place}"] = Setting(many_, spread, beside, count * EACH)
-            same = EACH * (len(ALL) if spread else 1)
-            found[f"{prefix}{count} with {EACH} a CPU {place}"] = Setting(many_, spread, beside, same)
+            found[beside] = Setting(one, spread, beside, EACH)
+            found[f"{prefix}1 with {count * EACH} {place}"] = Setting(one, spread, beside, count * EACH)
+            found[f"{prefix}{count} {place}"] = Setting(many, spread, beside, count * EACH)
+            found[f"{prefix}{count} with {EACH} a CPU {place}"] = Setting(many, spread, beside, cpus * EACH)
+        each_its_own = Setting(contestant(len(ALL)), True, f"{prefix}1 on all CPUs", len(ALL) * EACH)
+        found[f"{prefix}auto on all CPUs"] = each_its_own
     return found
 
 

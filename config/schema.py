@@ -5,9 +5,12 @@ unless an option's text says otherwise.
 """
 
 from decimal import Decimal
+from functools import cache
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+
+from . import cpus
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Count = Annotated[int, Field(ge=1)]
@@ -297,12 +300,35 @@ class PublicModel(Model):
     hidden: bool = Field(False, description="Leave it out of GET /v1/models.")
 
 
+MOST_WORKERS = 256
+
+
+@cache
+def _as_many_as_cpus() -> int:
+    """Once for a process: a limit that changes is no other configuration, which a reload would have to refuse."""
+    return min(cpus.available(), MOST_WORKERS)
+
+
+_Workers = Annotated[int, Field(ge=1, le=MOST_WORKERS)]
+Workers = Annotated[
+    _Workers,
+    BeforeValidator(
+        lambda given: _as_many_as_cpus() if given == "auto" else given,
+        json_schema_input_type=_Workers | Literal["auto"],
+    ),
+]
+
+
 class Server(Model):
     """The data listener: everything under /v1."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
-    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    workers: Workers = Field(
+        1,
+        description="Processes; `auto`: as many as CPUs that it may use, counting a container's limit. More than one needs "
+        "`redis`.",
+    )
     max_body: Annotated[int, Field(ge=1024, le=512 * 1024 * 1024)] = Field(
         64 * 1024 * 1024, description="The largest request body. Base64 images and audio need room."
     )

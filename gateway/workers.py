@@ -5,6 +5,7 @@ cannot be used, because it serves a ``web.Application`` and our listener is a ha
 """
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -18,10 +19,12 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 from prometheus_client.multiprocess import mark_process_dead
 
-from config import Config, ConfigError
+from config import Config, ConfigError, cpus
 
 from . import logs, slices
 from .worker import loop_factory, serve
+
+log = logging.getLogger(__name__)
 
 HANGS_AFTER = 30
 """Seconds without a heartbeat after which a worker is killed and replaced."""
@@ -34,6 +37,9 @@ def run(read: Callable[[], Config], path: Path) -> None:
     SIGHUP makes all of them read the configuration again."""
     config = read()
     logs.configure(config.logging)
+    wanted, there = config.server.workers, cpus.available()
+    if wanted > there:
+        log.warning("%d workers take turns on %d CPUs: `server.workers: auto` would start %d", wanted, there, there)
     Supervisor(Application(config, read, path)).run()
 
 

@@ -38,8 +38,10 @@ async def test_the_metrics_of_two_workers_are_summed(tmp_path: Path, redis_serve
     path.write_text(yaml.safe_dump(document))
     cpus = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cpus)})  # which the workers inherit: two that share one CPU
+    said = tmp_path / "said"
     try:
-        process = subprocess.Popen([sys.executable, "-m", "gateway", "serve", str(path)])
+        with said.open("w") as stderr:
+            process = subprocess.Popen([sys.executable, "-m", "gateway", "serve", str(path)], stderr=stderr)
     finally:
         os.sched_setaffinity(0, cpus)
     try:
@@ -58,6 +60,7 @@ async def test_the_metrics_of_two_workers_are_summed(tmp_path: Path, redis_serve
     assert seen == {(float(REQUESTS), 2.0)}
     assert code == 0
     assert policies == [os.SCHED_OTHER, os.SCHED_BATCH, os.SCHED_BATCH]
+    assert "2 workers take turns on 1 CPUs: `server.workers: auto` would start 1" in said.read_text()
     assert status == 200
     assert total(text, "gen_ai_server_request_duration_seconds_count") == REQUESTS, "histograms are summed too"
     assert total(text, "gen_ai_client_token_usage_count") == 2 * REQUESTS
