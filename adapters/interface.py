@@ -72,6 +72,14 @@ class StreamTranslator(Protocol):
     @property
     def served_tier(self) -> str | None: ...
 
+    @property
+    def ended(self) -> bool:
+        """Whether the provider said that nothing more comes, or an error waits to be raised: the bytes need not be over.
+
+        False throughout in a dialect whose only end is that of the bytes.
+        """
+        ...
+
     def feed(self, data: bytes) -> list[Chunk]: ...
 
     def close(self) -> list[Chunk]:
@@ -94,6 +102,11 @@ class StreamRelay(Protocol):
     @property
     def finished(self) -> bool:
         """Whether every choice has ended: usage that was reported is final."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """Whether the provider said that nothing more comes, or an error waits to be raised: the bytes need not be over."""
         ...
 
     @property

@@ -186,7 +186,11 @@ class Provider(Model):
     headers: dict[str, SecretStr] = Field({}, description="Extra request headers.")
     options: dict[str, Any] = Field({}, description="Options of the adapter, checked by it at load.")
     timeouts: TimeoutOverrides = TimeoutOverrides()
-    max_concurrency: Count = Field(256, description="Requests in flight to this provider from one worker.")
+    max_concurrency: Count = Field(
+        256,
+        description="Requests in flight to this provider from one worker. Where they are that many, another deployment is "
+        "asked, and without one a request waits for a place as long as `timeouts.connect`.",
+    )
     allow_plain_http: bool = Field(False, description="Whether http:// may be used to an address other than loopback.")
     allow_private: bool = Field(
         True,

@@ -95,21 +95,28 @@ class StreamedAnswer:
         return self._relay.text_bytes
 
     async def pour(self, reply: Pourable) -> None:
-        """Send the stream until the upstream is done, each piece as it arrives; raises ProviderError."""
+        """Send the stream until the provider says that it is over, each piece as it arrives; raises ProviderError.
+
+        The end of the HTTP body is not waited for: some servers leave it open.
+        """
         if self._first:
             first, self._first = self._first, b""
             await reply.send(first)
         self._reply, self._since = reply, None
-        while not await self._response.pour(self._forward):
+        while not (self._relay.ended or await self._response.pour(self._forward)):
             await reply.drained()
 
     def _forward(self, data: bytes) -> bool:
-        """Send what the bytes of the upstream come to; False: the client is slow."""
+        """Send what the bytes of the upstream come to; False: the client is slow, or that was all."""
         out = self._relay.feed(data)
         if out:
             self._since = None
-            return self._reply.push(out)
-        self._since = _progress(self._since, self.deployment, self.tier)
+            return self._reply.push(out) and (
+                out is data or not self._relay.ended
+            )  # what goes on as it is ends nothing
+        if self._relay.ended:
+            return False
+        self._since = progress(self._since, self.deployment, self.tier)
         return True
 
     def last(self) -> bytes:
@@ -190,6 +197,7 @@ class Ended:
 
     started = True
     finished = True
+    ended = True
 
     def __init__(self, relay: StreamRelay, rest: bytes) -> None:
         self._rest = rest
@@ -268,7 +276,7 @@ def packed(embedding: list[float]) -> str:
     return b64encode(numbers.tobytes()).decode()
 
 
-def _progress(since: float | None, deployment: Deployment, tier: AttemptTier) -> float:
+def progress(since: float | None, deployment: Deployment, tier: AttemptTier) -> float:
     """When it was that nothing but heartbeats began to arrive; raises ProviderError when that is too long ago."""
     now = time.monotonic()
     if since is None:
@@ -288,13 +296,14 @@ async def _first_content(
     held: list[bytes] = []
     since = None
     while not relay.started:
-        since = _progress(since, deployment, tier)
-        data = await response.chunk()
+        since = progress(since, deployment, tier)
+        data = b"" if relay.ended else await response.chunk()
         if not data:
             # Over before any content: lawful only for an answer that is complete without any.
             held.append(relay.close())
             return StreamedAnswer(deployment, sent, response, Ended(relay, b"".join(held)), b"", kept, tier)
         held.append(relay.feed(data))
+    response.content()
     return StreamedAnswer(deployment, sent, response, relay, b"".join(held), kept, tier)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from adapters import ratelimits
 from adapters.errors import ProviderError, UnsupportedParameter
 from adapters.interface import CredentialSpec, UpstreamRequest
-from config.schema import Timeouts
 
 from . import tiers
 from .answer import MAX_BODY, Answer, StreamedAnswer
@@ -19,9 +18,10 @@ from .credentials import Credentials
 from .failures import NONSENSE, unforeseen
 from .fleet import SAMPLES, Fleet, Load, Member
 from .health import Health
-from .hedging import HEDGE_LOST
+from .hedging import CLIENT_CLOSED, HEDGE_LOST
 from .tiers import AttemptTier
-from .upstream import Upstream, UpstreamResponse
+from .timeouts import within
+from .upstream import DeploymentFull, Upstream, UpstreamResponse
 
 NOTICEABLE = 0.05
 """Seconds by which a deployment must be slower than another before that counts."""
@@ -72,14 +72,15 @@ class Attempts:
                 sent = await self._signed(call.call.operation, request, deployment, deployment.credential)
             sent, own = (sent, ()) if record.passed_on is None else _traced(sent, record.passed_on)
             timeouts = deployment.tier_timeouts.get(tier.expected, deployment.timeouts)
-            if record.attempts:
-                timeouts = _within(timeouts, self.left(call, record))
+            if number > 1:
+                timeouts = within(timeouts, self.left(call, record))
             began, upstream = time.perf_counter(), self._upstreams[deployment.provider]
             response = upstream.start(sent, timeouts, own=own)
             if response is not None:
                 await response.begun
             if response is None or not response.status:
-                response = await upstream.open(sent, timeouts, own=own, after=response)
+                waits = not self._may_go_elsewhere(call.plan, deployment, record)
+                response = await upstream.open(sent, timeouts, own=own, after=response, waits=waits)
             answer = self._at_once(call, deployment, sent, tier, response)
             if answer is None:
                 answer = await self._later(call, deployment, sent, tier, response)
@@ -173,7 +174,12 @@ class Attempts:
     ) -> None:
         """Note what a failed attempt tells of the deployment and what it may cost, in its row if anything was sent."""
         health = self._fleet[deployment.id].health
-        if isinstance(why, ProviderError):
+        if isinstance(why, DeploymentFull):  # which says nothing of the provider
+            if probe:
+                health.release()
+            row.status, row.error = why.kind.value, why.kind
+            call.over(row, deployment, maybe_billed=False)
+        elif isinstance(why, ProviderError):
             others = self._others(call.plan, deployment)
             queued = deployment.pool is not None and not others
             health.failed(why, last=not others, queued=queued, probe=probe)
@@ -186,7 +192,7 @@ class Attempts:
             if isinstance(why, UnsupportedParameter):
                 call.over(row, deployment, maybe_billed=False)
                 return
-            row.status = HEDGE_LOST if why.args == (HEDGE_LOST,) else "client_closed"
+            row.status = HEDGE_LOST if why.args == (HEDGE_LOST,) else CLIENT_CLOSED
             call.over(row, deployment, maybe_billed=True)
         record.attempts.append(row)
 
@@ -202,6 +208,11 @@ class Attempts:
         if others and own is not None and own > max(min(others) * factor, min(others) + NOTICEABLE):
             member.health.slow()
             member.load.forget()
+
+    def _may_go_elsewhere(self, plan: Plan, deployment: Deployment, record: CallRecord) -> bool:
+        """Whether another deployment, which was not asked yet, may have room where this one has none."""
+        asked = {row.deployment for row in record.attempts}
+        return self._others([d for d in plan if d.id not in asked], deployment)
 
     def _others(self, plan: Plan, deployment: Deployment) -> bool:
         return any(d.id != deployment.id and self._fleet[d.id].health.serves for d in plan)
@@ -225,14 +236,6 @@ def _traced(sent: UpstreamRequest, context: str) -> tuple[UpstreamRequest, Own]:
     if "traceparent" in sent.headers:  # the configuration's
         sent = replace(sent, headers={k: v for k, v in sent.headers.items() if k != "traceparent"})
     return sent, (("traceparent", context),)
-
-
-def _within(timeouts: Timeouts, left: float) -> Timeouts:
-    """Time-outs of an attempt that has only so many seconds until it must have answered."""
-    left = max(left, 0.001)
-    return timeouts.model_copy(
-        update={name: min(getattr(timeouts, name), left) for name in ("connect", "first_byte", "response")}
-    )
 
 
 async def _admitted(call: Sendable, deployment: Deployment, number: int, probed: Health | None) -> None:

@@ -14,7 +14,7 @@ from adapters.interface import Adapter, Chunk, ContinuingAdapter, StreamTranslat
 from adapters.ratelimits import RateLimits
 from adapters.usage import Usage
 
-from .answer import Pourable, StreamedAnswer
+from .answer import Pourable, StreamedAnswer, progress
 from .call import Attempt, Call, Deployment, Plan, Principal, Route
 from .relays import Translated
 from .tiers import AttemptTier
@@ -163,11 +163,14 @@ class _Operation:
         """Wait for the first words: before them another deployment may still be asked."""
         relay = _Relay(self._before, deployment.adapter.stream(sent), tier, Seam(self._shown), self._first)
         held: list[bytes] = []
+        since = None
         while not relay.told:
-            data = await response.chunk()
+            since = progress(since, deployment, tier)
+            data = b"" if relay.ended else await response.chunk()
             if not data:
                 raise ProviderError(ErrorKind.INCOMPLETE, "The upstream did not go on with the answer.")
             held.append(relay.feed(data))
+        response.content()
         return StreamedAnswer(deployment, sent, response, relay, b"".join(held), relay.kept, tier)
 
 

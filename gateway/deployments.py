@@ -11,6 +11,7 @@ from config.schema import Deployment as DeploymentConfig
 
 from .call import Deployment, Route
 from .errors import InvalidRequest
+from .timeouts import merged, within
 from .validation import validate_chat
 
 NO_DEFAULT = GATEWAY_PARAMS | {
@@ -131,7 +132,9 @@ def _deployment(config: Config, name: str, deployment: DeploymentConfig, provide
         max_output=deployment.max_output,
         headers=provider.headers,
     )
-    base = merged(config.timeouts, provider.config.timeouts, model.timeouts, deployment.timeouts)
+    general = TimeoutOverrides(**config.timeouts.model_dump(exclude_unset=True))
+    chosen = (general, provider.config.timeouts, model.timeouts, deployment.timeouts)
+    base = merged(*chosen)
     own_address = provider.config.base_url is None or provider.base_url == provider.adapter.base_url.rstrip("/")
     return Deployment(
         id=deployment.name or f"{deployment.provider}/{deployment.model}",
@@ -139,13 +142,13 @@ def _deployment(config: Config, name: str, deployment: DeploymentConfig, provide
         adapter=provider.adapter,
         target=target,
         config=deployment,
-        timeouts=base,
+        timeouts=within(base, base.request),
         credential=provider.credential,
         trusted_tiers=own_address or deployment.tiers is not None,
         pool=name if model.queue is not None else None,
         takes_priority=getattr(provider.options, "send_priority", None) is True,
         resumable=any(d.continuation for d in model.deployments),
-        tier_timeouts=_tier_timeouts(model, base),
+        tier_timeouts=_tier_timeouts(model, base, chosen),
     )
 
 
@@ -153,18 +156,11 @@ FLEX = TimeoutOverrides(first_byte=900, response=900, request=900, progress=900)
 """Flex is slow by contract: OpenAI advises fifteen minutes (checklist C-466)."""
 
 
-def _tier_timeouts(model: PublicModel, base: Timeouts) -> dict[str, Timeouts]:
+def _tier_timeouts(model: PublicModel, base: Timeouts, chosen: tuple[TimeoutOverrides, ...]) -> dict[str, Timeouts]:
     """Longer ones for flex, then what the model says of each tier."""
     longest = {name: max(getattr(base, name), value) for name, value in FLEX.model_dump(exclude_none=True).items()}
-    found = {"flex": merged(base, TimeoutOverrides(**longest))}
-    for tier, chosen in model.timeouts_per_tier.items():
-        found[tier] = merged(found.get(tier, base), chosen)
-    return found
-
-
-def merged(base: Timeouts, *overrides: TimeoutOverrides) -> Timeouts:
-    """Later overrides win."""
-    values = base.model_dump()
-    for override in overrides:
-        values.update(override.model_dump(exclude_none=True))
-    return Timeouts(**values)
+    flex = (*chosen, TimeoutOverrides(**longest))
+    own = model.timeouts_per_tier
+    found = {tier: merged(*(flex if tier == "flex" else chosen), of_tier) for tier, of_tier in own.items()}
+    found.setdefault("flex", merged(*flex))
+    return {tier: within(timeouts, timeouts.request) for tier, timeouts in found.items()}

@@ -11,6 +11,8 @@ from .walk import Walk
 
 HEDGE_LOST = "hedge_lost"
 """The status of an attempt that was no longer wanted."""
+CLIENT_CLOSED = "client_closed"
+"""The status of an attempt whose client has left."""
 Try: TypeAlias = Callable[[Sendable, Deployment, CallRecord], Coroutine[Any, Any, Answer]]
 """Makes one attempt, with its row in the record."""
 
@@ -28,7 +30,12 @@ async def hedged(
         winner = await _first_answer(tasks)
         return winner.result()
     finally:
-        await _lose(tasks - {winner}, call, record, HEDGE_LOST if winner is not None else None)
+        try:
+            await _lose(tasks - {winner}, call, record, HEDGE_LOST if winner is not None else None)
+        except BaseException:
+            if winner is not None and winner.exception() is None:
+                _unwanted(winner.result(), call, record, CLIENT_CLOSED)  # who asked has left: nobody has it now
+            raise
 
 
 async def _first_answer(tasks: set[asyncio.Task[Answer]]) -> asyncio.Task[Answer]:
@@ -49,13 +56,25 @@ async def _lose(losers: set[asyncio.Task[Answer]], call: Sendable, record: CallR
         return
     for task in losers:
         task.cancel(why)
-    for answer in await asyncio.gather(*losers, return_exceptions=True):
-        if isinstance(answer, BaseException):
-            continue
-        if isinstance(answer, StreamedAnswer):
-            answer.abort()
-        for row in record.attempts:  # it answered at the same moment
-            if row.deployment == answer.deployment.id and row.status == "ok":
-                row.status = HEDGE_LOST
-                call.over(row, answer.deployment, maybe_billed=True)
+    left = False
+    while any(not task.done() for task in losers):
+        try:
+            await asyncio.wait(losers)
+        except asyncio.CancelledError:
+            left = True  # they end at once, and until then their answers are ours to account for
+    for task in losers:
+        if not task.cancelled() and task.exception() is None:
+            _unwanted(task.result(), call, record, HEDGE_LOST)  # it answered at the same moment
     record.attempts.sort(key=lambda row: row.status == "ok")
+    if left:
+        raise asyncio.CancelledError
+
+
+def _unwanted(answer: Answer, call: Sendable, record: CallRecord, status: str) -> None:
+    """Let go of an answer that came and that nobody will have."""
+    if isinstance(answer, StreamedAnswer):
+        answer.abort()
+    for row in record.attempts:
+        if row.deployment == answer.deployment.id and row.status == "ok":
+            row.status = status
+            call.over(row, answer.deployment, maybe_billed=True)

@@ -22,7 +22,7 @@ from .ramps import NO_GROWTH, Growth
 from .settlement import NOTHING_USED, Ticket, amounts_of, less, never_ran, outcome_of, sum_of
 from .terms import NO_PRICE, Means, Terms
 from .tiers import AttemptTier
-from .walk import DeploymentFull
+from .upstream import DeploymentFull
 
 DURABLE_WITHIN = 5.0
 """Seconds that an answer's last byte waits for its row at most; the row is safe from our own death long before."""

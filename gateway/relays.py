@@ -43,6 +43,10 @@ class Translated:
         return self._writer.finished
 
     @property
+    def ended(self) -> bool:
+        return self._translator.ended
+
+    @property
     def text_bytes(self) -> int:
         return self._writer.text_bytes
 

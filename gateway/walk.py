@@ -9,6 +9,7 @@ from config.schema import Retries
 
 from .call import Deployment, Plan
 from .fleet import Fleet
+from .upstream import DeploymentFull
 
 FINAL = frozenset({ErrorKind.INVALID_REQUEST, ErrorKind.CONTEXT_LENGTH, ErrorKind.CONTENT_POLICY, ErrorKind.TOO_LARGE})
 """The request's own fault: another deployment of the same model would say the same."""
@@ -16,10 +17,6 @@ SAME_AGAIN = frozenset(
     {ErrorKind.RATE_LIMITED, ErrorKind.OVERLOADED, ErrorKind.SERVER, ErrorKind.CONNECTION, ErrorKind.INCOMPLETE}
 )
 """Worth a second attempt on the same deployment when there is no other."""
-
-
-class DeploymentFull(ProviderError):
-    """The gateway itself has no more capacity for a deployment: nothing was sent, so going elsewhere is no retry."""
 
 
 class Walk:

@@ -34,6 +34,10 @@ class MessagesStream:
     def served_tier(self) -> str | None:
         return SERVED_TIERS.get(str(self._translation.counts.get("service_tier")))
 
+    @property
+    def ended(self) -> bool:
+        return self._translation.stopped or self._failure is not None
+
     def feed(self, data: bytes) -> list[Chunk]:
         if self._failure:
             raise self._failure.again()

@@ -81,6 +81,10 @@ class ConverseStream:
             "citation": self._citation,
         }
 
+    @property
+    def ended(self) -> bool:
+        return (self._stopped and self.usage is not None) or self._failed is not None  # usage comes last
+
     def feed(self, data: bytes) -> list[Chunk]:
         if self._failed:
             raise self._failed.again()

@@ -58,6 +58,10 @@ class ChatStream:
             "message-end": self._end,
         }
 
+    @property
+    def ended(self) -> bool:
+        return self._ended or self._failed is not None
+
     def feed(self, data: bytes) -> list[Chunk]:
         if self._failed:
             raise self._failed.again()

@@ -33,6 +33,10 @@ class Translator:
     def served_tier(self) -> str | None:
         return self._reader.served_tier
 
+    @property
+    def ended(self) -> bool:
+        return self._failure is not None
+
     def feed(self, data: bytes) -> list[Chunk]:
         if self._failure is not None:
             raise self._failure.again()

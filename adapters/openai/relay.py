@@ -72,6 +72,10 @@ class Relay:
         return self._left <= 0
 
     @property
+    def ended(self) -> bool:
+        return self._done or self._failure is not None
+
+    @property
     def text_bytes(self) -> int:
         """What is left of the relayed frames without their JSON and their mean padding."""
         return max(self._bytes - self._frames * self._overhead, self._frames)

@@ -37,6 +37,10 @@ class Translator:
         self._annexes: JSON = {}
         self._failure: ProviderError | None = None
 
+    @property
+    def ended(self) -> bool:
+        return self._done or self._failure is not None
+
     def feed(self, data: bytes) -> list[Chunk]:
         if self._failure is not None:
             raise self._failure.again()

@@ -2,14 +2,14 @@
 
 HTTP/1.1 on asyncio and llhttp, with a keep-alive pool per origin. Every foreign exception becomes a
 ProviderError here: CONNECTION (no status line came), TIMEOUT, INCOMPLETE (the answer broke off), PROTOCOL (it is
-not lawful HTTP, or more of it than we take), OVERLOADED (our own bound of requests in flight).
+not lawful HTTP, or more of it than we take); our own bound of requests in flight is DeploymentFull.
 
 Not supported, by choice: redirects, cookies, proxies (of the environment or configured), content encodings,
 HTTP/2, upgrades. A redirect or a cookie would carry one tenant's credential or answer to another place.
 """
 
 from .addresses import Resolve, SystemResolver, refusal
-from .client import Upstream
+from .client import DeploymentFull, Upstream
 from .response import MAX_BODY, UpstreamResponse
 
-__all__ = ["MAX_BODY", "Resolve", "SystemResolver", "Upstream", "UpstreamResponse", "refusal"]
+__all__ = ["MAX_BODY", "DeploymentFull", "Resolve", "SystemResolver", "Upstream", "UpstreamResponse", "refusal"]

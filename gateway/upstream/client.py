@@ -3,12 +3,15 @@
 import asyncio
 import socket
 import ssl
+import time
 from collections import defaultdict, deque
+from functools import partial
 
 from adapters.errors import ErrorKind, ProviderError
 from adapters.interface import UpstreamRequest
 from config.schema import Timeouts
 
+from ..timeouts import within
 from ..tls import default_tls
 from .addresses import Resolve, SystemResolver, refusal
 from .connection import Connection
@@ -22,13 +25,20 @@ MAX_AGE = 600.0
 STALE_WINDOW = 1.0
 """Seconds in which a reused connection that dies unanswered counts as closed before our request reached it."""
 SWEEP = 10.0
+FULL = "Too many requests to the provider are in flight."
+NOTICEABLE = 0.05
+"""Seconds of waiting and connecting that a request has less for its answer."""
+
+
+class DeploymentFull(ProviderError):
+    """The gateway itself has no more capacity for a deployment: nothing was sent, so going elsewhere is no retry."""
 
 
 class Upstream:
     """The client of one provider.
 
-    At most ``limit`` requests are in flight; further ones wait for ``timeouts.connect`` and are then refused with
-    OVERLOADED. ``resolve`` is shared by a process's clients. Used in one event loop.
+    At most ``limit`` requests are in flight; further ones wait for ``timeouts.connect``, where they wait at all, and are
+    then refused with DeploymentFull. ``resolve`` is shared by a process's clients. Used in one event loop.
     """
 
     def __init__(
@@ -93,15 +103,18 @@ class Upstream:
         method: str = "POST",
         own: tuple[tuple[str, str], ...] = (),
         after: UpstreamResponse | None = None,
+        waits: bool = True,
     ) -> UpstreamResponse:
         """Send and wait for the head of the answer, whatever its status; raises ProviderError.
 
         ``own`` are headers that no other request has; they come besides the request's. ``after`` is an answer of
-        ``start`` that ended without a status. Cancelling it aborts the connection.
+        ``start`` that ended without a status. ``waits`` is whether to wait for a place where none is free. Cancelling it
+        aborts the connection.
         """
-        response = after if after is not None else await self._begin(request, timeouts, method, own, fresh=False)
+        begin = partial(self._begin, request, timeouts, method, own, waits=waits)
+        response = after if after is not None else await begin(fresh=False)
         if not response.status and _stale(response):
-            response = await self._begin(request, timeouts, method, own, fresh=True)
+            response = await begin(fresh=True)
         if not response.status:
             raise _failure(response)
         return response
@@ -114,13 +127,17 @@ class Upstream:
         own: tuple[tuple[str, str], ...],
         *,
         fresh: bool,
+        waits: bool,
     ) -> UpstreamResponse:
         """Send, over a new connection if it must be ``fresh``, and wait for the head of the answer or for its end."""
         origin, head = _written(request, method, own)
+        began = time.monotonic()
         if self.in_flight < self._limit:
             self.in_flight += 1
-        else:
+        elif waits:
             await self._queue(timeouts.connect)
+        else:
+            raise DeploymentFull(ErrorKind.OVERLOADED, FULL)
         try:
             connection = None if fresh else self._take_idle(origin)
             if connection is None:
@@ -128,6 +145,8 @@ class Upstream:
         except BaseException:
             self._leave()
             raise
+        if (spent := time.monotonic() - began) > NOTICEABLE:
+            timeouts = within(timeouts, timeouts.request - spent)
         response = connection.send(head, request, timeouts, self._leave)
         try:
             await response.begun
@@ -159,8 +178,7 @@ class Upstream:
             elif place in self._waiting:
                 self._waiting.remove(place)
             if isinstance(error, TimeoutError):
-                full = "Too many requests to the provider are in flight."
-                raise ProviderError(ErrorKind.OVERLOADED, full) from None
+                raise DeploymentFull(ErrorKind.OVERLOADED, FULL) from None
             raise
 
     def _leave(self) -> None:

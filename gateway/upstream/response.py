@@ -39,8 +39,8 @@ class UpstreamResponse:
 
     __slots__ = (
         *("begun", "deadline", "error", "opened", "reused", "silent", "sink", "source", "status"),
-        *("_discard", "_done", "_end", "_ended", "_fields", "_headers", "_loop", "_on_end", "_parts", "_paused"),
-        *("_refused", "_room", "_size", "_spilt", "_stream", "_streaming", "_timeouts", "_waiter", "_whole"),
+        *("_by", "_discard", "_done", "_end", "_ended", "_fields", "_headers", "_loop", "_on_end", "_parts", "_paused"),
+        *("_refused", "_room", "_size", "_spilt", "_stream", "_streaming", "_timeouts", "_total", "_waiter", "_whole"),
     )
 
     def __init__(
@@ -87,7 +87,10 @@ class UpstreamResponse:
         self._waiter: asyncio.Future[None] | None = self.begun
         self._on_end = on_end
         self._ended = 0.0
-        self._end = NEVER
+        self._by = now + timeouts.request
+        """When a stream must have had content."""
+        self._end = self._total = NEVER
+        """When a stream must be over, for now and for good."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -193,8 +196,14 @@ class UpstreamResponse:
     def begin(self, status: int, fields: Sequence[Field]) -> None:
         self.status, self._fields = status, fields
         if self._stream:
-            self._end = self._loop.time() + self._timeouts.total
+            self._total = self._loop.time() + self._timeouts.total
+            self._end = min(self._total, self._by)
         self._wake()
+
+    def content(self) -> None:
+        """A stream's first content is here: what is left is bounded by ``timeouts.total`` alone."""
+        if not self._done:
+            self._end = self._total
 
     def whole(self, status: int, fields: Sequence[Field], parts: list[bytes]) -> None:
         """All of the answer has arrived at once: as ``begin``, ``push`` and ``finish``."""
