@@ -63,6 +63,10 @@ PARAMS: Mapping[ErrorKind, str] = {ErrorKind.CONTEXT_LENGTH: "messages"}
 THEIR_CODES = frozenset({ErrorKind.INVALID_REQUEST, ErrorKind.CONTENT_POLICY, ErrorKind.CONTEXT_LENGTH})
 """Kinds that are about the request: the provider's own code helps the client."""
 
+NOT_AGAIN = frozenset(
+    {ErrorKind.TIMEOUT, ErrorKind.AUTHENTICATION, ErrorKind.NOT_FOUND, ErrorKind.QUOTA, ErrorKind.PROTOCOL}
+)
+"""What the same provider is not asked for again: it may bill it again, or will say the same."""
 
 NONSENSE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """What reading an answer that nobody foresaw ends in."""
@@ -75,14 +79,14 @@ def unforeseen(error: Exception) -> ProviderError:
 
 
 def to_gateway_error(error: ProviderError, *, tried: int = 1) -> GatewayError:
-    """The error that a client is told; after several attempts of ours the SDK's own retries are declined."""
+    """The error that a client is told; the SDK's own retries are declined after several of ours, and where we make none."""
     made = CLASSES[error.kind](
         MESSAGES.get(error.kind, error.message),
         param=error.param or PARAMS.get(error.kind),
         code=(error.code if error.kind in THEIR_CODES else None) or CODES.get(error.kind),
         retry_after=error.retry_after,
     )
-    if tried > 1 and made.status >= 429:
+    if made.status >= 429 and (tried > 1 or error.kind in NOT_AGAIN):
         made.should_retry = False
     return made
 

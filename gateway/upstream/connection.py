@@ -27,6 +27,8 @@ LENGTH = (b"transfer-encoding", b"content-length")
 """Headers that tell where a body ends; without them it ends with the connection."""
 FRAMING = frozenset({*LENGTH, b"content-encoding", b"keep-alive"})
 """Headers that the connection itself reads; the others wait for who asks for them."""
+PLAIN = (b"identity", b"none", b"")
+"""Content codings that are none; `none` is what some servers tell proxies that must not buffer."""
 _NO_PARSER = httptools.HttpResponseParser(None)
 
 
@@ -243,7 +245,7 @@ class Connection(asyncio.Protocol):
         framed = coding is None or coding.lower() == b"chunked"
         if not 200 <= status < 600 or not framed or self._parser.get_http_version()[0] != "1":
             self._wrong = self._wrong or NOT_HTTP
-        elif packing is not None and packing.lower() != b"identity":
+        elif packing is not None and packing.lower() not in PLAIN:
             self._wrong = self._wrong or "The provider's answer is compressed, which was not asked for."
         elif len(head) > MAX_HEADERS:
             self._wrong = self._wrong or "The provider's answer has too many headers."
