@@ -27,6 +27,8 @@ import hypothesis
 import orjson
 from hypothesis import strategies as st
 
+from gateway.worker import freeze
+
 from .beside import SHARED
 from .chat_requests import RICH
 from .fuzz_validation import KEYS, SCALARS, anything, mangled, mutated
@@ -88,6 +90,7 @@ def serve(pipe: Connection) -> None:
         models["claude"][0]["price"] = {"input": 1, "output": 2}  # type: ignore[index]
         quiet = {"admin": {"keys": {"ops": ADMIN}}, "auth": {"pepper": "p" * 32, "failures_per_minute": 10_000_000}}
         async with running(models, **quiet) as (gateway, _):
+            freeze()  # as a worker does, whose full collections would count as turns of the loop
             pipe.send((gateway.url, gateway.admin_url))
             asked = asyncio.ensure_future(asyncio.to_thread(pipe.recv))
             longest = 0.0
