@@ -29,6 +29,8 @@ _NO_LOGPROBS = b"null"
 _EMPTY_LOGPROBS = b'{"content":[],"refusal":null}'
 _TEXT_FIRST = b'{"role":"assistant","content":"","refusal":null}'
 _REFUSAL_FIRST = b'{"role":"assistant","content":null,"refusal":""}'
+_AUDIO = 800
+"""Bytes of base64 that are as many tokens as a byte of text: 16-bit PCM at 24 kHz has 20 tokens a second."""
 _HANDLED = frozenset({"role", "content", "refusal", "reasoning_content", "tool_calls", "function_call", "audio"})
 
 
@@ -74,7 +76,7 @@ class StreamWriter:
         self.started = False
         """Whether any answer was seen: text, reasoning, a refusal, a tool call, audio or an end."""
         self.text_bytes = 0
-        """Generated text so far, an upper estimate in bytes."""
+        """Generated text and arguments of tools so far, an upper estimate in bytes."""
         self._id, self._created, self._model, self._tier = id, created, model, service_tier
         self._fingerprint: str | None = None
         self._include_usage, self._obfuscation, self._n = include_usage, obfuscation, n
@@ -90,6 +92,11 @@ class StreamWriter:
     def finished(self) -> bool:
         """Whether every choice has ended."""
         return bool(self._choices) and all(choice.finish is not None for choice in self._choices)
+
+    @property
+    def called_tools(self) -> bool:
+        """Whether any tool call was written."""
+        return any(choice.calls or choice.function for choice in self._choices)
 
     def write(self, chunks: Iterable[Chunk], served_tier: str | None = None) -> bytes:
         """The bytes for the client; raises ProviderError(PROTOCOL) for a choice that was not asked for.
@@ -216,6 +223,7 @@ class StreamWriter:
         if called := delta.get("function_call"):
             self._function(out, index, called)
         if isinstance(audio := delta.get("audio"), dict) and audio:
+            self.text_bytes += _size(audio.get("transcript")) + _size(audio.get("data")) // _AUDIO
             self._first_or_more(out, index, "audio", audio)
             if "expires_at" in audio and state.finish is None:
                 state.finish = "stop"  # an audio answer has no other end (C-352)
@@ -241,7 +249,6 @@ class StreamWriter:
 
     def _first_or_more(self, out: list[bytes], index: int, key: str, value: Any) -> None:
         told = dumps(value)
-        self.text_bytes += len(told)
         if self._choices[index].opened:
             self._send(out, self._choices[index], b'{"' + key.encode() + b'":' + told + b"}")
         else:
@@ -251,6 +258,8 @@ class StreamWriter:
     def _calls(self, out: list[bytes], index: int, fragments: Iterable[JSON]) -> None:
         for fragment in fragments:
             if not self._functions:
+                called = fragment.get("function") or fragment.get("custom") or {}
+                self.text_bytes += _size(called.get("arguments") or called.get("input"))
                 self._first_or_more(out, index, "tool_calls", [fragment])
             elif fragment["index"] == 0 and "function" in fragment:  # the deprecated API knows one call
                 self._function(out, index, fragment["function"])
@@ -261,6 +270,7 @@ class StreamWriter:
             state.function = True
             self._first_or_more(out, index, "function_call", {"name": name, "arguments": ""})
         if state.function and (text := called.get("arguments")):
+            self.text_bytes += _size(text)
             self._first_or_more(out, index, "function_call", {"arguments": text})
 
     def _extras(self, out: list[bytes], index: int, delta: JSON) -> None:
@@ -294,3 +304,7 @@ class StreamWriter:
         )
         told = b'{},"logprobs":null,"finish_reason":"%b"' % reason.encode()
         out.append(self._event(state.head + told + self._tail))
+
+
+def _size(text: Any) -> int:
+    return len(text.encode(errors="replace")) if isinstance(text, str) else 0

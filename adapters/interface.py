@@ -111,7 +111,12 @@ class StreamRelay(Protocol):
 
     @property
     def text_bytes(self) -> int:
-        """An upper estimate of the generated text so far, in bytes: for settling a stream that reports no usage."""
+        """An upper estimate of the generated text and arguments of tools so far, in bytes: for settling without usage."""
+        ...
+
+    @property
+    def called_tools(self) -> bool:
+        """Whether any tool call has been seen: it has tokens besides its arguments."""
         ...
 
     def feed(self, data: bytes) -> bytes: ...

@@ -94,6 +94,10 @@ class StreamedAnswer:
     def text_bytes(self) -> int:
         return self._relay.text_bytes
 
+    @property
+    def called_tools(self) -> bool:
+        return self._relay.called_tools
+
     async def pour(self, reply: Pourable) -> None:
         """Send the stream until the provider says that it is over, each piece as it arrives; raises ProviderError.
 
@@ -177,6 +181,11 @@ class WholeAnswer:
         """Of the generated text, without the JSON around it."""
         return sum(map(_text_bytes, self._completion.get("choices") or ()))
 
+    @property
+    def called_tools(self) -> bool:
+        messages = [choice.get("message") or {} for choice in self._completion.get("choices") or ()]
+        return any(message.get("tool_calls") or message.get("function_call") for message in messages)
+
     def completion(self, call: Call) -> JSON:  # noqa: ARG002 - a streamed answer needs it
         return self._completion
 
@@ -204,6 +213,7 @@ class Ended:
         self.usage = relay.usage
         self.served_tier = relay.served_tier
         self.text_bytes = relay.text_bytes
+        self.called_tools = relay.called_tools
 
     def feed(self, data: bytes) -> bytes:  # noqa: ARG002 - nothing comes after the end
         return b""

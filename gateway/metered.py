@@ -368,7 +368,8 @@ class Metered:
             bound = self._bound_of(answer.deployment)
             usage, estimated = estimator.settle_without_usage(bound, answer.text_bytes, usage), True
         elif complete and estimator.wants_to_learn():
-            estimator.learn(self._bound_of(answer.deployment), usage, answer.text_bytes)
+            text = 0 if answer.called_tools else answer.text_bytes
+            estimator.learn(self._bound_of(answer.deployment), usage, text)
         tier = answer.served_tier
         attempt.usage, attempt.estimated, attempt.served_tier = usage, estimated, tier
         attempt.cost = self._terms.cost(answer.deployment, usage, tier)

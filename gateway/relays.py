@@ -50,6 +50,10 @@ class Translated:
     def text_bytes(self) -> int:
         return self._writer.text_bytes
 
+    @property
+    def called_tools(self) -> bool:
+        return self._writer.called_tools
+
     def feed(self, data: bytes) -> bytes:
         chunks = self._translator.feed(data)
         if self._keep is not None:

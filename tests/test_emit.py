@@ -243,6 +243,24 @@ def test_C_333_all_sizes_agree_and_text_survives(words: list[str], obfuscation: 
     assert w.text_bytes >= sum(len(word.encode()) for word in words)
 
 
+@pytest.mark.parametrize("functions", [True, False])
+def test_text_bytes_of_a_tool_call_are_its_arguments(functions: bool) -> None:
+    pieces = ['{"', "city", '":"', "K\u00f6ln", '"}'] * 20
+    w = writer(functions=functions)
+    assert not w.called_tools
+    head = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "get", "arguments": ""}}
+    w.write([delta({"content": "I look"}), delta({"tool_calls": [head]})])
+    w.write([delta({"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}) for piece in pieces])
+    assert w.text_bytes == len("I look") + sum(len(piece.encode()) for piece in pieces)
+    assert w.called_tools
+
+
+def test_text_bytes_of_sound_are_few() -> None:
+    w = writer()
+    w.write([delta({"audio": {"id": "a", "data": "A" * 64_000, "transcript": "Hi"}})])
+    assert w.text_bytes == 80 + 2  # a second: 20 tokens
+
+
 def test_C_337_halves_of_a_surrogate_pair_are_joined() -> None:
     found = play(delta({"content": "a\ud83d"}), delta({"content": "\ude00b"}), delta({"content": "\ud83d"}), end())
     assert "".join(d.get("content", "") for d in deltas(found)) == "a😀b\ufffd"

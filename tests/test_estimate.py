@@ -186,6 +186,45 @@ def test_the_ratio_of_tokens_to_bytes_is_learned_per_model() -> None:
     assert e.bound(call(model="other", messages=asked.request["messages"]), [GPT]).input_tokens > 1200
 
 
+@pytest.mark.parametrize(
+    ("usage", "text_bytes"),
+    [
+        (Usage(input=10, output=120), 40_000),  # not all of that was text
+        (Usage(input=10, output=100), 8_000),  # blanks, 80 to a token
+        (Usage(input=10, output=5_000), 1_000),  # reasoning that was not told apart
+        (Usage(input=10, output=9), 3),  # hardly any text
+        (Usage(input=10, output=300), 0),  # tool calls
+        (Usage(input=10, output=100, reasoning=100), 1_000),
+        (Usage(input=10, output=100, audio_output=100), 1_000),
+        (Usage(input=10, output=900, rejected_prediction=650), 1_000),
+    ],
+)
+def test_nothing_is_learned_of_an_answer_whose_text_is_not_what_was_counted(usage: Usage, text_bytes: int) -> None:
+    e, _ = estimator()
+    bound = e.bound(call(), [GPT])
+    before = e.settle_without_usage(bound, 1000).output
+    for _ in range(100):
+        e.learn(bound, usage, text_bytes)
+    assert e.settle_without_usage(bound, 1000).output == before
+
+
+def test_a_prompt_that_is_hardly_text_lowers_no_estimate() -> None:
+    e, _ = estimator()
+    bound = e.bound(call(metadata={str(at): "x" * 500 for at in range(16)}), [GPT])
+    for _ in range(100):
+        e.learn(bound, Usage(input=8))
+    assert e.bound(call(), [GPT]).input_tokens == estimator()[0].bound(call(), [GPT]).input_tokens
+
+
+def test_one_answer_moves_what_was_learned_by_a_little() -> None:
+    e, _ = estimator()
+    bound = e.bound(call(), [GPT])
+    for _ in range(2):
+        e.learn(bound, Usage(output=250), text_bytes=1000)
+    e.learn(bound, Usage(output=1000), text_bytes=1000)
+    assert e.settle_without_usage(bound, 1000).output <= 250 + 0.05 * 750 + 1
+
+
 def test_an_answer_without_usage_is_never_settled_above_its_reservation() -> None:
     e, _ = estimator()
     bound = e.bound(call(max_tokens=10), [GPT])

@@ -76,6 +76,37 @@ def test_E_056_usage_on_the_finish_chunk_gets_a_chunk_of_its_own(include_usage: 
     assert r.usage == Usage(input=1, output=2)
 
 
+def counted(delta: dict[str, Any] | None, number: int, finish: str | None = None) -> bytes:
+    return frame(delta, finish, {"prompt_tokens": 1, "completion_tokens": number, "total_tokens": number + 1})
+
+
+@pytest.mark.parametrize("last", [b"", counted(None, 9)], ids=["no chunk of its own", "a chunk of its own"])
+@pytest.mark.parametrize("null", [True, False])
+@pytest.mark.parametrize("blanks", [True, False])
+@pytest.mark.parametrize("include_usage", [True, False])
+def test_usage_told_in_every_chunk_is_told_once_to_who_asked_in_any_split(
+    include_usage: bool, blanks: bool, null: bool, last: bytes
+) -> None:
+    """``null``: it is null in the first chunks."""
+    texts_of = ["a", '"quoted"', "usage", "b", "c"]
+    before = [frame({"content": text}) for text in texts_of] if null else []
+    under_way = [counted({"content": text}, at) for at, text in enumerate(texts_of)]
+    body = b"".join([ROLE, *before, *under_way, counted({}, 8, "stop"), last, DONE])
+    if blanks:
+        body = body.replace(b'":', b'": ').replace(b',"', b', "')
+    cuts = [[body[:at], body[at:]] for at in range(len(body))]
+    outcomes = set()
+    for pieces in [[body], *splits(body), *cuts]:
+        raw, usage, _ = through(pieces, include_usage, 1)
+        lines = [line[6:] for line in raw.split(b"\n") if line.startswith(b"data: {")]
+        outcomes.add((*(json.dumps(json.loads(line), sort_keys=True) for line in lines), usage))
+    assert len(outcomes) == 1
+    assert stream_problems(raw, include_usage=include_usage, obfuscation=False) == []
+    assert usage == Usage(input=1, output=9 if last else 8)
+    assert raw.count(b"prompt_tokens") == include_usage
+    assert include_usage or b'"usage":' not in raw
+
+
 ERROR = b'data: {"error":{"message":"gone","code":"server_is_overloaded"}}\n\n'
 
 
@@ -134,8 +165,10 @@ def test_nothing_follows_done() -> None:
 
 def test_a_last_event_without_its_blank_line() -> None:
     r = relay()
-    r.feed(ROLE + TEXT + END + USAGE + DONE.rstrip())
-    assert r.close() == DONE
+    assert r.feed(ROLE + TEXT + END + USAGE + DONE.rstrip()) == ROLE + TEXT + END
+    last = r.close()
+    assert last.startswith(USAGE[:-90])
+    assert last.endswith(DONE)
 
 
 def test_comments_and_events_of_the_upstream_are_left_out_before_the_start() -> None:
@@ -143,14 +176,82 @@ def test_comments_and_events_of_the_upstream_are_left_out_before_the_start() -> 
     assert r.feed(b": ping\n\nevent: message\nid: 4\n" + ROLE + TEXT) == ROLE + TEXT
 
 
-def test_text_bytes_is_near_the_text() -> None:
+WORDS = ["all", " work", " and", " no", " play", ' "makes"', " J\u00e4ck", " dull", "\n"]
+PIECES = ['{"', "city", '":"', "Par", "is", '"}']
+CALLED = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "get", "arguments": ""}}
+
+
+def called(*pieces: str, name: str = "function", key: str = "arguments") -> list[dict[str, Any]]:
+    return [{"tool_calls": [{"index": 0, name: {key: piece}}]} for piece in pieces]
+
+
+KINDS: dict[str, list[dict[str, Any]]] = {
+    "text": [{"content": word} for word in WORDS],
+    "text with its role": [{"role": "assistant", "content": word} for word in WORDS],
+    "reasoning": [{"reasoning_content": word} for word in WORDS],
+    "reasoning under two names": [
+        {"content": "", "reasoning": w, "reasoning_details": [{"type": "reasoning.text", "text": w, "format": "x"}]}
+        for w in WORDS
+    ],
+    "a tool": [{"tool_calls": [CALLED]}, *called(*PIECES * 5)],
+    "a custom tool": called(*WORDS, name="custom", key="input"),
+    "a function": [{"function_call": {"arguments": piece}} for piece in PIECES],
+    "whole calls": [{"tool_calls": [{**CALLED, "function": {"name": "get", "arguments": "".join(PIECES)}}]}] * 5,
+}
+
+
+def generated(value: Any, key: str = "") -> int:
+    """Bytes of text and of arguments in a delta, told once."""
+    if isinstance(value, str):
+        return len(value.encode()) if key in ("content", "reasoning_content", "reasoning", "arguments", "input") else 0
+    if isinstance(value, dict):
+        return sum(generated(inner, name) for name, inner in value.items() if name != "reasoning_details")
+    return sum(map(generated, value)) if isinstance(value, list) else 0
+
+
+def padded(frame: bytes, length: int) -> bytes:
+    return frame[:-3] + b',"obfuscation":"' + b"x" * length + b'"}\n\n'
+
+
+@pytest.mark.parametrize("together", [1, 2, 8])
+@pytest.mark.parametrize("padding", [True, False])
+@pytest.mark.parametrize("second", KINDS)
+@pytest.mark.parametrize("first", ["text", "reasoning", "a tool", "a custom tool"])
+def test_text_bytes_is_near_the_text_and_the_arguments(first: str, second: str, padding: bool, together: int) -> None:
+    deltas = KINDS[first] * 8 + KINDS[second] * 8
+    frames = [frame(delta) for delta in deltas]
+    if padding:
+        frames = [padded(frame, 7 * at % 16) for at, frame in enumerate(frames)]
     r = relay()
-    words = ["all", "work", "and", "no", "play", "makes", "Jack", "dull"]
     r.feed(ROLE)
-    for word in words * 20:
-        r.feed(frame({"content": word}))
-    true = sum(len(w) for w in words) * 20
-    assert true <= r.text_bytes <= true + 8 * len(words) * 20
+    for at in range(0, len(frames), together):
+        r.feed(b"".join(frames[at : at + together]))
+    true = sum(map(generated, deltas))
+    assert 0.9 * true - 20 <= r.text_bytes <= 1.4 * true + 60
+    assert r.called_tools == any("tool" in kind or "call" in kind or "function" in kind for kind in (first, second))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_bytes_is_near_the_text_in_any_split(kind: str) -> None:
+    deltas = KINDS[kind][:12]
+    frames = [ROLE, *map(frame, deltas), padded(frame({"content": "end"}), 3)]
+    body, true = b"".join(frames), sum(map(generated, deltas)) + 3
+    cuts = [[body[:at], body[at:]] for at in range(len(body))]
+    for pieces in [*splits(body), *splits(body.replace(b"\n", b"\r\n")), *cuts]:
+        r = relay()
+        for piece in pieces:
+            r.feed(piece)
+        assert 0.9 * true - 20 <= r.text_bytes <= 1.4 * true + 60, len(pieces[0])
+
+
+def test_text_bytes_leaves_log_probabilities_out() -> None:
+    r, deltas = relay(), KINDS["text"] * 8
+    r.feed(ROLE)
+    for delta in deltas:
+        token = {"token": delta["content"], "logprob": -0.1, "bytes": [*delta["content"].encode()], "top_logprobs": []}
+        told = json.dumps({"content": [token], "refusal": None}).encode()
+        r.feed(frame(delta).replace(b'"logprobs":null', b'"logprobs":' + told))
+    assert r.text_bytes == sum(map(generated, deltas))
 
 
 def test_an_event_that_never_ends_is_refused() -> None:

@@ -12,7 +12,8 @@ class Shape:
         self._after = after
         self._start = len(before)
         self._end = -len(after)
-        self._least = len(before) + len(after)
+        self.overhead = len(before) + len(after)
+        """Bytes of a frame without its text."""
         self._changed = (before, after) != (out_before, out_after)
         self._between = after + before
         self._out_before = out_before
@@ -21,7 +22,7 @@ class Shape:
 
     def relayed(self, data: bytes) -> tuple[int, bytes] | None:
         """How many frames ``data`` is and what the client gets for it; None where one has not this shape or no plain text."""
-        if len(data) < self._least or not data.startswith(self._before) or not data.endswith(self._after):
+        if len(data) < self.overhead or not data.startswith(self._before) or not data.endswith(self._after):
             return None
         text = data[self._start : self._end]
         if b"\n" not in text:
@@ -52,5 +53,8 @@ def _around(frame: bytes) -> tuple[bytes, bytes] | None:
             start = at + len(key)
             end = frame.find(b'"', start)
             escaped = frame[end - 1 : end] == b"\\"
-            return None if escaped or frame[end + 1 : end + 2] not in (b"}", b",") else (frame[:start], frame[end:])
+            # Where this text is empty, what differs from frame to frame is another one.
+            if start == end or escaped or frame[end + 1 : end + 2] not in (b"}", b","):
+                return None
+            return frame[:start], frame[end:]
     return None

@@ -5,6 +5,7 @@ attempt); from then on only a read that holds anything but plain content is deco
 escaped, so a key with bare quotes is always a key, whatever the text says.
 """
 
+import json
 import re
 from typing import Any
 
@@ -25,8 +26,15 @@ _OPENING = re.compile(rb"^data: ?\{(?!\s*\})", re.MULTILINE)
 """The beginning of a chunk: inside JSON a line break is escaped, so no text can look like one."""
 _OPEN = b'data: {"'
 """How it is nearly always written."""
-_PADDING = 7
-"""The mean length of OpenAI's padding of an event, which is 0 to 15 (checklist C-333)."""
+_PADDING = b'"obfuscation":"'
+"""What OpenAI's padding of an event begins after (checklist C-333)."""
+_MUCH = 12
+"""Bytes of text in one frame from which on it is worth a look whether all of that is text."""
+_SILENT = (b'"finish_reason":null}],"usage":null', b'"finish_reason": null}], "usage": null')
+_CALM = (*_SILENT, b'"finish_reason":null', b'"finish_reason": null')
+"""How a choice that goes on ends its chunk, the most telling first: nearly every server writes one of these."""
+_SAID = frozenset({"content", "refusal", "reasoning_content", "reasoning", "text", "thinking", "arguments", "input"})
+"""Keys whose values the model has generated."""
 
 
 class Relay:
@@ -38,6 +46,7 @@ class Relay:
         self.usage: Usage | None = None
         self.served_tier: str | None = None
         self.started = False
+        self.called_tools = False
         self._dialect = dialect
         self._served = served
         self._named = False
@@ -53,6 +62,10 @@ class Relay:
         """A frame that is not complete yet."""
         self._calm = b'"finish_reason":null'
         """In every frame that is one choice's content; not in an end, usage, an error event or ``[DONE]``."""
+        self._silent = False
+        """Whether that tells as well that there is no usage."""
+        self._total: JSON | None = None
+        """The chunk of the last usage told, which is the client's only one: some servers tell it in every chunk."""
         self._cr = False
         """Whether the upstream ends lines with CR LF."""
         self._held: list[bytes] = []
@@ -65,7 +78,13 @@ class Relay:
         """Of the frames that need not even be looked at..."""
         self._lessons = 3
         """...and how often another one may be learned: in vain where every frame ends in a padding of its own."""
-        self._bytes = self._frames = self._overhead = 0
+        self._bytes = self._frames = 0
+        """Of all frames of this shape."""
+        self._text = 0
+        """Bytes of text in all others."""
+        self._overhead = self._call_overhead = 0
+        """Bytes of a frame that are neither text nor padding, and of one with arguments of a tool; 0: not known yet."""
+        self._padded = False
 
     @property
     def finished(self) -> bool:
@@ -77,8 +96,11 @@ class Relay:
 
     @property
     def text_bytes(self) -> int:
-        """What is left of the relayed frames without their JSON and their mean padding."""
-        return max(self._bytes - self._frames * self._overhead, self._frames)
+        """What is left of the relayed frames without their JSON and their padding."""
+        return max(self._text + self._shaped(), 0)
+
+    def _shaped(self) -> int:
+        return 0 if self._shape is None else self._bytes - self._frames * self._shape.overhead
 
     def feed(self, data: bytes) -> bytes:
         if self._straight and not self._pieces:
@@ -96,6 +118,8 @@ class Relay:
         """Frames of this shape need not be looked at any more."""
         shape = shape_of(data, out) if self._straight and self._lessons else None  # not straight: it was no content
         if shape is not None:
+            self._text += self._shaped()
+            self._bytes = self._frames = 0
             self._shape = shape
             self._lessons -= 1
         return out
@@ -141,7 +165,7 @@ class Relay:
         last = self._last()
         if self._left > 0 or not (self._done or self.usage is not None):
             raise ProviderError(ErrorKind.INCOMPLETE, "The upstream's answer ended before it was complete.")
-        return self._retier(b"".join(self._held) + last) + DONE
+        return self._retier(b"".join(self._held) + last + self._told()) + DONE
 
     def _retier(self, frames: bytes) -> bytes:
         """Frames that name the tier that served, from an upstream that names none or means another thing by it."""
@@ -195,10 +219,10 @@ class Relay:
             frame = block[at:end]
             at = end
             told = self._frame(frame)
-            if self._done:
-                break
             if told:
                 self._held.append(told)
+            if self._done:
+                break
         if not self.started:
             return b""
         held = b"".join(self._held)
@@ -215,9 +239,23 @@ class Relay:
         ends = self._several and block.count(b'"finish_reason"') != frames  # beside the text of another choice
         if ends or block.count(self._calm) != frames or b'"error"' in block:
             return self._slowly(block)
-        self._bytes += len(block)
-        self._frames += frames
-        return block if self._include_usage or b'"usage"' not in block else self._hide(block)
+        out = block
+        if not (self._include_usage if self._silent else b'"usage"' not in block):
+            hidden = self._hide(block)
+            if not self._silent and b'"usage"' in hidden:  # it is not null
+                return self._slowly(block)
+            out = block if self._include_usage else hidden
+        size = len(block) - _padding(block, frames) if self._padded else len(block)
+        text = size - frames * self._overhead
+        if not frames <= text <= frames * _MUCH:
+            if not self._call_overhead or block.count(b'"arguments"') != frames:
+                return self._slowly(block)
+            # Nearly every piece of arguments has quotes, which are escaped: JSON within JSON.
+            text = size - frames * self._call_overhead - block.count(b"\\")
+            if not frames <= text <= frames * _MUCH or (frames > 1 and b'"name"' in block):  # the next call begins
+                return self._slowly(block)
+        self._text += text
+        return out
 
     def _slowly(self, block: bytes) -> bytes:
         self._straight = False  # it may be the end, or an error
@@ -251,7 +289,7 @@ class Relay:
             return b""
         if data == b"[DONE]":
             self._done = True
-            return b""
+            return self._told()
         chunk = loads(data)
         if not isinstance(chunk, dict):
             raise ProviderError(ErrorKind.PROTOCOL, "The upstream sent an event that is not a chunk.")
@@ -261,37 +299,58 @@ class Relay:
             self.served_tier = tier
         if not self._named:
             self._name_tier(chunk)
-        if b'"finish_reason": null' in data:
-            self._calm = b'"finish_reason": null'
+        if self._calm not in data or not self._silent:
+            self._see_calm(data)
         choices = chunk.get("choices") or []
         self._left -= len([choice for choice in choices if choice.get("finish_reason")])
         self.started = self.started or _answers(choices)
+        plain = b"data: " + data + b"\n\n" if len(lines) > 1 else frame
+        self._count(frame, chunk, choices)
         if chunk.get("usage"):
             return self._usage(chunk, choices)
-        plain = b"data: " + data + b"\n\n" if len(lines) > 1 else frame
-        self._count(plain, chunk, choices)
         return plain if self._include_usage else self._hide(plain)
 
+    def _see_calm(self, data: bytes) -> None:
+        for calm in _CALM:
+            if calm in data:
+                self._calm, self._silent = calm, calm in _SILENT
+                return
+
     def _count(self, frame: bytes, chunk: JSON, choices: list[JSON]) -> None:
-        """Measure how much of a frame with text is not text; all such frames of a stream are alike."""
-        text = sum([_length(choice.get("delta")) for choice in choices])
-        if not text:
+        """Measure the text of a frame, and how much of it is not text; all such frames of a stream are alike."""
+        deltas = [choice.get("delta") or {} for choice in choices]
+        calls = any(delta.get("tool_calls") or delta.get("function_call") for delta in deltas)
+        self.called_tools = self.called_tools or calls
+        told = [_said(delta) for delta in deltas]
+        texts = [text for each in told for text in each]
+        self._text += sum([_size(text) for each in told for text in set(each)])  # some tell reasoning by two names
+        if len(texts) != 1 or chunk.get("usage") or any(choice.get("logprobs") for choice in choices):
             return
-        padding = len(chunk["obfuscation"]) - _PADDING if isinstance(chunk.get("obfuscation"), str) else 0
-        overhead = len(frame) - text - padding
-        self._overhead = min(self._overhead, overhead) if self._overhead else overhead
-        self._bytes += len(frame)
-        self._frames += 1
+        self._padded = "obfuscation" in chunk
+        escaped = json.dumps(texts[0], ensure_ascii=b"\\u" in frame)
+        overhead = len(frame) - (_padding(frame, 1) if self._padded else 0) - (_size(escaped) - 2)
+        if b'"arguments"' in frame:
+            self._call_overhead = min(self._call_overhead or overhead, overhead)
+        elif not calls:  # custom tools are rare enough to decode every piece
+            self._overhead = min(self._overhead or overhead, overhead)
 
     def _usage(self, chunk: JSON, choices: list[JSON]) -> bytes:
+        """Keep what was used for the end; the rest of the chunk, if any, is for the client."""
         self.usage = read_usage(chunk["usage"]) or self.usage
+        if self._include_usage:
+            self._total = {**chunk, "choices": []}
         if not choices:
-            return b"data: " + dumps(chunk) + b"\n\n" if self._include_usage else b""
-        usage = chunk.pop("usage")  # on the last content chunk: some servers do so
-        if not self._include_usage:
-            return b"data: " + dumps(chunk) + b"\n\n"
-        own = {**chunk, "choices": [], "usage": usage}
-        return b"data: " + dumps({**chunk, "usage": None}) + b"\n\ndata: " + dumps(own) + b"\n\n"
+            return b""
+        if self._include_usage:
+            chunk["usage"] = None
+        else:
+            del chunk["usage"]
+        return b"data: " + dumps(chunk) + b"\n\n"
+
+    def _told(self) -> bytes:
+        """The usage chunk, once: the last before ``[DONE]``."""
+        total, self._total = self._total, None
+        return b"" if total is None else b"data: " + dumps(total) + b"\n\n"
 
 
 def _answers(choices: list[JSON]) -> bool:
@@ -303,10 +362,20 @@ def _answers(choices: list[JSON]) -> bool:
     return False
 
 
-def _length(delta: Any) -> int:
-    """The text of a delta, in bytes."""
-    if isinstance(delta, str):
-        return len(delta) if delta.isascii() else len(delta.encode(errors="replace"))
-    if isinstance(delta, dict):
-        return sum([_length(value) for key, value in delta.items() if key not in ("role", "id", "type", "name")])
-    return sum([_length(value) for value in delta]) if isinstance(delta, list) else 0
+def _said(value: Any, key: str = "") -> list[str]:
+    """The texts of a delta, wherever in it they are."""
+    if isinstance(value, str):
+        return [value] if value and key in _SAID else []
+    if isinstance(value, dict):
+        return [text for name, inner in value.items() for text in _said(inner, name)]
+    return [text for inner in value for text in _said(inner, key)] if isinstance(value, list) else []
+
+
+def _size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode(errors="replace"))
+
+
+def _padding(block: bytes, frames: int) -> int:
+    if frames == 1:  # it is the last of a frame
+        return len(block) - len(b'""}\n\n') - block.rfind(b'"', 0, -len(b'"}\n\n'))
+    return sum([part.find(b'"') for part in block.split(_PADDING)[1:]])

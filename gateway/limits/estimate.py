@@ -48,6 +48,10 @@ _FIRST_RATIO = 0.25
 """Tokens per byte before anything was learned: English prose has about four characters per token."""
 _WEIGHT = 0.05
 """Of one observation in the moving average."""
+_LEAST, _MOST = 1 / 12, 1.0
+"""Tokens per byte that text can have: what is outside was not all told, or was hardly text (a run of blanks, say)."""
+_ENOUGH = 64
+"""Bytes of an answer from which on the tokens around it count for little."""
 _MARGIN = 1.1
 """On the completion tokens of a model nothing was learned of yet."""
 
@@ -217,10 +221,14 @@ class Estimator:
         return self._answers < LEARNED_ALL or not self._answers % LEARNED_FROM
 
     def learn(self, bound: Bound, usage: Usage, text_bytes: int = 0) -> None:
-        """Learn from what a provider reported; ``text_bytes`` is the length of the answer's text."""
+        """Learn from what a provider reported; ``text_bytes`` is the length of an answer that was text alone, or 0.
+
+        Reasoning, audio and rejected predictions are tokens that the text does not show.
+        """
         if bound.text and not bound.media and usage.prompt_tokens:
             _average(self._prompt_ratios, bound.model, usage.prompt_tokens / bound.text)
-        if text_bytes and usage.output and not usage.reasoning:
+        shown = usage.output == usage.completion_tokens and not usage.rejected_prediction
+        if text_bytes >= _ENOUGH and shown:
             _average(self._answer_ratios, bound.model, usage.output / text_bytes)
 
     def settle_without_usage(self, bound: Bound, text_bytes: int, told: Usage | None = None) -> Usage:
@@ -247,9 +255,9 @@ class Estimator:
 
 
 def _average(ratios: dict[str, float], model: str, seen: float) -> None:
-    seen = min(max(seen, 0.01), 1.0)
-    before = ratios.get(model)
-    ratios[model] = seen if before is None else before + _WEIGHT * (seen - before)
+    if _LEAST <= seen <= _MOST:
+        before = ratios.get(model, seen)
+        ratios[model] = before + _WEIGHT * (seen - before)
 
 
 def _has_tools(request: Mapping[str, Any]) -> bool:
