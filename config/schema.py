@@ -232,7 +232,9 @@ class Deployment(Model):
         description="Whether it goes on with a plain text stream that broke off, from where it broke off.",
     )
     limits: LimitValues = Field(
-        LimitValues(), description="The capacity bought from the provider, shared by everybody."
+        LimitValues(),
+        description="The capacity bought from the provider, shared by everybody and by all deployments of this name. "
+        "Of a rate a part may come at once: a sixth of the requests, half of the tokens.",
     )
     timeouts: TimeoutOverrides = TimeoutOverrides()
 

@@ -13,7 +13,7 @@ from adapters.ratelimits import RateLimits
 from . import tiers
 from .answer import StreamedAnswer, WholeAnswer
 from .call import Attempt, Call, CallRecord, Deployment, Plan, Principal, Route
-from .errors import BudgetExceeded, CapacityUnavailable, InvalidRequest, LimitExceeded, Overloaded, StoreUnavailable
+from .errors import CapacityUnavailable, InvalidRequest, LimitExceeded, Overloaded, StoreUnavailable
 from .limits import Amounts, Reservation
 from .limits.estimate import Bound
 from .outgoing import outgoing
@@ -141,9 +141,7 @@ class Metered:
         try:
             return await self._means.limiter.reserve_capacity(f"{self.call.id}.{number}", deployment.id, amounts)
         except LimitExceeded as exc:
-            full = "The capacity bought for this deployment is used up."
-            kind = ErrorKind.QUOTA if isinstance(exc, BudgetExceeded) else ErrorKind.RATE_LIMITED
-            raise DeploymentFull(kind, full, retry_after=exc.retry_after) from exc
+            raise DeploymentFull(exc, alone=len(self.plan) == 1) from exc
 
     async def _enter(self, deployment: Deployment) -> Slot | None:
         """A place in the deployment's pool, if the gateway has a queue in front of it.

@@ -8,6 +8,7 @@ from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
 from config.schema import Retries
 
 from .call import Deployment, Plan
+from .errors import LIMIT_SCOPE, BudgetExceeded, LimitExceeded
 from .fleet import Fleet
 
 FINAL = frozenset({ErrorKind.INVALID_REQUEST, ErrorKind.CONTEXT_LENGTH, ErrorKind.CONTENT_POLICY, ErrorKind.TOO_LARGE})
@@ -17,9 +18,27 @@ SAME_AGAIN = frozenset(
 )
 """Worth a second attempt on the same deployment when there is no other."""
 
+NO_MONEY = "The gateway's own budget for the deployment of this model has too little left."
+"""Not how much: everybody's requests are paid from it."""
+
 
 class DeploymentFull(ProviderError):
-    """The gateway itself has no more capacity for a deployment: nothing was sent, so going elsewhere is no retry."""
+    """The gateway itself has no more capacity for a deployment: nothing was sent, so going elsewhere is no retry.
+
+    ``alone``: no other deployment may have room for what the limit could never admit.
+    """
+
+    def __init__(self, refusal: LimitExceeded, *, alone: bool) -> None:
+        of_money = isinstance(refusal, BudgetExceeded)
+        super().__init__(
+            ErrorKind.QUOTA if of_money else ErrorKind.RATE_LIMITED,
+            NO_MONEY if of_money else refusal.message,
+            retry_after=refusal.retry_after,
+        )
+        self.type = None if of_money else refusal.type
+        self.should_retry = refusal.should_retry if alone else None
+        self.scope = refusal.extra_headers[LIMIT_SCOPE]
+        """Whose limit it was, as clients are told."""
 
 
 class Walk:
