@@ -88,7 +88,8 @@ class Metered:
         self._terms = terms
         """Of ``route``, ``plan`` and ``tier``."""
         self._reservation = reservation
-        self._bound = bound
+        self.bound = bound
+        """What it may use: less than was asked for, where a budget shortened it."""
         self._started = time.perf_counter()
         self.answer: StreamedAnswer | WholeAnswer | None = None
         self.growth: Growth = NO_GROWTH
@@ -151,8 +152,8 @@ class Metered:
         pool = self._means.pools.get(deployment.pool) if deployment.pool is not None else None
         if pool is None:
             return None
-        key, size = self.principal.key_id, self._bound.input_tokens
-        cost, started = size + self._bound.output_tokens, time.perf_counter()
+        key, size = self.principal.key_id, self.bound.input_tokens
+        cost, started = size + self.bound.output_tokens, time.perf_counter()
         try:
             return await pool.enter(self.tier, key, cost, max(self.flex_until - time.monotonic(), 0.0), size)
         except Overloaded:
@@ -177,7 +178,7 @@ class Metered:
         if way is None:
             bound, chosen = self._bound_of(deployment), tiers.attempt(deployment, self.tier)
         else:
-            bound, chosen = self._bound, way.tier
+            bound, chosen = self.bound, way.tier
         return outgoing(self.call, self.route, deployment, self.tier, bound.max_output, chosen)
 
     def over(self, attempt: Attempt, deployment: Deployment, *, maybe_billed: bool) -> None:
@@ -201,13 +202,13 @@ class Metered:
         self._paid += row.cost
         self._failed += (row,)
         self._let_go(row)
-        self._whole, self._bound = self._bound, self._means.estimator.rest(self._bound, answer.text_bytes)
+        self._whole, self.bound = self.bound, self._means.estimator.rest(self.bound, answer.text_bytes)
         return row
 
     def gave_up(self, row: Attempt, record: CallRecord) -> None:
         """Nobody went on with the answer: what it was is its beginning, whose row is the last."""
         assert self._whole is not None, "set when it broke off"
-        self._bound = self._whole
+        self.bound = self._whole
         self._paid -= row.cost
         self._failed = tuple([attempt for attempt in self._failed if attempt is not row])
         record.attempts.sort(key=lambda attempt: attempt is row)
@@ -232,7 +233,7 @@ class Metered:
             amounts = Amounts(1, bound.input_tokens, bound.output_tokens, worst)
             rid = f"{self.call.id}:{self._moves}"
             self._reservation = await self._means.limiter.reserve(rid, self.principal, route.name, self.tier, amounts)
-        self.route, self.plan, self._terms, self._bound = route, plan, terms, bound
+        self.route, self.plan, self._terms, self.bound = route, plan, terms, bound
 
     async def move(self, tier: str) -> None:
         """Reserve for another tier instead; raises LimitExceeded and its kin, and then holds nothing."""
@@ -375,7 +376,7 @@ class Metered:
     def _bound_of(self, deployment: Deployment) -> Bound:
         """That of the plan; a fallback's deployment has its own, because another model may write longer answers."""
         if id(deployment) in self._terms.ways:
-            return self._bound
+            return self.bound
         found = self._bounds.get(deployment.id)
         if found is None:
             defaults = self.route.config.params.default
