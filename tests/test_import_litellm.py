@@ -254,6 +254,19 @@ def test_one_model_of_a_provider_with_different_limits_becomes_deployments_of_di
     parse(yaml.safe_dump(document), {"SLUICE_PEPPER": "p" * 32})
 
 
+@pytest.mark.parametrize("model", ["openai/responses/o3-mini", "azure/responses/o3-mini", "responses/o3-mini"])
+def test_a_model_of_the_responses_api_is_imported_by_its_own_name_and_that_is_said(model: str) -> None:
+    given = {
+        "model": model,
+        "api_base": "https://x.example",
+        **({} if "/r" in model else {"custom_llm_provider": "openai"}),
+    }
+    converted = convert({"model_list": [{"model_name": "o3", "litellm_params": given}]})
+    assert converted.document["models"]["o3"]["deployments"][0]["model"] == "o3-mini"
+    note = "model_list[0]: `responses/` left out of 'o3-mini': it is asked by chat completions here"
+    assert note in converted.notes
+
+
 def test_limits_per_model_are_kept() -> None:
     row = {
         "metadata": {"model_rpm_limit": {"m": 5}},
