@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator
 from urllib.parse import urlsplit
 
-from .schema import Config, Key, PublicModel
+from .schema import Config, Deployment, Key, LimitValues, PublicModel
 
 MIN_SECRET = 32
 """Characters of a secret below which it can be guessed (256 bits in base62 are 43)."""
@@ -11,7 +11,19 @@ MIN_SECRET = 32
 
 def problems(config: Config) -> list[str]:
     """One line for each mistake, each naming its path; empty for a good configuration."""
-    checks = (_references, _cycles, _owners, _keys, _secrets, _addresses, _identity, _queues, _workers, _watching)
+    checks = (
+        _references,
+        _cycles,
+        _owners,
+        _keys,
+        _secrets,
+        _addresses,
+        _identity,
+        _capacities,
+        _queues,
+        _workers,
+        _watching,
+    )
     return [line for check in checks for line in check(config)]
 
 
@@ -44,7 +56,7 @@ def _model_references(path: str, model: PublicModel, config: Config) -> Iterator
         if deployment.provider not in config.providers:
             where = f"{path}.deployments[{i}].provider"
             yield _unknown(where, "provider", deployment.provider, config.providers)
-        identity = deployment.name or f"{deployment.provider}/{deployment.model}"
+        identity = _called(deployment)
         if identity in seen:
             yield f"{path}.deployments[{i}]: a second deployment called '{identity}'; give it a `name` of its own"
         seen.add(identity)
@@ -54,6 +66,24 @@ def _model_references(path: str, model: PublicModel, config: Config) -> Iterator
                 yield _unknown(f"{path}.fallbacks.{kind}[{i}]", "model", target, config.models)
     if model.cheaper is not None and model.cheaper not in config.models:
         yield _unknown(f"{path}.cheaper", "model", model.cheaper, config.models)
+
+
+def _called(deployment: Deployment) -> str:
+    return deployment.name or f"{deployment.provider}/{deployment.model}"
+
+
+def _capacities(config: Config) -> Iterator[str]:
+    """Deployments of one name share what was bought for them, whichever models they serve."""
+    first: dict[str, tuple[str, LimitValues]] = {}
+    for name, model in config.models.items():
+        for i, deployment in enumerate(model.deployments):
+            path, called = f"models.{name}.deployments[{i}]", _called(deployment)
+            where, limits = first.setdefault(called, (path, deployment.limits))
+            if limits != deployment.limits:
+                yield (
+                    f"{path}.limits: differ from those of '{called}' at {where}, and deployments of one name share "
+                    "theirs; say the same at both, or give one a `name`"
+                )
 
 
 def _cycles(config: Config) -> Iterator[str]:

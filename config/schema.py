@@ -92,7 +92,7 @@ class TierPolicy(Model):
     allowed: tuple[ServedTier, ...] | None = Field(None, description="Tiers that may be asked for; absent: all.")
     max: ServedTier | None = Field(None, description="The dearest tier that may be asked for.")
     on_denied: Literal["reject", "downgrade"] | None = Field(
-        None, description="What an explicit request above the policy gets; `auto` is always clipped."
+        None, description="What an explicit request above the policy of any owner gets; `auto` is always clipped."
     )
     flex_fallback: Literal["default"] | None = Field(
         None, description="Run a refused flex request at this tier (and price) instead."
@@ -236,7 +236,9 @@ class Deployment(Model):
         description="Whether it goes on with a plain text stream that broke off, from where it broke off.",
     )
     limits: LimitValues = Field(
-        LimitValues(), description="The capacity bought from the provider, shared by everybody."
+        LimitValues(),
+        description="The capacity bought from the provider, shared by everybody and by all deployments of this name. "
+        "Of a rate a part may come at once: a sixth of the requests, half of the tokens.",
     )
     timeouts: TimeoutOverrides = TimeoutOverrides()
 

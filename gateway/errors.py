@@ -29,6 +29,9 @@ Everything the gateway says no with, and how OpenAI words it.
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+LIMIT_SCOPE = "x-sluice-limit-scope"
+"""The header of a refusal that says whose limit it was."""
+
 
 class GatewayError(Exception):
     """We refuse or fail the client. Rendered by ``to_openai`` and ``headers``, nowhere else.

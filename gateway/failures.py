@@ -6,6 +6,7 @@ from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
 
 from .call import CallRecord
 from .errors import (
+    LIMIT_SCOPE,
     CapacityUnavailable,
     GatewayError,
     InvalidRequest,
@@ -18,6 +19,7 @@ from .errors import (
 )
 from .logs import log_crash
 from .pools import FlexFull
+from .walk import CapacityUsedUp
 
 CLASSES: Mapping[ErrorKind, type[GatewayError]] = {
     ErrorKind.INVALID_REQUEST: InvalidRequest,
@@ -86,9 +88,17 @@ def to_gateway_error(error: ProviderError, *, tried: int = 1) -> GatewayError:
         code=(error.code if error.kind in THEIR_CODES else None) or CODES.get(error.kind),
         retry_after=error.retry_after,
     )
+    if isinstance(error, CapacityUsedUp):
+        _say_whose(made, error)
     if made.status >= 429 and (tried > 1 or error.kind in NOT_AGAIN):
         made.should_retry = False
     return made
+
+
+def _say_whose(made: GatewayError, full: CapacityUsedUp) -> None:
+    """Tell of a limit of our own: no provider was asked."""
+    made.message, made.type, made.should_retry = full.message, full.type or made.type, full.should_retry
+    made.extra_headers[LIMIT_SCOPE] = full.scope
 
 
 class NobodyAvailable(Exception):

@@ -13,7 +13,7 @@ from adapters.ratelimits import RateLimits
 from . import tiers
 from .answer import StreamedAnswer, WholeAnswer
 from .call import Attempt, Call, CallRecord, Deployment, Plan, Principal, Route
-from .errors import BudgetExceeded, CapacityUnavailable, InvalidRequest, LimitExceeded, Overloaded, StoreUnavailable
+from .errors import CapacityUnavailable, InvalidRequest, LimitExceeded, Overloaded, StoreUnavailable
 from .limits import Amounts, Reservation
 from .limits.estimate import Bound
 from .outgoing import outgoing
@@ -22,7 +22,7 @@ from .ramps import NO_GROWTH, Growth
 from .settlement import NOTHING_USED, Ticket, amounts_of, less, never_ran, outcome_of, sum_of
 from .terms import NO_PRICE, Means, Terms
 from .tiers import AttemptTier
-from .upstream import DeploymentFull
+from .walk import CapacityUsedUp
 
 DURABLE_WITHIN = 5.0
 """Seconds that an answer's last byte waits for its row at most; the row is safe from our own death long before."""
@@ -88,7 +88,8 @@ class Metered:
         self._terms = terms
         """Of ``route``, ``plan`` and ``tier``."""
         self._reservation = reservation
-        self._bound = bound
+        self.bound = bound
+        """What it may use: less than was asked for, where a budget shortened it."""
         self._started = time.perf_counter()
         self.answer: StreamedAnswer | WholeAnswer | None = None
         self.growth: Growth = NO_GROWTH
@@ -141,9 +142,7 @@ class Metered:
         try:
             return await self._means.limiter.reserve_capacity(f"{self.call.id}.{number}", deployment.id, amounts)
         except LimitExceeded as exc:
-            full = "The capacity bought for this deployment is used up."
-            kind = ErrorKind.QUOTA if isinstance(exc, BudgetExceeded) else ErrorKind.RATE_LIMITED
-            raise DeploymentFull(kind, full, retry_after=exc.retry_after) from exc
+            raise CapacityUsedUp(exc, alone=len(self.plan) == 1) from exc
 
     async def _enter(self, deployment: Deployment) -> Slot | None:
         """A place in the deployment's pool, if the gateway has a queue in front of it.
@@ -153,8 +152,8 @@ class Metered:
         pool = self._means.pools.get(deployment.pool) if deployment.pool is not None else None
         if pool is None:
             return None
-        key, size = self.principal.key_id, self._bound.input_tokens
-        cost, started = size + self._bound.output_tokens, time.perf_counter()
+        key, size = self.principal.key_id, self.bound.input_tokens
+        cost, started = size + self.bound.output_tokens, time.perf_counter()
         try:
             return await pool.enter(self.tier, key, cost, max(self.flex_until - time.monotonic(), 0.0), size)
         except Overloaded:
@@ -179,7 +178,7 @@ class Metered:
         if way is None:
             bound, chosen = self._bound_of(deployment), tiers.attempt(deployment, self.tier)
         else:
-            bound, chosen = self._bound, way.tier
+            bound, chosen = self.bound, way.tier
         return outgoing(self.call, self.route, deployment, self.tier, bound.max_output, chosen)
 
     def over(self, attempt: Attempt, deployment: Deployment, *, maybe_billed: bool) -> None:
@@ -203,13 +202,13 @@ class Metered:
         self._paid += row.cost
         self._failed += (row,)
         self._let_go(row)
-        self._whole, self._bound = self._bound, self._means.estimator.rest(self._bound, answer.text_bytes)
+        self._whole, self.bound = self.bound, self._means.estimator.rest(self.bound, answer.text_bytes)
         return row
 
     def gave_up(self, row: Attempt, record: CallRecord) -> None:
         """Nobody went on with the answer: what it was is its beginning, whose row is the last."""
         assert self._whole is not None, "set when it broke off"
-        self._bound = self._whole
+        self.bound = self._whole
         self._paid -= row.cost
         self._failed = tuple([attempt for attempt in self._failed if attempt is not row])
         record.attempts.sort(key=lambda attempt: attempt is row)
@@ -234,7 +233,7 @@ class Metered:
             amounts = Amounts(1, bound.input_tokens, bound.output_tokens, worst)
             rid = f"{self.call.id}:{self._moves}"
             self._reservation = await self._means.limiter.reserve(rid, self.principal, route.name, self.tier, amounts)
-        self.route, self.plan, self._terms, self._bound = route, plan, terms, bound
+        self.route, self.plan, self._terms, self.bound = route, plan, terms, bound
 
     async def move(self, tier: str) -> None:
         """Reserve for another tier instead; raises LimitExceeded and its kin, and then holds nothing."""
@@ -378,7 +377,7 @@ class Metered:
     def _bound_of(self, deployment: Deployment) -> Bound:
         """That of the plan; a fallback's deployment has its own, because another model may write longer answers."""
         if id(deployment) in self._terms.ways:
-            return self._bound
+            return self.bound
         found = self._bounds.get(deployment.id)
         if found is None:
             defaults = self.route.config.params.default

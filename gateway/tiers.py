@@ -35,18 +35,22 @@ def effective(request: Mapping[str, Any], principal: Principal) -> str:
 
 
 def _within_policies(tier: str, principal: Principal, *, explicit: bool) -> str:
-    refused = False
+    denied = False
     for owner in principal.owners:
         policy = owner.tiers
         if policy.allowed is None and policy.max is None:
             continue  # nearly everybody
         clipped = _clip(tier, policy.allowed, policy.max)
-        if clipped != tier:
-            refused = refused or (explicit and (policy.on_denied or "reject") == "reject")
-            tier = clipped
-    if refused:
+        denied, tier = denied or clipped != tier, clipped
+    if denied and explicit and not _downgrades(principal):
         raise InvalidRequest(NOT_ALLOWED, param="service_tier")
     return tier
+
+
+def _downgrades(principal: Principal) -> bool:
+    """What the narrowest owner wants that says anything: nobody gets a tier by it that another one's policy denies."""
+    told = next((o.tiers.on_denied for o in principal.owners if o.tiers.on_denied is not None), None)
+    return told == "downgrade"
 
 
 def _default(principal: Principal) -> str:

@@ -8,6 +8,7 @@ from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
 from config.schema import Retries
 
 from .call import Deployment, Plan
+from .errors import LIMIT_SCOPE, BudgetExceeded, LimitExceeded
 from .fleet import Fleet
 from .upstream import DeploymentFull
 
@@ -17,6 +18,28 @@ SAME_AGAIN = frozenset(
     {ErrorKind.RATE_LIMITED, ErrorKind.OVERLOADED, ErrorKind.SERVER, ErrorKind.CONNECTION, ErrorKind.INCOMPLETE}
 )
 """Worth a second attempt on the same deployment when there is no other."""
+
+NO_MONEY = "The gateway's own budget for the deployment of this model has too little left."
+"""Not how much: everybody's requests are paid from it."""
+
+
+class CapacityUsedUp(DeploymentFull):
+    """A limit of a deployment's own is used up.
+
+    ``alone``: no other deployment may have room for what the limit could never admit.
+    """
+
+    def __init__(self, refusal: LimitExceeded, *, alone: bool) -> None:
+        of_money = isinstance(refusal, BudgetExceeded)
+        super().__init__(
+            ErrorKind.QUOTA if of_money else ErrorKind.RATE_LIMITED,
+            NO_MONEY if of_money else refusal.message,
+            retry_after=refusal.retry_after,
+        )
+        self.type = None if of_money else refusal.type
+        self.should_retry = refusal.should_retry if alone else None
+        self.scope = refusal.extra_headers[LIMIT_SCOPE]
+        """Whose limit it was, as clients are told."""
 
 
 class Walk:

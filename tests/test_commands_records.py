@@ -76,6 +76,20 @@ def test_keys_are_made_changed_and_deleted_in_the_database(config: str) -> None:
     assert "team.delete" in sluice("audit", "list", *at).output
 
 
+def test_options_as_json_are_added_to_what_flags_say(config: str) -> None:
+    per_model = {"echo": {"rpm": 1}}
+    further = json.dumps({"limits": {"per_model": per_model, "budget": {"day": 5, "month": 50}}, "store": False})
+    flags = ("--budget", "5/day", "--rpm", "10", "--tag", "x", "--options", further, "-c", config)
+    key = json.loads(sluice("keys", "create", "whole", *flags, "--json").output)
+    team = json.loads(sluice("teams", "create", "red", "-c", config, "--json").output)
+    changed = json.loads(sluice("teams", "update", team["id"], *flags).output)
+    for made in (key, changed):
+        limits = made["limits"]
+        assert (limits["rpm"], limits["budget"]["day"], limits["budget"]["month"]) == (10, "5", "50")
+        assert limits["per_model"]["echo"]["rpm"] == 1
+        assert (made["tags"], made["store"]) == (["x"], False)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -83,6 +97,12 @@ def test_keys_are_made_changed_and_deleted_in_the_database(config: str) -> None:
         (("keys", "create", "k", "--budget", "much"), "is not like 50/month"),
         (("keys", "create", "k", "--rpm", "-1"), "--rpm"),
         (("keys", "create", "k", "--options", "[]"), "not a JSON object"),
+        (
+            ("keys", "create", "k", "--rpm", "5", "--options", '{"limits": {"rpm": 6}}'),
+            "limits.rpm: 6 here and 5 by a flag of its own; say it once",
+        ),
+        (("keys", "create", "k", "--options", '{"name": "other"}'), 'name: "other" here and "k"'),
+        (("keys", "update", "k", "--budget", "5/day", "--options", '{"limits": null}'), "limits: null here and {"),
         (("keys", "create", "k", "--team", "nobody"), "No team 'nobody'"),
         (("keys", "create", "two words"), "Invalid 'name'"),
         (("keys", "rotate", "k", "--overlap", "soon"), "is not like 90"),

@@ -164,6 +164,22 @@ def test_a_queue_must_fit_its_workers_and_itself() -> None:
     ]
 
 
+def test_deployments_of_one_name_must_have_the_same_limits() -> None:
+    def file(**batch: Any) -> str:
+        limited = {"provider": "openai", "model": "gpt", "limits": {"rpm": 2}}
+        fast = {k: v for k, v in limited.items() if k != "limits" or batch.get("limits")}
+        models = {"fast": {"deployments": [fast]}, "batch": {"deployments": [limited | batch]}}
+        return changed(models=models, model_groups={}, aliases={})
+
+    (problem,) = problems(file())
+    assert problem == (
+        "models.fast.deployments[0].limits: differ from those of 'openai/gpt' at models.batch.deployments[0], and "
+        "deployments of one name share theirs; say the same at both, or give one a `name`"
+    )
+    parse(file(name="batch"), {})
+    parse(file(limits={"rpm": 2}), {})
+
+
 def test_plain_http_to_another_machine_must_be_wanted() -> None:
     away = {"openai": {"adapter": "openai", "base_url": "http://models.example/v1"}}
     assert problems(changed(providers=away))[0].startswith(

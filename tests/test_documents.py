@@ -1,6 +1,7 @@
 """What is generated from the code is what is committed, and the documents' examples work."""
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 from types import ModuleType
@@ -79,6 +80,17 @@ def test_the_quickstart_s_file_is_a_configuration() -> None:
     assert found is not None
     secrets = {**SECRETS, "SLUICE_ADMIN_KEY": "a" * 32, "SLUICE_PEPPER": "p" * 32}
     assert set(parse(found[1], secrets).teams) == {"research"}
+
+
+def test_every_path_of_the_admin_api_that_a_page_names_exists() -> None:
+    operations = json.loads((ROOT / "docs" / "openapi.json").read_text())["paths"]
+    named = re.compile(r"(?:\b(GET|POST|PATCH|PUT|DELETE) )?(/admin/v1(?:/(?:\w+(?:\.\w+)*|\{[^}]*\}))+)")
+    found = [(page.name, *match) for page in PAGES for match in named.findall(page.read_text())]
+    assert len(found) > 50
+    for page, method, path in found:
+        known = operations.get(re.sub(r"\{[^}]*\}", "{id}", path))
+        assert known is not None, f"{page}: {path}"
+        assert not method or method.lower() in known, f"{page}: {method} {path}"
 
 
 def test_every_metric_that_a_page_names_exists() -> None:

@@ -15,6 +15,7 @@ from openai import AsyncOpenAI
 from pydantic import SecretStr
 from sqlalchemy import text
 
+from config import parse
 from config.schema import Database as DatabaseOptions
 from gateway.__main__ import main
 from gateway.litellm.document import convert
@@ -240,6 +241,30 @@ def test_nonsense_is_noted_and_never_a_crash(source: Any) -> None:
 )  # fmt: skip
 def test_durations_become_the_nearest_calendar_window(duration: str, length: int | None, calendar: str) -> None:
     assert (seconds(duration), window(duration)) == (length, calendar)
+
+
+def test_one_model_of_a_provider_with_different_limits_becomes_deployments_of_different_names() -> None:
+    def listed(public: str, **limits: int) -> dict[str, Any]:
+        return {"model_name": public, "litellm_params": {"model": "openai/gpt", **limits}}
+
+    given = [listed("fast"), listed("batch", rpm=2), listed("also-fast")]
+    document = convert({"model_list": given}).document
+    names = {public: model["deployments"][0].get("name") for public, model in document["models"].items()}
+    assert names == {"fast": None, "batch": "batch-1", "also-fast": None}
+    parse(yaml.safe_dump(document), {"SLUICE_PEPPER": "p" * 32})
+
+
+@pytest.mark.parametrize("model", ["openai/responses/o3-mini", "azure/responses/o3-mini", "responses/o3-mini"])
+def test_a_model_of_the_responses_api_is_imported_by_its_own_name_and_that_is_said(model: str) -> None:
+    given = {
+        "model": model,
+        "api_base": "https://x.example",
+        **({} if "/r" in model else {"custom_llm_provider": "openai"}),
+    }
+    converted = convert({"model_list": [{"model_name": "o3", "litellm_params": given}]})
+    assert converted.document["models"]["o3"]["deployments"][0]["model"] == "o3-mini"
+    note = "model_list[0]: `responses/` left out of 'o3-mini': it is asked by chat completions here"
+    assert note in converted.notes
 
 
 def test_limits_per_model_are_kept() -> None:

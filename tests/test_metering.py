@@ -389,6 +389,40 @@ async def test_a_request_that_no_deployment_has_room_for_is_refused_and_does_not
         assert json.loads(body)["error"]["code"] == "rate_limit_exceeded"
         assert 1 <= int(headers["retry-after"]) <= 60
         assert (await settled(gateway))["rpm"].used <= 1
+        assert headers["x-sluice-limit-scope"] == "d:openai/demo-slow+delay=0.2 rpm"
+        assert "x-should-retry" not in headers
+        assert json.loads(body)["error"]["message"].startswith(
+            "Rate limit reached for the gateway limit of deployment openai/demo-slow+delay=0.2 on requests per min (RPM): "
+            "Burst 1, Used 1, Requested 1. Please try again in "
+        )
+
+
+@pytest.mark.parametrize("others", [0, 1])
+async def test_a_request_that_a_deployment_could_never_admit_is_told_so(others: int) -> None:
+    """With another deployment the refusal may be about that one alone, so it is not final."""
+    limited = [deployment("demo-ok", limits={"tpm": 1000}, name=f"d{i}") for i in range(1 + others)]
+    async with running({"m": limited}, keys=keys()) as (gateway, upstream):
+        status, headers, body = await ask(gateway, max_completion_tokens=600)
+        assert not upstream.journal
+    error = json.loads(body)["error"]
+    assert (status, error["type"], error["code"]) == (429, "tokens", "rate_limit_exceeded")
+    assert error["message"].startswith(
+        f"Request too large for the gateway limit of deployment d{others} on tokens per min"
+    )
+    assert "Burst 500" in error["message"]
+    assert headers.get("x-should-retry") == (None if others else "false")
+    assert headers["x-sluice-limit-scope"] == f"d:d{others} tpm"
+
+
+async def test_a_deployment_s_budget_is_told_as_the_gateway_s_own_without_its_amounts() -> None:
+    bought = deployment("demo-ok", limits={"budget": {"day": "0.000001"}})
+    async with running({"m": [bought]}, keys=keys()) as (gateway, upstream):
+        status, headers, body = await ask(gateway)
+        assert not upstream.journal
+    error = json.loads(body)["error"]
+    assert (status, error["code"]) == (503, "no_healthy_upstream")
+    assert error["message"] == "The gateway's own budget for the deployment of this model has too little left."
+    assert headers["x-sluice-limit-scope"] == "d:openai/demo-ok budget.day"
 
 
 async def test_a_restart_resets_no_budget() -> None:

@@ -76,7 +76,7 @@ async def test_the_short_way_reserves_what_the_long_one_does(tmp_path: Any, limi
             asked = made.asked(1, **more)
             metered = made.meter.reserve_now(*asked) if short else await made.meter.reserve(*asked)
             assert metered is not None
-            held.append((metered._bound, metered._reservation.amounts, before, await standing(made)))
+            held.append((metered.bound, metered._reservation.amounts, before, await standing(made)))
             metered.close(CallRecord("req_1"))
             assert [reserved for _, reserved in await standing(made)] == [reserved for _, reserved in before]
     assert held[0] == held[1]
@@ -104,7 +104,7 @@ async def test_an_attempt_that_was_admitted_the_short_way_is_paid_for_beside_ano
             metered = await running(made, 1, order, short=short)
             reserved.append((metered._reservation.amounts.cost, await standing(made)))
     assert reserved[0] == reserved[1]
-    dearest = made.meter.worst_case(made.asked(1)[3][1], metered._bound, "default")
+    dearest = made.meter.worst_case(made.asked(1)[3][1], metered.bound, "default")
     assert reserved[0][0] > dearest
 
 
@@ -177,8 +177,8 @@ async def test_deployments_of_one_name_in_two_models_keep_their_own_prices_and_l
     cheap, dear = {**TWO[0], "max_output": 10}, {**TWO[0], "max_output": 400, "price": DEAR}
     async with desk(tmp_path, EVERYTHING, {"m": [cheap], "other": [dear]}) as made:
         held = [await made.meter.reserve(*made.asked(i, m)) for i, m in enumerate(("m", "other"))]
-        assert [m._bound.output_tokens for m in held] == [10, 400]
-        first, second = (made.meter.worst_case(m.plan[0], m._bound, "default") for m in held)
+        assert [m.bound.output_tokens for m in held] == [10, 400]
+        first, second = (made.meter.worst_case(m.plan[0], m.bound, "default") for m in held)
         assert [m._reservation.amounts.cost for m in held] == [first, second]
         assert first < second / 5
 

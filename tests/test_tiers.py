@@ -5,10 +5,13 @@ import json
 import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+import yaml
 
 from config import Config
 from config.schema import TierPolicy
@@ -54,6 +57,8 @@ def whose(*policies: dict[str, Any]) -> Principal:
         ("priority", [{"max": "flex", "on_denied": "downgrade"}], "flex"),
         ("flex", [{"allowed": ("default", "priority"), "on_denied": "downgrade"}], "default"),
         ("ultrafast", [{}, {"max": "priority", "on_denied": "downgrade"}], "priority"),
+        ("ultrafast", [{"on_denied": "downgrade"}, {"max": "priority"}], "priority"),
+        ("ultrafast", [{"on_denied": "downgrade"}, {"max": "priority", "on_denied": "reject"}], "priority"),
     ],
 )
 def test_the_narrowest_default_and_every_ceiling(asked: str | None, policies: list[dict[str, Any]], tier: str) -> None:
@@ -61,13 +66,38 @@ def test_the_narrowest_default_and_every_ceiling(asked: str | None, policies: li
 
 
 @pytest.mark.parametrize(
-    "policies", [[{"allowed": ("default",)}], [{}, {"max": "default"}], [{"on_denied": "reject", "max": "flex"}]]
+    "policies",
+    [
+        [{"allowed": ("default",)}],
+        [{}, {"max": "default"}],
+        [{"on_denied": "reject", "max": "flex"}],
+        [{"on_denied": "reject"}, {"max": "default", "on_denied": "downgrade"}],
+    ],
 )
 def test_C_398_an_explicit_tier_above_the_policy_is_refused(policies: list[dict[str, Any]]) -> None:
     with pytest.raises(InvalidRequest) as caught:
         effective({"messages": [], "service_tier": "priority"}, whose(*policies))
     assert caught.value.param == "service_tier"
     assert caught.value.message.startswith("Invalid service_tier argument")
+
+
+def test_the_page_s_policies_do_what_its_table_says() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "service-tiers.md").read_text().partition("## Who may have what")[2]
+    teams, organizations = itemgetter("teams", "organizations")(
+        yaml.safe_load(page.split("```")[1].removeprefix("yaml"))
+    )
+
+    def runs(team: str, asked: str | None) -> str | None:
+        try:
+            return effective(
+                {"messages": [], "service_tier": asked}, whose(teams[team]["tiers"], organizations["acme"]["tiers"])
+            )
+        except InvalidRequest:
+            return None
+
+    asked = (None, "auto", "default", "flex", "priority", "fast", "ultrafast")
+    assert [runs("batch", tier) for tier in asked] == ["flex", "flex", "default", "flex", None, None, None]
+    assert [runs("product", tier) for tier in asked] == ["default", "default", "default", "flex", *["priority"] * 3]
 
 
 FLEX = {"tiers": ["default", "flex", "priority"]}

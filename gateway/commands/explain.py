@@ -48,7 +48,7 @@ def explainer(config: Config) -> Explainer:
 def command(request: str, file: str, key: str | None) -> None:
     """Print what would be done with the body in REQUEST (a JSON file, - for standard input), as JSON.
 
-    Exits with 1 when the request would be refused.
+    Exits with 1 when the request would be refused, by a limit only where that could never admit it: what others use is not known.
     """
     text = sys.stdin.read() if request == "-" else Path(request).read_text()
     try:

@@ -82,7 +82,7 @@ def settings(kind: KindName) -> Callable[[Callable[..., Any]], Callable[..., Any
         click.option("--tag", "tags", multiple=True, help="Counts its usage under a tag; may be repeated."),
         click.option("--metadata", type=Pair(), multiple=True),
         click.option("--store/--no-store", default=None, help="Whether store: true may keep completions."),
-        click.option("--options", help="Any further options, as JSON."),
+        click.option("--options", help="Any further options, as JSON; added to what flags say."),
     ]
     if kind == "key":
         options += [
@@ -108,15 +108,33 @@ def body_of(given: dict[str, Any]) -> dict[str, Any]:
         body["models"] = [name for name in models.split(",") if name]
     if metadata := dict(given.pop("metadata")):
         body["metadata"] = metadata
-    if (further := given.pop("options")) is not None:
-        try:
-            extra = json.loads(further)
-        except ValueError:
-            extra = None
-        if not isinstance(extra, dict):
-            raise click.BadParameter("not a JSON object", param_hint="--options")
-        body.update(extra)
-    return {**body, **{name: value for name, value in given.items() if value not in (None, ())}}
+    further = _object(given.pop("options"))
+    body |= {name: list(v) if isinstance(v, tuple) else v for name, v in given.items() if v not in (None, ())}
+    return _both(body, further)
+
+
+def _object(text: str | None) -> dict[str, Any]:
+    """The value of ``--options``; raises BadParameter for what is no JSON object."""
+    try:
+        found = {} if text is None else json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise click.BadParameter("not a JSON object", param_hint="--options")
+    return found
+
+
+def _both(flags: dict[str, Any], further: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """What flags and ``--options`` say together; raises BadParameter where they say an option differently."""
+    merged = {**flags, **further}
+    for name in flags.keys() & further.keys():
+        one, other, where = flags[name], further[name], f"{path}{name}"
+        if isinstance(one, dict) and isinstance(other, dict):
+            merged[name] = _both(one, other, f"{where}.")
+        elif str(one) != str(other):  # the flag's money is text, that of JSON may be a number
+            said = f"{where}: {json.dumps(other)} here and {json.dumps(one)} by a flag of its own; say it once"
+            raise click.BadParameter(said, param_hint="--options")
+    return merged
 
 
 def group(kind: KindName) -> click.Group:
@@ -146,7 +164,7 @@ def group(kind: KindName) -> click.Group:
     @settings(kind)
     @operating
     async def _create(operator: Operator, as_json: bool, name: str, **given: Any) -> None:
-        body = {"name" if kind == "key" else "id": name, **body_of(given)}
+        body = body_of({"name" if kind == "key" else "id": name, **given})
         show(await operator("POST", path, body=body), as_json, _made)
 
     @commands.command("update", help=f"Change options of the {kind} ID; limits given replace all limits it had.")

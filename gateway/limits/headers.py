@@ -6,10 +6,10 @@ The names and the Go-style durations are OpenAI's (checklist C-425 to C-434).
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
-from ..errors import BudgetExceeded, LimitExceeded
+from ..errors import LIMIT_SCOPE, BudgetExceeded, LimitExceeded
 from .amounts import COST
 from .engine import Refused, State
-from .rules import CONCURRENCY, NAMES, WINDOW, LimitSet
+from .rules import BUCKET, CONCURRENCY, NAMES, WINDOW, LimitSet
 
 WORDS: Mapping[str, str] = {
     "rpm": "requests per min (RPM)",
@@ -93,22 +93,24 @@ def refusal(refused: Refused) -> LimitExceeded:
     found = states[refused.position]
     limit = refused.limit
     headers = ratelimit_headers(refused.limits, [s.remaining for s in states], lambda position: states[position].reset)
-    headers["x-sluice-limit-scope"] = f"{limit.scope} {NAMES[limit.field]}"
+    headers[LIMIT_SCOPE] = f"{limit.scope} {NAMES[limit.field]}"
     if limit.unit == COST:
         return _over_budget(refused, found, headers)
     name = NAMES[limit.field]
     kind = "requests" if name in ("rpm", "rpd", "concurrency") else "tokens"
     who = f"gateway limit of {owner_words(limit.scope)} on {WORDS[name]}"
+    paced = limit.kind == BUCKET and limit.scope.startswith("d:")  # see rules.paced: the cap is a part of what was set
+    most = f"{'Burst' if paced else 'Limit'} {limit.cap}"
     if refused.wait is None:
         return LimitExceeded(
-            f"Request too large for the {who}: Limit {limit.cap}, Requested {refused.need}. "
+            f"Request too large for the {who}: {most}, Requested {refused.need}. "
             "Make the prompt or max_completion_tokens smaller.",
             type=kind,
             should_retry=False,
             headers=headers,
         )
     used = limit.cap - found.remaining
-    message = f"Rate limit reached for the {who}: Limit {limit.cap}, Used {used}, Requested {refused.need}."
+    message = f"Rate limit reached for the {who}: {most}, Used {used}, Requested {refused.need}."
     if limit.kind == CONCURRENCY:
         return LimitExceeded(message, type=kind, retry_after=UNKNOWN_WAIT_MS / 1000, headers=headers)
     wait = max(refused.wait, 1)

@@ -150,6 +150,12 @@ class Limiter:
         other._thresholds.configure(config.counters.thresholds)
         return other
 
+    def untouched(self) -> "Limiter":
+        """One of the same limits that nothing was taken of yet, in memory: for what they could ever admit."""
+        other = Limiter(MemoryEngine(), self._rules)
+        other._capacities = self._capacities
+        return other
+
     async def start(self) -> None:
         """Connect, load scripts, begin heartbeats. Raises StoreDown when the counters are unfit for use."""
         await self.engine.start()

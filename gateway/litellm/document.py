@@ -62,6 +62,8 @@ class _Conversion:
         self._source = source
         self._providers = Providers(self.notes)
         self._models: dict[str, JSON] = {}
+        self._limits: dict[str, Any] = {}
+        """Of deployments that are named after their address."""
         router, litellm = _section(source, "router_settings"), _section(source, "litellm_settings")
         self._settings = {**litellm, **router}
         """The router's settings win."""
@@ -110,7 +112,8 @@ class _Conversion:
         model = self._models.setdefault(name(public), {"deployments": []})
         deployment: JSON = {"provider": provider, "model": upstream, **_extras(parameters, info, provider)}
         taken = {d.get("name") or f"{d['provider']}/{d['model']}" for d in model["deployments"]}
-        if f"{provider}/{upstream}" in taken:
+        address, limits = f"{provider}/{upstream}", deployment.get("limits")
+        if address in taken or self._limits.setdefault(address, limits) != limits:  # those of one name share limits
             deployment["name"] = f"{name(public)}-{len(taken) + 1}"
         for key in sorted(info.keys() - _INFO):
             self.notes.append(f"{where}.model_info.{key}: not supported, ignored")

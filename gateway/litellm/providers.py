@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 JSON = dict[str, Any]
+RESPONSES = "responses/"
+"""Before a model's name: LiteLLM asks it by the Responses API."""
 ADAPTERS: Mapping[str, str] = {
     "openai": "openai",
     "text-completion-openai": "openai",
@@ -103,6 +105,9 @@ class Providers:
             adapter = "vertex-anthropic"
         if adapter == "openai" and parameters.get("api_base"):
             adapter = "openai-compatible"
+        if model.startswith(RESPONSES):  # there it chooses an API; no provider knows a model by it
+            model = model.removeprefix(RESPONSES)
+            self._notes.append(f"{where}: `{RESPONSES}` left out of '{model}': it is asked by chat completions here")
         return self._named(prefix, self._described(adapter, parameters, where)), model
 
     def _described(self, adapter: str, parameters: Mapping[str, Any], where: str) -> JSON:
