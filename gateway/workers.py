@@ -86,6 +86,10 @@ class Supervisor(Arbiter):  # type: ignore[misc]  # gunicorn has no types
     ending = False
 
     def signal(self, sig: int, frame: FrameType | None) -> None:
+        if os.getpid() != self.pid:  # a worker, forked just now, that has not set its own yet
+            if sig == signal.SIGTERM:
+                os._exit(0)
+            return
         if sig in (signal.SIGTERM, signal.SIGINT):
             if self.ending:
                 for pid in list(self.WORKERS):
