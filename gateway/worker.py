@@ -57,8 +57,8 @@ async def serve(
 ) -> None:
     """Serve until one of ``signals``. ``sockets``, of data and administration, listen already, as under a supervisor.
 
-    ``beat``, of a supervisor, is called every second; when it says False, the worker ends. Repeated signals are then
-    left to the supervisor. ``others`` has all workers reload.
+    ``beat``, of a supervisor, is called every second from when the worker serves; when it says False, the worker ends.
+    Repeated signals are then left to the supervisor. ``others`` has all workers reload.
     """
     seen = stamp_of(path)
     gateway = await build(config, read)
@@ -80,12 +80,12 @@ async def serve(
     for number in signals:
         loop.add_signal_handler(number, on_signal)
     loop.add_signal_handler(signal.SIGHUP, on_hangup)
-    heart = loop.create_task(_beating(beat, stop)) if beat is not None else None
     try:
         await gateway.start(sockets)
     except BaseException:
         await gateway.close()
         raise
+    heart = loop.create_task(_beating(beat, stop)) if beat is not None else None
     watcher = loop.create_task(gateway.reloader.watch(path, seen))
     # What was built at start lives for ever: the collector need not look at it again. What only helped to build it goes.
     linecache.clearcache()
