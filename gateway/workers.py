@@ -145,6 +145,7 @@ class Supervisor(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         problems = worker.start.problems
         if problems and not self.served:
             self.problems = problems
+            self.log.error_log.setLevel(logging.CRITICAL)  # 23 calls the end of the others an error
             raise StopIteration  # gunicorn's word for an end in order
         self.not_before = time.monotonic() + RETRY_SECONDS
         if problems:
