@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator
 from urllib.parse import urlsplit
 
-from .schema import Config, Deployment, Key, LimitValues, PublicModel
+from .schema import AsManyAsCpus, Config, Deployment, Key, LimitValues, PublicModel
 
 MIN_SECRET = 32
 """Characters of a secret below which it can be guessed (256 bits in base62 are 43)."""
@@ -201,14 +201,23 @@ def _queues(config: Config) -> Iterator[str]:
         if model.queue.min_capacity > model.queue.capacity:
             yield f"models.{name}.queue.min_capacity: above `capacity`"
         if model.queue.capacity < config.server.workers:
-            yield f"models.{name}.queue.capacity: below server.workers, so some worker could never serve the model"
+            yield (
+                f"models.{name}.queue.capacity: below server.workers{_auto(config)}, so some worker could never serve "
+                "the model"
+            )
 
 
 def _workers(config: Config) -> Iterator[str]:
     if config.server.workers > 1 and config.redis is None:
         yield (
-            "server.workers: more than one worker needs `redis`: a limit that each worker enforces alone is not a limit"
+            f"server.workers: more than one worker{_auto(config)} needs `redis`: a limit that each worker enforces alone "
+            "is not a limit"
         )
+
+
+def _auto(config: Config) -> str:
+    workers = config.server.workers
+    return f" (auto is {workers} here)" if isinstance(workers, AsManyAsCpus) else ""
 
 
 def _watching(config: Config) -> Iterator[str]:

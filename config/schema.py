@@ -8,7 +8,15 @@ from decimal import Decimal
 from functools import cache
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 from . import cpus
 
@@ -309,20 +317,26 @@ class PublicModel(Model):
 MOST_WORKERS = 256
 
 
+AUTO = "auto"
+
+
+class AsManyAsCpus(int):
+    """What ``auto`` comes to here. Elsewhere it may be another number, of a file that is the same."""
+
+
 @cache
-def _as_many_as_cpus() -> int:
+def _as_many_as_cpus() -> AsManyAsCpus:
     """Once for a process: a limit that changes is no other configuration, which a reload would have to refuse."""
-    return min(cpus.available(), MOST_WORKERS)
+    return AsManyAsCpus(min(cpus.available(), MOST_WORKERS))
+
+
+def _workers(given: Any, check: ValidatorFunctionWrapHandler) -> int:
+    number: int = check(given) if given != AUTO else _as_many_as_cpus()
+    return number
 
 
 _Workers = Annotated[int, Field(ge=1, le=MOST_WORKERS)]
-Workers = Annotated[
-    _Workers,
-    BeforeValidator(
-        lambda given: _as_many_as_cpus() if given == "auto" else given,
-        json_schema_input_type=_Workers | Literal["auto"],
-    ),
-]
+Workers = Annotated[_Workers, WrapValidator(_workers, json_schema_input_type=_Workers | Literal["auto"])]
 
 
 class Server(Model):

@@ -10,7 +10,7 @@ import orjson
 from pydantic import SecretStr
 
 from adapters.usage import Usage
-from config.schema import Config, Provider, Queue
+from config.schema import AUTO, AsManyAsCpus, Config, Provider, Queue
 
 from .attempts import Attempts
 from .auth import Authenticator, KeySource, configured_keys
@@ -160,7 +160,10 @@ def _option(config: Config, path: str) -> Any:
 
 def version(config: Config) -> str:
     """A digest of everything the configuration says, secrets too, so that rotating one is another version."""
-    text = orjson.dumps(config.model_dump(), default=_plain, option=orjson.OPT_SORT_KEYS)
+    said = config.model_dump()
+    if isinstance(config.server.workers, AsManyAsCpus):
+        said["server"]["workers"] = AUTO  # the number is this machine's
+    text = orjson.dumps(said, default=_plain, option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(text).hexdigest()[:VERSION_DIGITS]
 
 

@@ -57,7 +57,8 @@ async def serve(
 ) -> None:
     """Serve until one of ``signals``. ``sockets``, of data and administration, listen already, as under a supervisor.
 
-    ``beat`` is called every second; when it says False, the worker ends. ``others`` has all workers reload.
+    ``beat``, of a supervisor, is called every second from when the worker serves; when it says False, the worker ends.
+    Repeated signals are then left to the supervisor. ``others`` has all workers reload.
     """
     seen = stamp_of(path)
     gateway = await build(config, read)
@@ -66,7 +67,8 @@ async def serve(
     stop, reloads = asyncio.Event(), set[asyncio.Task[None]]()
 
     def on_signal() -> None:
-        if stop.is_set():
+        # Told to end with its whole group, a worker hears it of its supervisor again; for haste that one kills.
+        if stop.is_set() and beat is None:
             os._exit(130)
         stop.set()
 
@@ -78,12 +80,12 @@ async def serve(
     for number in signals:
         loop.add_signal_handler(number, on_signal)
     loop.add_signal_handler(signal.SIGHUP, on_hangup)
-    heart = loop.create_task(_beating(beat, stop)) if beat is not None else None
     try:
         await gateway.start(sockets)
     except BaseException:
         await gateway.close()
         raise
+    heart = loop.create_task(_beating(beat, stop)) if beat is not None else None
     watcher = loop.create_task(gateway.reloader.watch(path, seen))
     freeze()
     LOGGER.info("%s", orjson.dumps({"event": "serving", "url": gateway.url, "admin": gateway.admin_url}).decode())

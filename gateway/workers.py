@@ -6,16 +6,20 @@ cannot be used, because it serves a ``web.Application`` and our listener is a ha
 
 import asyncio
 import logging
+import mmap
 import os
 import signal
 import socket
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
+from gunicorn.glogging import Logger
 from gunicorn.workers.base import Worker
 from prometheus_client.multiprocess import mark_process_dead
 
@@ -30,17 +34,26 @@ HANGS_AFTER = 30
 """Seconds without a heartbeat after which a worker is killed and replaced."""
 CLOSE_SECONDS = 15
 """Beyond the drain, for the last settlements."""
+RETRY_SECONDS = 5
+"""Between the end of a worker that could not start and the start of the next, once others have served."""
+TEXT_BYTES = 65_536
 
 
 def run(read: Callable[[], Config], path: Path) -> None:
     """Serve with ``server.workers`` processes. SIGTERM and SIGINT drain all of them, a second one ends them at once;
-    SIGHUP makes all of them read the configuration again."""
+    SIGHUP makes all of them read the configuration again. Raises ConfigError where none can start."""
     config = read()
     logs.configure(config.logging)
     wanted, there = config.server.workers, cpus.available()
     if wanted > there:
         log.warning("%d workers take turns on %d CPUs: `server.workers: auto` would start %d", wanted, there, there)
-    Supervisor(Application(config, read, path)).run()
+    supervisor = Supervisor(Application(config, read, path))
+    try:
+        supervisor.run()
+    except SystemExit:
+        if supervisor.problems:
+            raise ConfigError(list(supervisor.problems)) from None
+        raise
 
 
 class Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
@@ -60,6 +73,7 @@ class Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no typ
             "graceful_timeout": int(server.drain_delay + server.drain) + CLOSE_SECONDS,
             "backlog": 4096,
             "loglevel": "warning",
+            "logger_class": Log,
             "child_exit": _forget,
         }
         if "control_socket_disable" in self.cfg.settings:  # since gunicorn 25; signals are enough
@@ -71,9 +85,19 @@ class Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no typ
         """Nothing: a worker builds its gateway in its own event loop."""
 
 
-def _forget(_: Arbiter, worker: Worker) -> None:
+class Log(Logger):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's lines, in the format of all others."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
+
+
+def _forget(supervisor: "Supervisor", worker: "Process") -> None:
     """A worker is gone, and with it what it had in flight."""
     mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]  # prometheus_client has no types here
+    supervisor.gone(worker)
 
 
 def _address(host: str, port: int) -> str:
@@ -84,8 +108,18 @@ class Supervisor(Arbiter):  # type: ignore[misc]  # gunicorn has no types
     """The parent process."""
 
     ending = False
+    served = False
+    """Whether any worker ever did."""
+    not_before = 0.0
+    """When the next worker may start, on the monotonic clock."""
+    problems: Sequence[str] = ()
+    """Why no worker could start."""
 
     def signal(self, sig: int, frame: FrameType | None) -> None:
+        if os.getpid() != self.pid:  # a worker, forked just now, that has not set its own yet
+            if sig == signal.SIGTERM:
+                os._exit(0)
+            return
         if sig in (signal.SIGTERM, signal.SIGINT):
             if self.ending:
                 for pid in list(self.WORKERS):
@@ -102,9 +136,55 @@ class Supervisor(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         """The workers swap their configuration themselves; nobody is replaced."""
         self.kill_workers(signal.SIGHUP)
 
+    def gone(self, worker: "Process") -> None:
+        """What keeps the first workers from starting ends all, as it ends a single one. Once there are some that serve,
+        they go on, and another is tried after a pause: what is missing may come back."""
+        self.served = self.served or any(w.start.serves for w in (worker, *self.WORKERS.values()))
+        if worker.start.serves or self.ending or self.problems:
+            return
+        problems = worker.start.problems
+        if problems and not self.served:
+            self.problems = problems
+            self.log.error_log.setLevel(logging.CRITICAL)  # 23 calls the end of the others an error
+            raise StopIteration  # gunicorn's word for an end in order
+        self.not_before = time.monotonic() + RETRY_SECONDS
+        if problems:
+            log.error("a worker cannot start and is tried again in %d s: %s", RETRY_SECONDS, "; ".join(problems))
+
+    def spawn_workers(self) -> None:
+        if time.monotonic() >= self.not_before:
+            super().spawn_workers()
+
+
+class Start:
+    """What becomes of a worker's start, in memory that it shares with its parent; made before the fork."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 1 + TEXT_BYTES)
+
+    @property
+    def serves(self) -> bool:
+        return self._memory[0] == 1
+
+    @property
+    def problems(self) -> list[str]:
+        """Why it cannot; empty where it can, or was not able to say."""
+        return self._memory[1:].rstrip(b"\0").decode(errors="replace").splitlines()
+
+    def succeeded(self) -> None:
+        self._memory[0] = 1
+
+    def failed(self, problems: Sequence[str]) -> None:
+        text = "\n".join(problems).encode()[:TEXT_BYTES]
+        self._memory[1 : 1 + len(text)] = text
+
 
 class Process(Worker):  # type: ignore[misc]  # gunicorn has no types
     """One worker process."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.start = Start()
 
     def init_signals(self) -> None:
         """``worker.serve`` sets them; a terminal's SIGINT reaches the parent too, which then says SIGTERM."""
@@ -124,20 +204,28 @@ class Process(Worker):  # type: ignore[misc]  # gunicorn has no types
             config = application.read()  # this worker may take the place of one that has reloaded since
         except ConfigError:
             config = application.config
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(
-                serve(
-                    config, application.read, application.path,
-                    sockets=(data, admin), signals=(signal.SIGTERM,), beat=self._beat, others=self._reload_all,
-                )
-            )  # fmt: skip
+        serving = serve(
+            config, application.read, application.path,
+            sockets=(data, admin), signals=(signal.SIGTERM,), beat=self._beat, others=self._reload_all,
+        )  # fmt: skip
+        try:
+            with asyncio.Runner(loop_factory=loop_factory()) as runner:
+                runner.run(serving)
+        except ConfigError as exc:
+            self.start.failed(exc.problems)  # the parent says it, once for all workers
+        except Exception as exc:  # gunicorn would print its text
+            logs.log_crash(exc)
+            if self.start.serves:
+                sys.exit(1)
+            self.start.failed([f"the start failed: {type(exc).__name__}"])
 
     def _reload_all(self) -> None:
         """The parent has every worker read the configuration again; this one finds nothing new."""
         os.kill(self.ppid, signal.SIGHUP)
 
     def _beat(self) -> bool:
-        """Tell the parent that the loop turns; False when there is no parent any more."""
+        """Tell the parent that this worker serves and its loop turns; False when there is no parent any more."""
+        self.start.succeeded()
         self.notify()
         return bool(os.getppid() == self.ppid)
 

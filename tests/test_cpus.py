@@ -1,7 +1,11 @@
-"""How many workers `auto` is: as many as CPUs that the process may use."""
+"""How many workers `auto` is: as many as CPUs that the process may use; and what is made of it."""
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,9 +69,11 @@ def test_a_system_without_such_files_has_the_cpus_that_the_process_may_run_on(tm
     assert cpus.available(tmp_path) == OWN
 
 
-def configured(workers: object, redis: bool = True) -> int:
-    text = f"server: {{workers: {workers}}}\n" + ("redis: {url: 'redis://127.0.0.1:1/0'}\n" if redis else "")
-    return parse(text).server.workers
+REDIS = "redis: {url: 'redis://127.0.0.1:1/0'}\n"
+
+
+def configured(workers: object) -> int:
+    return parse(f"server: {{workers: {workers}}}\n{REDIS}").server.workers
 
 
 def test_auto_is_as_many_workers_as_cpus() -> None:
@@ -76,10 +82,46 @@ def test_auto_is_as_many_workers_as_cpus() -> None:
     assert configured(7) == 7
 
 
-@pytest.mark.skipif(OWN < 2, reason="one CPU, one worker")
-def test_auto_needs_redis_as_any_number_does() -> None:
-    with pytest.raises(ConfigError, match=r"server\.workers: more than one worker needs `redis`"):
-        configured("auto", redis=False)
+@pytest.mark.skipif(cpus.available() < 2, reason="one CPU, one worker")
+def test_auto_needs_redis_as_any_number_does_and_the_message_says_what_it_is() -> None:
+    told = rf"server\.workers: more than one worker \(auto is {cpus.available()} here\) needs `redis`: "
+    with pytest.raises(ConfigError, match=told):
+        parse("server: {workers: auto}")
+
+
+@pytest.mark.skipif(cpus.available() < 2, reason="no queue is below one worker")
+def test_a_queue_that_is_too_small_for_auto_is_told_what_it_is() -> None:
+    text = (
+        "providers: {p: {adapter: openai}}\nmodels: {m: {queue: {capacity: 1}, deployments: [{provider: p, model: m}]}}"
+    )
+    told = rf"models\.m\.queue\.capacity: below server\.workers \(auto is {cpus.available()} here\), so some worker "
+    with pytest.raises(ConfigError, match=told):
+        parse(f"server: {{workers: auto}}\n{REDIS}{text}")
+
+
+@pytest.mark.skipif(cpus.available() < 2, reason="needs two numbers of CPUs")
+def test_the_same_file_has_the_same_version_whatever_auto_is() -> None:
+    few, many = on_cpus(1, "auto"), on_cpus(2, "auto")
+    assert (few["workers"], many["workers"]) == (1, 2)
+    assert few["version"] == many["version"]
+    assert many["version"] != on_cpus(2, "2")["version"], "which says another thing elsewhere"
+    assert (few["shown"], many["shown"]) == (1, 2), "as `sluice check` prints it"
+
+
+def on_cpus(number: int, workers: str) -> dict[str, Any]:
+    """What a process that may use so many CPUs makes of the same file."""
+    code = (
+        "import json, os\n"
+        f"os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:{number}])\n"
+        "from config import parse\n"
+        "from gateway.effective import effective\n"
+        "from gateway.generation import version\n"
+        f"config = parse({f'server: {{workers: {workers}}}{chr(10)}{REDIS}'!r})\n"
+        "shown = effective(config)['server']['workers']\n"
+        "print(json.dumps({'workers': config.server.workers, 'version': version(config), 'shown': shown}))\n"
+    )
+    made: dict[str, Any] = json.loads(subprocess.check_output([sys.executable, "-c", code], text=True, timeout=30))
+    return made
 
 
 @pytest.mark.parametrize("workers", ["many", "0", "257", "1.5", "[]", "null"])

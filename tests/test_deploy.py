@@ -66,6 +66,11 @@ def test_every_grace_period_is_longer_than_the_drain() -> None:
     assert all(int(s["stop_grace_period"][:-1]) > needed for n, s in compose()["services"].items() if "gateway" in n)
 
 
+def test_systemd_tells_the_parent_alone_to_end() -> None:
+    unit = (DEPLOY / "systemd" / "sluice.service").read_text().splitlines()
+    assert [line for line in unit if line.startswith("Kill")] == ["KillSignal=SIGTERM", "KillMode=mixed"]
+
+
 def test_the_compose_file_follows_the_compose_specification() -> None:
     reader = PyOptions()
     reader.apply_merge = True

@@ -207,6 +207,17 @@ async def answered(sdk: openai.AsyncOpenAI) -> int:
     return sum(not isinstance(a, BaseException) for a in await asyncio.gather(*asked, return_exceptions=True))
 
 
+async def test_sigterm_to_the_whole_group_cuts_no_stream(tmp_path: Path, redis_server: RedisServer) -> None:
+    """As service managers send it: a worker hears it from outside and from its parent."""
+    serving = process(tmp_path, "demo-ok+chunks=40+gap=0.05", drain=20, workers=2, redis=redis_server.url)
+    async with serving as (started, url, _), at(url) as sdk:
+        streams = [await sdk.chat.completions.create(model="m", **STREAM) for _ in range(8)]
+        for pid in (started.pid, *children(started.pid)):
+            os.kill(pid, signal.SIGTERM)
+        assert await asyncio.gather(*(_collected(s) for s in streams)) == [42] * 8
+        assert await asyncio.wait_for(started.wait(), 20) == 0
+
+
 async def test_a_second_signal_ends_the_supervisor_and_its_workers(tmp_path: Path, redis_server: RedisServer) -> None:
     async with process(tmp_path, "demo-endless", drain=60, workers=2, redis=redis_server.url) as (started, url, _):
         async with at(url) as sdk:
