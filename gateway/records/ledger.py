@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from sqlalchemy import select, text
+from sqlalchemy import select
 
 from config.schema import Ledger as Options
 
 from ..call import CallRecord, Principal
 from ..errors import StoreUnavailable
-from .bulk import REFUSED, BulkInsert
+from .bulk import BulkInsert, RowRefused
 from .database import Database, DatabaseError
 from .journal import Batch, Journal, Orphan, Ticket, orphans
+from .rejected import Rejected, rejected_in
 from .rows import Row, Running, all_cleaned, encode, fitting, identity, rows_of, unfinished_row
 from .tables import LEDGER_COLUMNS, ledger
 
@@ -35,7 +36,9 @@ LEDGER_LOCK = 0x51_1C_E1
 """Held shared by who inserts rows, and alone by who must know that no lower row id is still to come."""
 _SQL_SECONDS = 0.5
 _RECOVER_SECONDS = 2.0
-_FAILURES_BEFORE_SORTING = 3
+_MOST_SECONDS = 5.0
+"""Between two attempts, while attempts fail: each waits twice as long as the one before."""
+_SYNC_SECONDS = 5.0
 _FLUSH_SECONDS = {"disk": 0.002, "kernel": 0.1}
 """Where answers wait for a sync it is soon; where none does, more rows share one."""
 _AT_ONCE = 2000
@@ -85,12 +88,18 @@ class Ledger:
         self._flushing = asyncio.Lock()
         self._recovering = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
-        self._failures = 0
+        self._rejected = Rejected(self._folder, self._journal.group_name)
+        self._sql_works = True
 
     @property
     def is_healthy(self) -> bool:
-        """Whether rows can be made durable locally; when not, what costs money should be refused."""
-        return self._journal.healthy
+        """Whether rows can be made durable locally, and SQL took those that it was given last."""
+        return self._journal.healthy and self._sql_works
+
+    @property
+    def rejected(self) -> int:
+        """Rows that the database has refused, for what is in them, since the start."""
+        return self._rejected.count
 
     @property
     def unfinished(self) -> int:
@@ -103,12 +112,26 @@ class Ledger:
             self._journal.open()
         except OSError as error:
             raise DatabaseError(f"ledger.journal: {self._folder} cannot be written: {error.strerror}") from None
+        await self._try_rejected_again()
         with contextlib.suppress(StoreUnavailable):
             await self.recover()
         self._tasks = [
             asyncio.create_task(self._repeat(self.flush, self._sql_interval, self._journal.crowded)),
             asyncio.create_task(self._repeat(self.recover, _RECOVER_SECONDS, asyncio.Event())),
         ]
+
+    async def _try_rejected_again(self) -> None:
+        """Put rows that were refused once into the journal: another version, or a mended database, may have them."""
+        found = iter(rejected_in(self._folder))
+        try:
+            while (rows := await asyncio.to_thread(next, found, None)) is not None:
+                for row in rows:
+                    self._journal.write(encode((_CLOSED, row[0], [row])), [row])
+                if not await self._journal.ticket().within(_SYNC_SECONDS):
+                    return
+                log.warning("%d ledger rows that the database had refused are tried again", len(rows))
+        except OSError as error:
+            log.warning("ledger rows that the database had refused stay in their files: %s", error.strerror)
 
     async def close(self) -> None:
         """Write what is left. What SQL does not take now, the next process finds in the journal."""
@@ -208,36 +231,24 @@ class Ledger:
                 ticket.done()
 
     async def _insert(self, rows: Sequence[Row]) -> None:
+        """Only rows that the database refuses for what is in them are put aside; all others wait until it takes them."""
         try:
             await self._rows.insert(rows)
-        except StoreUnavailable:
-            self._failures += 1
-            if self._failures < _FAILURES_BEFORE_SORTING or not await self._answers():
-                raise
-            await self._insert_each(rows)
-        except REFUSED:
-            await self._insert_each(rows)
-        self._failures = 0
+        except RowRefused:
+            await self._insert_halves(rows)
+        except Exception:
+            self._sql_works = False
+            raise
+        self._sql_works = True
 
-    async def _insert_each(self, rows: Sequence[Row]) -> None:
+    async def _insert_halves(self, rows: Sequence[Row]) -> None:
         """Sort out the row that the database will not have: one bad row must not hold up all that follow."""
-        for row in rows:
-            try:
-                await self._rows.insert([row])
-            except (StoreUnavailable, *REFUSED):
-                if not await self._answers():
-                    raise StoreUnavailable from None
-                path = self._folder / f"rejected-{self._journal.group_name}.jsonl"
-                await asyncio.to_thread(_add_line, path, encode(row))
-                log.warning("the database refuses the ledger row of %s; it was put into %s", row[0], path.name)
-
-    async def _answers(self) -> bool:
-        try:
-            async with self._database.read() as connection:
-                await connection.execute(text("SELECT 1"))
-        except StoreUnavailable:
-            return False
-        return True
+        middle = len(rows) // 2
+        if middle:
+            await self._insert(rows[:middle])
+            await self._insert(rows[middle:])
+        else:
+            await self._rejected.add(rows[0])
 
     async def recover(self) -> Recovered:
         """Bring journals of dead processes into SQL; any number of processes may do so at once."""
@@ -278,12 +289,14 @@ class Ledger:
         return [row for row in rows if identity(row)[0] not in present]
 
     async def _repeat(self, work: Callable[[], Any], seconds: float, sooner: asyncio.Event) -> None:
-        """Do it after so many seconds, or ``sooner`` where the last time was no failure."""
-        failed = False
+        """Do it after so many seconds, or ``sooner`` where the last time was no failure; after failures less and less often."""
+        pause, failed = seconds, False
         while True:
             if failed:
-                await asyncio.sleep(seconds)
+                await asyncio.sleep(pause)
+                pause = max(min(pause * 2, _MOST_SECONDS), seconds)
             else:
+                pause = seconds
                 # Not wait_for: that of Python 3.11 may swallow the cancellation of ``close``.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(seconds):
@@ -325,8 +338,3 @@ def _rows_in(payloads: list[bytes]) -> list[Row]:
 
 def _chunks(rows: Sequence[Row], size: int) -> Iterable[Sequence[Row]]:
     return (rows[start : start + size] for start in range(0, len(rows), size))
-
-
-def _add_line(path: Path, line: bytes) -> None:
-    with path.open("ab") as file:
-        file.write(line + b"\n")
