@@ -33,7 +33,7 @@ INTERVAL = 0.02
 @pytest.fixture
 async def hasty(database: Database, database_url: str) -> AsyncIterator[Database]:
     """The empty database, by transactions that wait for little."""
-    hasty = Database(DatabaseOptions(url=SecretStr(database_url)), timeout=0.2)
+    hasty = Database(DatabaseOptions(url=SecretStr(database_url)), timeout=0.3)
     yield hasty
     await hasty.close()
 
@@ -91,10 +91,12 @@ async def locked(database: Database) -> AsyncIterator[None]:
         other.close()
         return
     server = await asyncpg.connect(_address(database))
-    async with server.transaction():
-        await server.execute("LOCK TABLE ledger IN EXCLUSIVE MODE")
-        yield
-    await server.close()
+    try:
+        async with server.transaction():
+            await server.execute("LOCK TABLE ledger IN EXCLUSIVE MODE")
+            yield
+    finally:
+        await server.close()
 
 
 @contextlib.asynccontextmanager

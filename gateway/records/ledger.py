@@ -90,11 +90,13 @@ class Ledger:
         self._tasks: list[asyncio.Task[None]] = []
         self._rejected = Rejected(self._folder, self._journal.group_name)
         self._sql_works = True
+        self._lacks_journals = False
+        """Whether a dead process has left rows that did not reach SQL when they were last tried."""
 
     @property
     def is_healthy(self) -> bool:
         """Whether rows can be made durable locally, and SQL took those that it was given last."""
-        return self._journal.healthy and self._sql_works
+        return self._journal.healthy and self._sql_works and not self._lacks_journals
 
     @property
     def rejected(self) -> int:
@@ -215,6 +217,15 @@ class Ledger:
                 if batch.is_last:
                     return
 
+    async def complete(self) -> None:
+        """Bring everything into SQL that is known to be used; raises StoreUnavailable.
+
+        As it does at once while a dead process's journal waits for its next turn: a sum without it is too low.
+        """
+        await self.flush()
+        if self._lacks_journals:
+            raise StoreUnavailable("The usage of a dead process is not counted yet.", code="ledger_unavailable")
+
     def _done(self, batch: Batch) -> None:
         self._journal.done(batch)
         if batch.rows:
@@ -252,23 +263,30 @@ class Ledger:
 
     async def recover(self) -> Recovered:
         """Bring journals of dead processes into SQL; any number of processes may do so at once."""
-        total = Recovered()
         async with self._recovering:
-            found = iter(orphans(self._folder, self._journal.group_name))
-            while (orphan := await asyncio.to_thread(next, found, None)) is not None:
-                recovered = False
-                try:
-                    part = await self._recover(orphan)
-                    recovered = True
-                finally:
-                    orphan.release(recovered=recovered)
-                total = Recovered(
-                    total.rows + part.rows, total.unfinished + part.unfinished, total.damaged + part.damaged
-                )
-                log.warning(
-                    "took over the journal of a dead process: %d rows, %d requests unfinished, %d bytes damaged",
-                    *(part.rows, part.unfinished, part.damaged),
-                )
+            try:
+                total = await self._recover_all()
+            except Exception:
+                self._lacks_journals = True
+                raise
+            self._lacks_journals = False
+        return total
+
+    async def _recover_all(self) -> Recovered:
+        total = Recovered()
+        found = iter(orphans(self._folder, self._journal.group_name))
+        while (orphan := await asyncio.to_thread(next, found, None)) is not None:
+            recovered = False
+            try:
+                part = await self._recover(orphan)
+                recovered = True
+            finally:
+                orphan.release(recovered=recovered)
+            total = Recovered(total.rows + part.rows, total.unfinished + part.unfinished, total.damaged + part.damaged)
+            log.warning(
+                "took over the journal of a dead process: %d rows, %d requests unfinished, %d bytes damaged",
+                *(part.rows, part.unfinished, part.damaged),
+            )
         return total
 
     async def _recover(self, orphan: Orphan) -> Recovered:
