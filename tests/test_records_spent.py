@@ -9,6 +9,8 @@ from gateway.limits.amounts import Amounts
 from gateway.limits.engine import Refused, StoreDown
 from gateway.limits.memory import MemoryEngine
 from gateway.records.database import Database
+from gateway.records.heirs import only_heir
+from gateway.records.journal import orphans
 from gateway.records.ledger import Ledger
 from gateway.records.spent import spent_in
 from gateway.records.usage import UsageStore
@@ -78,4 +80,20 @@ async def test_a_budget_waits_for_nobody_where_no_process_died(tmp_path: Path, h
         await ledger.start()
         assert ledger.is_healthy
         assert await admitted(engine_of(hasty, ledger)) == 10
+    await ledger.close()
+
+
+async def test_a_budget_waits_while_another_process_has_such_rows_in_hand(tmp_path: Path, hasty: Database) -> None:
+    """Its lock on the dead one's journal looks like that of a living owner."""
+    folder = tmp_path / "journal"
+    await left_behind(folder, hasty, 6)
+    ledger = ledger_in(folder, hasty)
+    async with only_heir(folder):
+        (orphan,) = orphans(folder, "")
+        await ledger.start()
+        with pytest.raises(StoreDown):
+            await engine_of(hasty, ledger).reserve("new", LIMITS, ONE)
+        orphan.release(recovered=False)
+    await until(lambda: ledger.is_healthy)
+    assert await admitted(engine_of(hasty, ledger)) == 3
     await ledger.close()

@@ -25,6 +25,7 @@ from ..call import CallRecord, Principal
 from ..errors import StoreUnavailable
 from .bulk import BulkInsert, RowRefused
 from .database import Database, DatabaseError
+from .heirs import only_heir
 from .journal import Batch, Journal, Orphan, Ticket, orphans
 from .rejected import Rejected, rejected_in
 from .rows import Row, Running, all_cleaned, encode, fitting, identity, rows_of, unfinished_row
@@ -262,10 +263,11 @@ class Ledger:
             await self._rejected.add(rows[0])
 
     async def recover(self) -> Recovered:
-        """Bring journals of dead processes into SQL; any number of processes may do so at once."""
+        """Bring journals of dead processes into SQL; any number of processes may try at once. Raises StoreUnavailable."""
         async with self._recovering:
             try:
-                total = await self._recover_all()
+                async with only_heir(self._folder):
+                    total = await self._recover_all()
             except Exception:
                 self._lacks_journals = True
                 raise
