@@ -184,6 +184,7 @@ async def build(config: Config, read: Callable[[], Config] | None = None) -> Gat
         in_flight=lambda: state.in_flight,
         breakers=lasting.fleet.breakers,
         healthy=lambda: healthy(records, watching, lasting.sharing),
+        rejected=lambda: 0 if records.ledger is None else records.ledger.rejected,
         version=lambda: gateway.generation.version,
         also=watching.refreshes,
     )

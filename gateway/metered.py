@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
@@ -19,7 +18,7 @@ from .limits.estimate import Bound
 from .outgoing import outgoing
 from .pools import Slot
 from .ramps import NO_GROWTH, Growth
-from .settlement import NOTHING_USED, Ticket, amounts_of, less, never_ran, outcome_of, sum_of
+from .settlement import NOTHING_USED, Held, Ticket, amounts_of, less, never_ran, outcome_of, sum_of
 from .terms import NO_PRICE, Means, Terms
 from .tiers import AttemptTier
 from .walk import CapacityUsedUp
@@ -29,16 +28,6 @@ DURABLE_WITHIN = 5.0
 CHECKPOINT_SECONDS = 5.0
 """Between two notes of what a stream has used so far: what is charged for it should this process die."""
 KINDS: Mapping[str, ErrorKind] = {kind.value: kind for kind in ErrorKind}
-
-
-@dataclass(slots=True)
-class Held:
-    """What a running attempt holds."""
-
-    worst: int
-    """Nano-dollars."""
-    capacity: Reservation | None
-    slot: Slot | None
 
 
 class Metered:
@@ -61,6 +50,8 @@ class Metered:
     _whole: Bound | None = None
     """The bound of the whole answer, while that of its rest holds."""
     _timer: asyncio.TimerHandle | None = None
+    _record: CallRecord | None = None
+    """Of the call, once the ledger knows that it runs."""
     _accounted = False
     _moves = 0
     _failed: tuple[Attempt, ...] = ()
@@ -123,6 +114,7 @@ class Metered:
                 need = self._paid + self._running() + worst
                 if need > self._reservation.amounts.cost:
                     await self._reservation.adjust(self._reservation.amounts.costing(need))
+                    self._note_again()
             if self._means.limiter.has_capacity(deployment.id):
                 capacity = await self._take_capacity(deployment, number, bound, worst)
         except BaseException:
@@ -234,6 +226,7 @@ class Metered:
             rid = f"{self.call.id}:{self._moves}"
             self._reservation = await self._means.limiter.reserve(rid, self.principal, route.name, self.tier, amounts)
         self.route, self.plan, self._terms, self.bound = route, plan, terms, bound
+        self._note_again()
 
     async def move(self, tier: str) -> None:
         """Reserve for another tier instead; raises LimitExceeded and its kin, and then holds nothing."""
@@ -245,6 +238,7 @@ class Metered:
         limiter = self._means.limiter
         self._reservation = await limiter.reserve(rid, self.principal, self.route.name, tier, amounts)
         self.tier, self._terms = tier, self._means.terms(self.principal, self.route, self.plan, tier)
+        self._note_again()
 
     def _book(self) -> None:
         """Settle what failed attempts may be billed on the limits that were reserved for them."""
@@ -276,14 +270,20 @@ class Metered:
         """Asked only of a call that was downgraded, or whose tier is dear."""
         return self.downgraded or tiers.downgrade(record.effective_tier or "default", answer.tier, answer.served_tier)
 
-    def note(self, record: CallRecord, reserved: int | None = None) -> None:
-        """Note in the ledger that the call runs, and what it is charged should this process die."""
+    def note(self, record: CallRecord, used: int | None = None) -> None:
+        """Note in the ledger that the call runs, and what it is charged should this process die: ``used``, or all it may."""
+        self._record = record
         if self._means.ledger is not None:
+            most = self._reservation.amounts.cost + self._booked.cost
             self._means.ledger.open(
-                self.call.id, self.principal, self.route.name,
-                reserved=self._reservation.amounts.cost if reserved is None else reserved, started=record.started,
+                self.call.id, self.principal, self.route.name, reserved=most if used is None else used, started=record.started,
                 stream=self.call.stream, requested_tier=record.requested_tier, effective_tier=self.tier,
             )  # fmt: skip
+
+    def _note_again(self) -> None:
+        """What it is charged is another sum from now on; raises StoreUnavailable, as before a call begins."""
+        if self._record is not None:
+            self.note(self._record)
 
     def streaming(self, answer: StreamedAnswer, record: CallRecord) -> None:
         """A stream begins: from now on what it has used is noted every few seconds."""

@@ -1,15 +1,16 @@
-"""What a settlement is made of: sums of usage, what an attempt's end says, and where rows become durable."""
+"""What a settlement is made of: sums of usage, what attempts hold, what an attempt's end says, and where rows become durable."""
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
 from adapters.errors import ErrorKind
 from adapters.usage import NO_USAGE, Usage
 
 from .call import Attempt, CallRecord, Principal
-from .limits import Amounts
-from .pools import LOSSES, Outcome
+from .limits import Amounts, Reservation
+from .pools import LOSSES, Outcome, Slot
 
 NOTHING_USED = Amounts(0)
 
@@ -35,6 +36,16 @@ class Ticket(Protocol):
     def waiter(self, seconds: float) -> "asyncio.Future[None] | None":
         """What is done once it is there, or after so many seconds; None: it is there."""
         ...
+
+
+@dataclass(slots=True)
+class Held:
+    """What a running attempt holds."""
+
+    worst: int
+    """Nano-dollars."""
+    capacity: Reservation | None
+    slot: Slot | None
 
 
 def amounts_of(requests: int, usage: Usage, cost: int) -> Amounts:

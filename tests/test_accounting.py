@@ -18,8 +18,10 @@ from typing import Any
 import aiohttp
 import pytest
 import yaml
+from pydantic import SecretStr
 
 from config.schema import Database as DatabaseOptions
+from config.schema import Ledger as LedgerOptions
 from config.schema import Redis as RedisOptions
 from gateway import demo
 from gateway.call import Owner
@@ -28,10 +30,12 @@ from gateway.limits import Limiter, State
 from gateway.limits.redis import RedisEngine
 from gateway.limits.rules import NAMES, Rules
 from gateway.records.database import Database
+from gateway.records.ledger import Ledger
 from gateway.records.usage import UsageStore
 
-from .running import KEY, configuration, deployment
+from .running import KEY, configuration, deployment, running
 from .servers import RedisServer, free_port, wait_for_port
+from .test_metering import ask, states
 
 INPUT, OUTPUT = 2_000, 8_000
 """Nano-dollars per token of ``running.PRICE``."""
@@ -271,3 +275,44 @@ async def test_a_process_that_dies_in_a_stream_is_charged_its_last_checkpoint(re
         assert found["concurrency"].used == 0
         assert found["budget.month"].used == row["cost"] + small["cost"]
         assert 0.8 * received * OUTPUT < row["cost"] < 3 * received * OUTPUT < reserved / 10
+
+
+def raising() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """What raises a reservation -> models and limits."""
+    dear = {"input": 20, "output": 800}
+    fallback = {
+        "m": {"deployments": [deployment("demo-cut")], "fallbacks": {"any": ["b"]}},
+        "b": [deployment("demo-slow+delay=9", price=dear)],
+    }
+    slow = [deployment("demo-slow+delay=9"), deployment("demo-slow+delay=8", "anthropic")]
+    own = {"per_model": {"b": {"rpm": 50}}}
+    return {
+        "fallback": (fallback, {}),
+        "fallback-with-limits-of-its-own": (fallback, own),
+        "hedge": ({"m": {"deployments": slow, "hedging": {"after": 0.05}}}, {}),
+    }
+
+
+@pytest.mark.parametrize("case", raising())
+async def test_a_process_that_dies_after_more_was_reserved_is_charged_all_of_it(case: str, tmp_path: Path) -> None:
+    """By a copy of its journal, which is what a dead one leaves."""
+    models, limits = raising()[case]
+    keys = [{"name": "test", "key": KEY, "limits": {"budget": {"day": 100}, "concurrency": 9, **limits}}]
+    async with running(models, keys=keys) as (gateway, upstream):
+        asking = asyncio.create_task(ask(gateway, max_tokens=1000))
+        async with asyncio.timeout(5):
+            while len(upstream.journal) < 2:
+                await asyncio.sleep(0.02)
+        await asyncio.sleep(0.1)
+        budget = (await states(gateway))["budget.day"]
+        shutil.copytree(Path(gateway.config.ledger.journal), tmp_path / "journal")
+        asking.cancel()
+    database = Database(DatabaseOptions(url=SecretStr(f"sqlite:///{tmp_path}/records.db")))
+    await database.upgrade()
+    heir = Ledger(database, LedgerOptions(journal=f"{tmp_path}/journal"), sql_interval=60)
+    await heir.start()
+    (row,) = await UsageStore(database).rows()
+    assert row["status"] == "unfinished"
+    assert row["cost"] == budget.reserved + budget.used > 0
+    await heir.close()
+    await database.close()

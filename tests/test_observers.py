@@ -187,6 +187,24 @@ async def test_a_redis_that_dies_is_told() -> None:
         own.stop()
 
 
+async def test_a_ledger_whose_rows_sql_does_not_take_is_told() -> None:
+    async with running({"m": "demo-ok"}) as (gateway, _):
+        ledger, value = gateway.records.ledger, gateway.registry.get_sample_value
+        assert ledger is not None
+        assert value("sluice_store_healthy", {"store": "ledger"}) == 1
+        await gateway.records.database._writer.run(lambda c: c.execute("PRAGMA query_only = ON").close())
+        ledger.append(CallRecord("req_1", "m", None, 200, attempts=[Attempt(1, "p/m", "p", "m")]))
+        await until(lambda: not ledger.is_healthy)
+        gateway.vitals.refresh()
+        assert value("sluice_store_healthy", {"store": "ledger"}) == 0
+        assert value("sluice_ledger_rejected_rows_total") == 0
+        await gateway.records.database._writer.run(lambda c: c.execute("PRAGMA query_only = OFF").close())
+        await ledger._rejected.add(["req_1"])
+        for _ in range(2):
+            gateway.vitals.refresh()
+            assert value("sluice_ledger_rejected_rows_total") == 1
+
+
 async def until(holds: Callable[[], bool], seconds: float = 10) -> None:
     async with asyncio.timeout(seconds):
         while not holds():

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 
 SECONDS = 0.5
 PAGE = mmap.PAGESIZE
@@ -28,7 +28,7 @@ class Breaker(Protocol):
 
 
 class Vitals:
-    """``also`` sets the gauges of others at the same time."""
+    """``rejected``: rows of the ledger that its database has refused so far. ``also`` sets the gauges of others at the same time."""
 
     def __init__(
         self,
@@ -37,11 +37,13 @@ class Vitals:
         in_flight: Callable[[], int],
         breakers: Callable[[], Mapping[str, Breaker]],
         healthy: Callable[[], Mapping[str, bool]],
+        rejected: Callable[[], int],
         version: Callable[[], str],
         also: Sequence[Callable[[], None]],
     ) -> None:
         self._read_in_flight, self._read_breakers = in_flight, breakers
         self._read_healthy, self._read_version, self._also = healthy, version, also
+        self._read_rejected, self._rejected_before = rejected, 0
         self._in_flight = Gauge(
             "sluice_in_flight", "Requests being served.", registry=registry, multiprocess_mode="livesum"
         )
@@ -69,6 +71,11 @@ class Vitals:
             registry=registry,
             multiprocess_mode="livemin",
         )
+        self._rejected = Counter(
+            "sluice_ledger_rejected_rows",
+            "Ledger rows that the database refused for what is in them: in rejected-*.jsonl beside the journal, and in no report.",
+            registry=registry,
+        )
         self._config = Gauge(
             "sluice_config_info",
             "Workers that run a configuration.",
@@ -89,6 +96,9 @@ class Vitals:
             self._cooling.labels(name).set(breaker.cooling)
         for name, good in self._read_healthy().items():
             self._healthy.labels(name).set(good)
+        rejected = self._read_rejected()
+        self._rejected.inc(rejected - self._rejected_before)
+        self._rejected_before = rejected
         runs = self._read_version()
         self._tell_version(runs)
         for refresh in self._also:

@@ -17,15 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from sqlalchemy import select, text
+from sqlalchemy import select
 
 from config.schema import Ledger as Options
 
 from ..call import CallRecord, Principal
 from ..errors import StoreUnavailable
-from .bulk import REFUSED, BulkInsert
+from .bulk import BulkInsert, RowRefused
 from .database import Database, DatabaseError
+from .heirs import only_heir
 from .journal import Batch, Journal, Orphan, Ticket, orphans
+from .rejected import Rejected, rejected_in
 from .rows import Row, Running, all_cleaned, encode, fitting, identity, rows_of, unfinished_row
 from .tables import LEDGER_COLUMNS, ledger
 
@@ -35,7 +37,9 @@ LEDGER_LOCK = 0x51_1C_E1
 """Held shared by who inserts rows, and alone by who must know that no lower row id is still to come."""
 _SQL_SECONDS = 0.5
 _RECOVER_SECONDS = 2.0
-_FAILURES_BEFORE_SORTING = 3
+_MOST_SECONDS = 5.0
+"""Between two attempts, while attempts fail: each waits twice as long as the one before."""
+_SYNC_SECONDS = 5.0
 _FLUSH_SECONDS = {"disk": 0.002, "kernel": 0.1}
 """Where answers wait for a sync it is soon; where none does, more rows share one."""
 _AT_ONCE = 2000
@@ -85,12 +89,20 @@ class Ledger:
         self._flushing = asyncio.Lock()
         self._recovering = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
-        self._failures = 0
+        self._rejected = Rejected(self._folder, self._journal.group_name)
+        self._sql_works = True
+        self._lacks_journals = False
+        """Whether a dead process has left rows that did not reach SQL when they were last tried."""
 
     @property
     def is_healthy(self) -> bool:
-        """Whether rows can be made durable locally; when not, what costs money should be refused."""
-        return self._journal.healthy
+        """Whether rows can be made durable locally, and SQL took those that it was given last."""
+        return self._journal.healthy and self._sql_works and not self._lacks_journals
+
+    @property
+    def rejected(self) -> int:
+        """Rows that the database has refused, for what is in them, since the start."""
+        return self._rejected.count
 
     @property
     def unfinished(self) -> int:
@@ -103,12 +115,26 @@ class Ledger:
             self._journal.open()
         except OSError as error:
             raise DatabaseError(f"ledger.journal: {self._folder} cannot be written: {error.strerror}") from None
+        await self._try_rejected_again()
         with contextlib.suppress(StoreUnavailable):
             await self.recover()
         self._tasks = [
             asyncio.create_task(self._repeat(self.flush, self._sql_interval, self._journal.crowded)),
             asyncio.create_task(self._repeat(self.recover, _RECOVER_SECONDS, asyncio.Event())),
         ]
+
+    async def _try_rejected_again(self) -> None:
+        """Put rows that were refused once into the journal: another version, or a mended database, may have them."""
+        found = iter(rejected_in(self._folder))
+        try:
+            while (rows := await asyncio.to_thread(next, found, None)) is not None:
+                for row in rows:
+                    self._journal.write(encode((_CLOSED, row[0], [row])), [row])
+                if not await self._journal.ticket().within(_SYNC_SECONDS):
+                    return
+                log.warning("%d ledger rows that the database had refused are tried again", len(rows))
+        except OSError as error:
+            log.warning("ledger rows that the database had refused stay in their files: %s", error.strerror)
 
     async def close(self) -> None:
         """Write what is left. What SQL does not take now, the next process finds in the journal."""
@@ -192,6 +218,15 @@ class Ledger:
                 if batch.is_last:
                     return
 
+    async def complete(self) -> None:
+        """Bring everything into SQL that is known to be used; raises StoreUnavailable.
+
+        As it does at once while a dead process's journal waits for its next turn: a sum without it is too low.
+        """
+        await self.flush()
+        if self._lacks_journals:
+            raise StoreUnavailable("The usage of a dead process is not counted yet.", code="ledger_unavailable")
+
     def _done(self, batch: Batch) -> None:
         self._journal.done(batch)
         if batch.rows:
@@ -208,56 +243,52 @@ class Ledger:
                 ticket.done()
 
     async def _insert(self, rows: Sequence[Row]) -> None:
+        """Only rows that the database refuses for what is in them are put aside; all others wait until it takes them."""
         try:
             await self._rows.insert(rows)
-        except StoreUnavailable:
-            self._failures += 1
-            if self._failures < _FAILURES_BEFORE_SORTING or not await self._answers():
-                raise
-            await self._insert_each(rows)
-        except REFUSED:
-            await self._insert_each(rows)
-        self._failures = 0
+        except RowRefused:
+            await self._insert_halves(rows)
+        except Exception:
+            self._sql_works = False
+            raise
+        self._sql_works = True
 
-    async def _insert_each(self, rows: Sequence[Row]) -> None:
+    async def _insert_halves(self, rows: Sequence[Row]) -> None:
         """Sort out the row that the database will not have: one bad row must not hold up all that follow."""
-        for row in rows:
-            try:
-                await self._rows.insert([row])
-            except (StoreUnavailable, *REFUSED):
-                if not await self._answers():
-                    raise StoreUnavailable from None
-                path = self._folder / f"rejected-{self._journal.group_name}.jsonl"
-                await asyncio.to_thread(_add_line, path, encode(row))
-                log.warning("the database refuses the ledger row of %s; it was put into %s", row[0], path.name)
-
-    async def _answers(self) -> bool:
-        try:
-            async with self._database.read() as connection:
-                await connection.execute(text("SELECT 1"))
-        except StoreUnavailable:
-            return False
-        return True
+        middle = len(rows) // 2
+        if middle:
+            await self._insert(rows[:middle])
+            await self._insert(rows[middle:])
+        else:
+            await self._rejected.add(rows[0])
 
     async def recover(self) -> Recovered:
-        """Bring journals of dead processes into SQL; any number of processes may do so at once."""
-        total = Recovered()
+        """Bring journals of dead processes into SQL; any number of processes may try at once. Raises StoreUnavailable."""
         async with self._recovering:
-            found = iter(orphans(self._folder, self._journal.group_name))
-            while (orphan := await asyncio.to_thread(next, found, None)) is not None:
-                recovered = False
-                try:
-                    part = await self._recover(orphan)
-                    recovered = True
-                finally:
-                    orphan.release(recovered=recovered)
-                total = Recovered(
-                    total.rows + part.rows, total.unfinished + part.unfinished, total.damaged + part.damaged
-                )
-                log.warning(
-                    "took over the journal of a dead process: %d rows, %d requests unfinished, %d bytes damaged",
-                    *(part.rows, part.unfinished, part.damaged),
-                )
+            try:
+                async with only_heir(self._folder):
+                    total = await self._recover_all()
+            except Exception:
+                self._lacks_journals = True
+                raise
+            self._lacks_journals = False
+        return total
+
+    async def _recover_all(self) -> Recovered:
+        total = Recovered()
+        found = iter(orphans(self._folder, self._journal.group_name))
+        while (orphan := await asyncio.to_thread(next, found, None)) is not None:
+            recovered = False
+            try:
+                part = await self._recover(orphan)
+                recovered = True
+            finally:
+                orphan.release(recovered=recovered)
+            total = Recovered(total.rows + part.rows, total.unfinished + part.unfinished, total.damaged + part.damaged)
+            log.warning(
+                "took over the journal of a dead process: %d rows, %d requests unfinished, %d bytes damaged",
+                *(part.rows, part.unfinished, part.damaged),
+            )
         return total
 
     async def _recover(self, orphan: Orphan) -> Recovered:
@@ -278,12 +309,14 @@ class Ledger:
         return [row for row in rows if identity(row)[0] not in present]
 
     async def _repeat(self, work: Callable[[], Any], seconds: float, sooner: asyncio.Event) -> None:
-        """Do it after so many seconds, or ``sooner`` where the last time was no failure."""
-        failed = False
+        """Do it after so many seconds, or ``sooner`` where the last time was no failure; after failures less and less often."""
+        pause, failed = seconds, False
         while True:
             if failed:
-                await asyncio.sleep(seconds)
+                await asyncio.sleep(pause)
+                pause = max(min(pause * 2, _MOST_SECONDS), seconds)
             else:
+                pause = seconds
                 # Not wait_for: that of Python 3.11 may swallow the cancellation of ``close``.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(seconds):
@@ -325,8 +358,3 @@ def _rows_in(payloads: list[bytes]) -> list[Row]:
 
 def _chunks(rows: Sequence[Row], size: int) -> Iterable[Sequence[Row]]:
     return (rows[start : start + size] for start in range(0, len(rows), size))
-
-
-def _add_line(path: Path, line: bytes) -> None:
-    with path.open("ab") as file:
-        file.write(line + b"\n")

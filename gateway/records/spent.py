@@ -16,11 +16,12 @@ def spent_in(
 ) -> Callable[[str, int, int], Awaitable[Amounts]]:
     """The question that limits ask: ``(scope, start, end)`` in milliseconds -> what was used in between.
 
-    ``groups`` gives the current model groups. Limits per tier are answered by the tier that served.
+    ``groups`` gives the current model groups. Limits per tier are answered by the tier that served. It raises
+    StoreUnavailable while SQL lacks rows that this process or a dead one has written.
     """
 
     async def spent(scope: str, start: int, end: int) -> Amounts:
-        await ledger.flush()
+        await ledger.complete()
         found = [await _sum(usage, wanted) for wanted in _filters(scope, start / 1000, end / 1000, groups())]
         kind, _, quoted = scope.partition("|")[0].partition(":")
         owner = f"{kind}:{urllib.parse.unquote(quoted)}"
