@@ -45,7 +45,7 @@ class Prepared(Sendable, Protocol):
         """The answer's rest has begun."""
         ...
 
-    async def fall_back(self, route: Route, plan: Plan) -> None:
+    async def fall_back(self, route: Route, plan: Plan, record: CallRecord) -> None:
         """Reserve for another model instead; raises the GatewayError of the limit that forbids it."""
         ...
 
@@ -137,7 +137,7 @@ class Dispatcher:
             try:
                 plan = self._router.plan(route, call.call)
                 plan = tiers.fitting(plan, record, call.principal)
-                await call.fall_back(route, plan)
+                await call.fall_back(route, plan, record)
             except GatewayError:
                 continue  # the failure that brought us here tells the client more
             record.fallback = route.name

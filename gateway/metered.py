@@ -214,7 +214,7 @@ class Metered:
         self._failed = tuple([attempt for attempt in self._failed if attempt is not row])
         record.attempts.sort(key=lambda attempt: attempt is row)
 
-    async def fall_back(self, route: Route, plan: Plan) -> None:
+    async def fall_back(self, route: Route, plan: Plan, record: CallRecord) -> None:
         """Reserve for another model instead; raises LimitExceeded and its kin, and then holds nothing or what it held."""
         if self.tier == "flex":
             plan = tiers.able(plan, "flex")
@@ -229,23 +229,23 @@ class Metered:
             if self._paid + worst > self._reservation.amounts.cost:
                 await self._reservation.adjust(self._reservation.amounts.costing(self._paid + worst))
         else:
-            self._book()  # what is held goes back first, or a key with one slot could never fall back
-            self._moves += 1
-            amounts = Amounts(1, bound.input_tokens, bound.output_tokens, worst)
-            rid = f"{self.call.id}:{self._moves}"
-            self._reservation = await self._means.limiter.reserve(rid, self.principal, route.name, self.tier, amounts)
+            await self._change(route, self.tier, Amounts(1, bound.input_tokens, bound.output_tokens, worst))
         self.route, self.plan, self._terms, self._bound = route, plan, terms, bound
+        with contextlib.suppress(StoreUnavailable):  # then it stays noted with what it asked for
+            self.note(record, self._booked.cost + self._reservation.amounts.cost)
 
     async def move(self, tier: str) -> None:
         """Reserve for another tier instead; raises LimitExceeded and its kin, and then holds nothing."""
         amounts = self._reservation.amounts
-        amounts = amounts.costing(max(amounts.cost - self._paid, 0))
+        await self._change(self.route, tier, amounts.costing(max(amounts.cost - self._paid, 0)))
+        self.tier, self._terms = tier, self._means.terms(self.principal, self.route, self.plan, tier)
+
+    async def _change(self, route: Route, tier: str, amounts: Amounts) -> None:
+        """Reserve under another model or tier. What is held goes back first, or a key with one slot never could."""
         self._book()
         self._moves += 1
         rid = f"{self.call.id}:{self._moves}"
-        limiter = self._means.limiter
-        self._reservation = await limiter.reserve(rid, self.principal, self.route.name, tier, amounts)
-        self.tier, self._terms = tier, self._means.terms(self.principal, self.route, self.plan, tier)
+        self._reservation = await self._means.limiter.reserve(rid, self.principal, route.name, tier, amounts)
 
     def _book(self) -> None:
         """Settle what failed attempts may be billed on the limits that were reserved for them."""
@@ -280,8 +280,9 @@ class Metered:
     def note(self, record: CallRecord, reserved: int | None = None) -> None:
         """Note in the ledger that the call runs, and what it is charged should this process die."""
         if self._means.ledger is not None:
+            asked, serves = record.model, self.route.name
             self._means.ledger.open(
-                self.call.id, self.principal, self.route.name,
+                self.call.id, self.principal, asked, fallback=None if serves == asked else serves,
                 reserved=self._reservation.amounts.cost if reserved is None else reserved, started=record.started,
                 stream=self.call.stream, requested_tier=record.requested_tier, effective_tier=self.tier,
             )  # fmt: skip
