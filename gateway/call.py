@@ -137,15 +137,19 @@ class Attempt:
     error: ErrorKind | None
     ttft: float | None
     seconds: float
+    fallback: str | None
+    """The public model whose limits bear it, where that is not the one the call asked for."""
 
     def __init__(
         self, number: int, deployment: str, provider: str, model: str, sent_tier: str | None = None,
         served_tier: str | None = None, usage: Usage = NO_USAGE, estimated: bool = False, cost: int = 0,
         status: str = "ok", error: ErrorKind | None = None, ttft: float | None = None, seconds: float = 0.0,
+        fallback: str | None = None,
     ) -> None:  # fmt: skip
         self.number, self.deployment, self.provider, self.model = number, deployment, provider, model
         self.sent_tier, self.served_tier, self.usage, self.estimated = sent_tier, served_tier, usage, estimated
         self.cost, self.status, self.error, self.ttft, self.seconds = cost, status, error, ttft, seconds
+        self.fallback = fallback
 
 
 OWN_PHASES = ("auth", "limits", "translate", "upstream", "stream")

@@ -220,25 +220,23 @@ class Metered:
             if self._paid + worst > self._reservation.amounts.cost:
                 await self._reservation.adjust(self._reservation.amounts.costing(self._paid + worst))
         else:
-            self._book()  # what is held goes back first, or a key with one slot could never fall back
-            self._moves += 1
-            amounts = Amounts(1, bound.input_tokens, bound.output_tokens, worst)
-            rid = f"{self.call.id}:{self._moves}"
-            self._reservation = await self._means.limiter.reserve(rid, self.principal, route.name, self.tier, amounts)
+            await self._change(route, self.tier, Amounts(1, bound.input_tokens, bound.output_tokens, worst))
         self.route, self.plan, self._terms, self.bound = route, plan, terms, bound
         self._note_again()
 
     async def move(self, tier: str) -> None:
         """Reserve for another tier instead; raises LimitExceeded and its kin, and then holds nothing."""
         amounts = self._reservation.amounts
-        amounts = amounts.costing(max(amounts.cost - self._paid, 0))
+        await self._change(self.route, tier, amounts.costing(max(amounts.cost - self._paid, 0)))
+        self.tier, self._terms = tier, self._means.terms(self.principal, self.route, self.plan, tier)
+        self._note_again()
+
+    async def _change(self, route: Route, tier: str, amounts: Amounts) -> None:
+        """Reserve under another model or tier. What is held goes back first, or a key with one slot never could."""
         self._book()
         self._moves += 1
         rid = f"{self.call.id}:{self._moves}"
-        limiter = self._means.limiter
-        self._reservation = await limiter.reserve(rid, self.principal, self.route.name, tier, amounts)
-        self.tier, self._terms = tier, self._means.terms(self.principal, self.route, self.plan, tier)
-        self._note_again()
+        self._reservation = await self._means.limiter.reserve(rid, self.principal, route.name, tier, amounts)
 
     def _book(self) -> None:
         """Settle what failed attempts may be billed on the limits that were reserved for them."""
@@ -274,9 +272,11 @@ class Metered:
         """Note in the ledger that the call runs, and what it is charged should this process die: ``used``, or all it may."""
         self._record = record
         if self._means.ledger is not None:
+            asked, serves = record.model, self.route.name
             most = self._reservation.amounts.cost + self._booked.cost
             self._means.ledger.open(
-                self.call.id, self.principal, self.route.name, reserved=most if used is None else used, started=record.started,
+                self.call.id, self.principal, asked, fallback=None if serves == asked else serves,
+                reserved=most if used is None else used, started=record.started,
                 stream=self.call.stream, requested_tier=record.requested_tier, effective_tier=self.tier,
             )  # fmt: skip
 

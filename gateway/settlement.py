@@ -20,7 +20,7 @@ class Ledger(Protocol):
 
     def open(
         self, call_id: str, principal: Principal, model: str, *, reserved: int, started: float, stream: bool,
-        requested_tier: str | None, effective_tier: str | None,
+        requested_tier: str | None, effective_tier: str | None, fallback: str | None,
     ) -> None:  # fmt: skip
         """Note that a request runs; raises StoreUnavailable when nothing can be noted."""
         ...

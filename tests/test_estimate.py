@@ -156,6 +156,28 @@ def test_audio_is_bounded_by_its_length() -> None:
     assert bound.most.audio_output
 
 
+@pytest.mark.parametrize("content", [None, "Once upon a time", [{"type": "text", "text": "Once upon a time"}]])
+def test_a_spoken_answer_that_is_referred_to_may_fill_the_context(content: Any) -> None:
+    """Its id says nothing of its length: OpenAI reads eight such answers of two minutes as 9,600 tokens of audio."""
+    heard = deployment("demo", priced_as="openai/gpt-audio")
+    e, book = estimator(heard)
+    messages = [
+        {"role": "user", "content": "Go on"},
+        {"role": "assistant", "content": content, "audio": {"id": "audio_1"}},
+    ]
+    bound = e.bound(call(messages=messages, max_completion_tokens=50), [heard])
+    assert bound.most.input_tokens >= UNBOUNDED
+    assert bound.most.audio_input
+    assert bound.media, "no ratio is learned from it"
+    price = book.price(heard)
+    assert price is not None
+    assert price.max_input is not None
+    assert book.worst_case(heard, bound.most) == price.max_input * 32_000 + 50 * 10_000
+    silent = e.bound(call(messages=[{**m, "audio": None} for m in messages], max_completion_tokens=50), [heard])
+    assert silent.most.input_tokens < 2_000
+    assert not silent.most.audio_input
+
+
 def test_searches_and_predictions_are_paid_for() -> None:
     e, book = estimator()
     bound = e.bound(call(web_search_options={}, prediction={"type": "content", "content": "x" * 99}), [GPT])

@@ -152,6 +152,66 @@ async def test_a_window_seen_first_begins_with_what_the_ledger_knows(clock: Cloc
     assert asked == [("k:a", 20_000 * DAY, 20_001 * DAY)] * 2
 
 
+class Book:
+    """A ledger that has the row of a debit as soon as it is made, and a budget that begins with what it knows."""
+
+    def __init__(self, clock: Clock, spent: int) -> None:
+        self.engine, self.money = engine(clock, spent=self), limits(limit("budget.day", 100))
+        self.spent, self.asked = spent, 0
+        self.late: list[int] = []
+        """Debits that come while it looks, too late for its answer."""
+
+    def debit(self, amount: int) -> None:
+        self.engine.debit(f"debit {self.spent}", self.money, (1, 0, 0, 0, amount, 0))
+        self.spent += amount
+
+    async def __call__(self, scope: str, start: int, end: int) -> Amounts:
+        self.asked += 1
+        known = self.spent
+        if self.late:
+            self.debit(self.late.pop())
+        return Amounts(0, cost=known)
+
+    async def used(self) -> int:
+        (state,) = await self.engine.states(self.money)
+        return state.used
+
+
+@pytest.mark.parametrize("debited", [(), (7,), (7, 11)])
+async def test_a_debit_to_a_window_not_seen_yet_leaves_out_nothing_that_the_ledger_knows(
+    clock: Clock, debited: tuple[int, ...]
+) -> None:
+    """Its own row is part of that, and counts once."""
+    book = Book(clock, spent=40)
+    for amount in debited:
+        book.debit(amount)
+    assert await book.used() == book.spent == 40 + sum(debited)
+    book.debit(13)
+    assert await book.used() == book.spent
+    assert isinstance(await book.engine.reserve("r", book.money, (1, 0, 0, 0, 101 - book.spent, 1)), Refused)
+    assert book.asked == 1
+
+
+@pytest.mark.parametrize("times", [1, 2, 5])
+async def test_what_is_debited_while_the_ledger_is_asked_is_not_lost(clock: Clock, times: int) -> None:
+    """It is asked again, to count it once; the third time what came meanwhile counts for certain."""
+    book = Book(clock, spent=40)
+    book.late = [3] * times
+    assert await book.used() == book.spent
+    assert book.asked == min(times + 1, 3)
+
+
+async def test_a_day_that_begins_while_the_ledger_is_asked_has_what_was_debited_in_it(clock: Clock) -> None:
+    async def spent(scope: str, start: int, end: int) -> Amounts:
+        clock.now += DAY
+        e.debit("late", money, (1, 0, 0, 0, 9, 0))
+        return Amounts(0, cost=40)  # of the day before
+
+    e, money = engine(clock, spent=spent), limits(limit("budget.day", 100))
+    e.debit("early", money, (1, 0, 0, 0, 5, 0))
+    assert [s.used for s in await e.states(money)] == [9]
+
+
 async def test_a_ledger_that_cannot_answer_closes_budgets(clock: Clock) -> None:
     async def spent(scope: str, start: int, end: int) -> Amounts:
         raise OSError("no database")

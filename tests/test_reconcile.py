@@ -69,7 +69,15 @@ async def reconciled(request: pytest.FixtureRequest) -> AsyncIterator[Reconciled
         "auth": {"pepper": "p" * 32},
         "organizations": {name: {"limits": {"budget": {"month": 100}}}},
         "teams": {
-            name: {"organization": name, "limits": {"budget": {"day": 10, "total": 50}, "rpd": 1000, "rpm": 5000}}
+            name: {
+                "organization": name,
+                "limits": {
+                    "budget": {"day": 10, "total": 50},
+                    "rpd": 1000,
+                    "rpm": 5000,
+                    "per_model": {"broken": {"budget": {"day": 5}}, "m": {"budget": {"day": 5}}},
+                },
+            }
         },
         "keys": [{"name": name, "key": KEY, "team": name}],
     }
@@ -77,7 +85,8 @@ async def reconciled(request: pytest.FixtureRequest) -> AsyncIterator[Reconciled
         server: RedisServer = request.getfixturevalue("redis_server")
         sections["redis"] = {"url": server.url, "timeout": 2}
         sections["counters"] = {"hot_leases": request.param == "leases"}
-    models = {"m": [deployment("demo-echo")], "slow": [deployment("demo-endless")]}
+    broken = {"deployments": [deployment("demo-500")], "fallbacks": {"any": ["m"]}}
+    models = {"m": [deployment("demo-echo")], "slow": [deployment("demo-endless")], "broken": broken}
     async with running(models, **sections) as (gateway, _):
         yield Reconciled(gateway, name)
 
@@ -99,6 +108,14 @@ async def test_counters_and_ledger_agree_and_are_mended_both_ways(reconciled: Re
     rows = await reconciled.gateway.records.audit.list()
     assert [(r["action"], r["target"]) for r in rows] == [("counter.mend", f"counter:t:{reconciled.name}")] * 2
     assert [r["after"] for r in rows] == [{"budget.day": spent}] * 2
+
+
+async def test_what_a_fallback_served_is_no_drift(reconciled: Reconciled) -> None:
+    await reconciled.spend(2, "broken")
+    assert await reconciled() == []
+    await reconciled.gateway.records.usage.roll_up()
+    assert await reconciled() == []
+    assert (await reconciled.counter())[0] > 0
 
 
 async def test_what_is_under_way_is_no_drift(reconciled: Reconciled) -> None:

@@ -19,10 +19,25 @@ from config.schema import Database as DatabaseOptions
 from gateway.errors import StoreUnavailable
 from gateway.records.database import Database, DatabaseError, _config, _migrate, head
 from gateway.records.keys import KeyStore, sha256_digest
-from gateway.records.tables import FIRST_ROWS, metadata
+from gateway.records.tables import (
+    DIMENSIONS,
+    FIRST_ROWS,
+    LEDGER_FLAGS,
+    LEDGER_NUMBERS,
+    LEDGER_TEXTS,
+    SUMS,
+    ledger_daily,
+    metadata,
+)
+from gateway.records.usage import Filter, UsageStore
 
 VERSION = Table("alembic_version", MetaData(), Column("version_num", String))
 MIGRATIONS = Path(__file__).parents[1] / "gateway" / "records" / "migrations"
+OLD_ROW = {
+    **dict.fromkeys(LEDGER_TEXTS, ""), **dict.fromkeys((*LEDGER_NUMBERS, *LEDGER_FLAGS), 0), "model": "m", "cost": 3,
+}  # fmt: skip
+"""Of the first schema, and the daily sums of a row like it."""
+OLD_SUMS = {"day": 0, **dict.fromkeys(DIMENSIONS[:9], ""), **dict.fromkeys(SUMS, 0), "model": "m", "cost": 4}
 UPGRADE = """
 import asyncio, sys
 from pydantic import SecretStr
@@ -74,6 +89,25 @@ async def test_migrations_and_tables_agree(database_url: str) -> None:
     async with database.write(timeout=60) as connection:
         by_migrations = await connection.run_sync(migrated)
         assert await connection.run_sync(made) == by_migrations
+    await database.close()
+
+
+async def test_daily_sums_by_fallback_are_folded_by_going_back(database_url: str) -> None:
+    database = Database(options(database_url))
+
+    def back_and_forth(connection: Connection) -> None:
+        connection.execute(ledger_daily.delete())
+        for fallback in ("", "cheap"):
+            connection.execute(ledger_daily.insert().values(**OLD_SUMS, fallback=fallback))
+        command.downgrade(_config(connection), "0002")
+        assert connection.scalars(text("SELECT cost FROM ledger_daily")).all() == [8]
+        command.upgrade(_config(connection), "head")
+        assert differences(connection) == []
+        assert connection.scalars(select(ledger_daily.c.cost)).all() == [8]
+
+    await database.upgrade()
+    async with database.write(timeout=60) as connection:
+        await connection.run_sync(back_and_forth)
     await database.close()
 
 
@@ -139,11 +173,21 @@ async def test_an_older_schema_is_brought_up_with_what_is_in_it(tmp_path: Path) 
             "INSERT INTO stored_completions (seq, owner, id, created, model, expires, removed) VALUES (5, 'k', 'c', 77, 'm', 0, 0)"
         )
         connection.execute("INSERT INTO stored_metadata (seq, digest) VALUES (5, 'd')")
+        for table, row in (("ledger", OLD_ROW), ("ledger_daily", OLD_SUMS)):
+            names = ", ".join(f'"{name}"' for name in row)
+            connection.execute(f"INSERT INTO {table} ({names}) VALUES ({', '.join('?' * len(row))})", [*row.values()])
+        connection.execute("INSERT OR REPLACE INTO ledger_rollup (id, through) VALUES (1, 0)")
     database = Database(options(f"sqlite:///{file}"))
     assert not await database.current()
     await database.upgrade()
     async with database.read() as reading:
         assert await reading.scalar(text("SELECT created FROM stored_metadata")) == 77
+    for _ in range(2):
+        (borne,) = await UsageStore(database).report((), Filter(borne_by="m"))
+        assert borne["cost"] == 7
+        await UsageStore(database).roll_up()
+    async with database.read() as reading:
+        assert await reading.scalar(text("SELECT count(*) FROM ledger_daily")) == 1
     record = await KeyStore(database).lookup(sha256_digest("old"))
     assert record is not None
     assert record.id == "key_1"

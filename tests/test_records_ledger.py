@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from sqlalchemy import func, select, text
 
@@ -76,7 +77,8 @@ async def test_a_row_says_everything_about_its_attempt(database: Database, ledge
         started=1_800_000_000.25, seconds=3.0,
         attempts=[
             Attempt(1, "a/m", "a", "m-1", "priority", status="rate_limited", error=ErrorKind.RATE_LIMITED, seconds=0.5),
-            Attempt(2, "b/m", "b", "m-2", "priority", "default", usage, True, 987, ttft=0.125, seconds=2.5),
+            Attempt(2, "b/m", "b", "m-2", "priority", "default", usage, True, 987, ttft=0.125, seconds=2.5,
+                    fallback="cheap"),
         ],
     )  # fmt: skip
     await ledger.append(call)
@@ -89,7 +91,7 @@ async def test_a_row_says_everything_about_its_attempt(database: Database, ledge
         "tier_served": "default", "status": "ok", "error": "", "code": "ok", "http_status": 200, "day": 20833,
         "started": 1_800_000_000_250_000, "duration": 2_500_000, "ttft": 125_000, "cost": 987, "estimated": True,
         "stream": True, "input": 1, "cache_read": 2, "cache_write": 3, "cache_write_1h": 4, "audio_input": 5,
-        "output": 6, "reasoning": 7, "audio_output": 8, "calls": '{"web_search":2}',
+        "output": 6, "reasoning": 7, "audio_output": 8, "calls": '{"web_search":2}', "fallback": "cheap",
     }  # fmt: skip
     assert (failed["error"], failed["final"], failed["cost"]) == ("rate_limited", False, 0)
 
@@ -137,7 +139,7 @@ async def test_hostile_values_do_not_hold_up_the_ledger(database: Database, ledg
 
 def test_rows_of_an_older_version_are_filled_up() -> None:
     (row,) = rows_of(record("req_1", 1))
-    assert cleaned(row[:-2]) == (*cleaned(row)[:-2], None, None)
+    assert cleaned(row[:-3]) == (*cleaned(row)[:-3], None, None, None)
     assert len(cleaned(row)) == len(LEDGER_COLUMNS)
 
 
@@ -155,7 +157,7 @@ def test_many_rows_are_cleaned_as_each_alone_is(column: str | None, value: Any) 
         many[5][LEDGER_COLUMNS.index(column)] = value
     expected = [cleaned(row) for row in many]
     assert [*map(tuple, all_cleaned(many))] == expected
-    assert [*map(tuple, all_cleaned([many[0][:-2], *many[1:]]))] == expected  # and one of an older version
+    assert [*map(tuple, all_cleaned([many[0][:-3], *many[1:]]))] == expected  # and one of an older version
 
 
 def test_a_row_has_each_kind_of_token_in_its_column() -> None:
@@ -360,6 +362,23 @@ async def test_only_one_of_many_takes_a_journal_over(database: Database, tmp_pat
     for heir in heirs:
         await heir.close()
     assert left(tmp_path / "journal") == []
+
+
+async def test_what_died_under_a_fallback_is_borne_by_it(database: Database, tmp_path: Path) -> None:
+    """And by the model asked for, where an older version wrote the journal, which knew of no fallback."""
+    options = LedgerOptions(journal=f"{tmp_path}/journal")
+    dead = Ledger(database, options, sql_interval=60)
+    await dead.start()
+    dead.open("req_1", ME, "fast", reserved=9, fallback="cheap")
+    kind, _, noted = orjson.loads(dead._open["req_1"])
+    dead._journal.write(orjson.dumps([kind, "req_2", ["req_2", *noted[1:-1]]]))
+    await _abandon(dead)
+    heir = Ledger(database, options, sql_interval=60)
+    await heir.start()
+    assert [(r.request_id, r.model, r.fallback, r.cost) for r in await rows(database)] == [
+        ("req_1", "fast", "cheap", 9), ("req_2", "fast", None, 9),
+    ]  # fmt: skip
+    await heir.close()
 
 
 async def test_a_request_that_ended_elsewhere_is_not_unfinished(database: Database, tmp_path: Path) -> None:

@@ -123,6 +123,28 @@ async def test_roll_ups_and_inserts_at_once_count_everything_once(book: Book) ->
     await book.check()
 
 
+async def test_what_a_model_bears_is_what_it_served_for_others_too(book: Book) -> None:
+    """Reports by model have it under the one asked for; both hold before and after the roll-up."""
+    me = PEOPLE[0]
+    await book.add(
+        call(1, me, NOW, 5), call(2, me, NOW, 7, fallback="cheap"), call(3, me, NOW - DAY, 11, fallback="cheap")
+    )
+    await book.add(call(4, me, NOW, 13, fallback="dear"))
+    for _ in range(2):
+        for model, cost, requests in (("fast", 5, 1), ("cheap", 18, 2), ("dear", 13, 1), ("none", 0, 0)):
+            for since, until in ((None, None), (NOW - 2 * DAY, NOW + 3600)):
+                (borne,) = await book.usage.report((), Filter(since, until, key="key_1", borne_by=model))
+                assert (borne["cost"], borne["requests"]) == (cost, requests)
+        assert [(row["model"], row["cost"]) for row in await book.usage.report(["model"])] == [("fast", 36)]
+        (asked,) = await book.usage.report((), Filter(model="fast"))
+        assert asked["cost"] == 36
+        await book.usage.roll_up()
+    await book.add(call(5, me, NOW, 17, fallback="cheap"))
+    await book.usage.roll_up()
+    (borne,) = await book.usage.report((), Filter(borne_by="cheap"))
+    assert borne["cost"] == 35
+
+
 @pytest.mark.parametrize("rolled", [False, True])
 async def test_parts_of_days(book: Book, rolled: bool) -> None:
     await book.add(*some(range(200)))

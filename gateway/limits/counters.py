@@ -14,15 +14,17 @@ from .rules import BUCKET, WINDOW, Limit
 class Cell:
     """What is counted of one limit; all sets that the limit is in share it."""
 
-    __slots__ = ("amount", "mark", "reserved")
+    __slots__ = ("amount", "mark", "reserved", "seeded")
 
-    def __init__(self, amount: int = 0, mark: int = 0) -> None:
+    def __init__(self, amount: int = 0, mark: int = 0, seeded: bool = True) -> None:
         self.amount = amount
         """Of a bucket its level times its period, perhaps above its cap until somebody looks; what a window has spent; slots in use."""
         self.mark = mark
         """When a bucket was brought up to date; a window's number."""
         self.reserved = 0
         """Of a window."""
+        self.seeded = seeded
+        """Whether a window has what the ledger knows: until then it has only what was debited."""
 
     def begin(self, number: int) -> None:
         """Begin another window."""

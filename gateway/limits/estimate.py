@@ -28,7 +28,10 @@ SEARCH_TOKENS = 65_536
 SEARCHING = ("compound", "sonar", "search", "deep-research")
 """Parts of the names of models that search without being asked to."""
 UNBOUNDED = 2_000_000
-"""Tokens of something whose size says nothing of them (a PDF, a stored file): the context window is the bound."""
+"""Tokens of something whose size says nothing of them (a PDF, a stored file, a spoken answer that the provider keeps):
+the context window is the bound."""
+AUDIO = ("input_audio", "audio")
+"""What is heard: sound in a part, or an earlier answer that an assistant's message names by its id."""
 
 IMAGE_TOKENS: Mapping[str, int] = {
     "gpt-4o-mini": 48_200,  # 2,833 and 5,667 for each of at most 8 tiles
@@ -176,7 +179,7 @@ class Estimator:
             most=Bounds(
                 most_input + (SEARCH_TOKENS if searches else 0),
                 each * choices + prediction,
-                audio_input=bool(media) and any(kind == "input_audio" for kind, _ in media),
+                audio_input=bool(media) and any(kind in AUDIO for kind, _ in media),
                 audio_output="audio" in (get("modalities") or ()),
                 calls={"web_search": searches} if searches else NO_CALLS,
                 choices=choices,
@@ -266,8 +269,8 @@ def _has_tools(request: Mapping[str, Any]) -> bool:
 
 
 def _has_parts(messages: Sequence[Any]) -> bool:
-    for message in messages:  # noqa: SIM110 - a generator costs more than all the rest of this
-        if type(message) is dict and type(message.get("content")) is list:
+    for message in messages:  # a generator costs more than all the rest of this
+        if type(message) is dict and (type(message.get("content")) is list or message.get("audio") is not None):
             return True
     return False
 
@@ -287,9 +290,11 @@ def _searches(model: str) -> bool:
 
 
 def _media(messages: Sequence[Any]) -> Iterator[tuple[str, int]]:
-    """(type, bytes in the request) of every part that is no text."""
+    """(type, bytes in the request) of every part that is no text, and of spoken answers that messages refer to."""
     for message in messages:
         content = message.get("content") if isinstance(message, dict) else None
+        if isinstance(message, dict) and message.get("audio") is not None:
+            yield "audio", 0
         if not isinstance(content, list):
             continue
         for part in content:

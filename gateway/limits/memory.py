@@ -15,6 +15,8 @@ from .rules import BUCKET, CONCURRENCY, WINDOW, Limit, LimitSet
 from .windows import DAY, DAY_MS, MONTH, TOTAL, WEEK, end, start, window
 
 SWEEP_SECONDS = 60.0
+_ASKS = 3
+"""Times that the ledger is asked of one window while debits to it keep coming."""
 
 
 def wall_clock() -> int:
@@ -234,18 +236,43 @@ class MemoryEngine:
         """Find or make the cells of a set; a window seen for the first time begins with what the ledger knows."""
         if self._spent is not None:
             for limit in limits.limits:
-                if limit.kind == WINDOW and (limits.shard, limit.scope, limit.field) not in self._cells:
+                if limit.kind == WINDOW and not self._cell(limits.shard, limit).seeded:
                     await self._seed(limits.shard, limit, self._spent)
         bound = self._cells_of(limits)
         self._bound[limits] = bound
         return bound
 
     async def _seed(self, shard: str, limit: Limit, spent: Spent) -> None:
-        number = self._current()[limit.period]
-        over = end(limit.period, number)
-        known = await ask(spent, limit.scope, start(limit.period, number), self._wall() if over is None else over)
+        """Have a window begin with what the ledger knows.
+
+        What was debited before the ledger is asked is part of its answer: the row is written in the same turn of the
+        event loop. What is debited meanwhile may be part of it, so the ledger is asked again; where that happens every
+        time, the last of it counts twice rather than not at all.
+        """
+        for asked in range(_ASKS):
+            cell = self._cell(shard, limit)
+            number = max(self._current()[limit.period], cell.mark)
+            if cell.mark < number:
+                cell.begin(number)
+            before, over = cell.amount, end(limit.period, number)
+            known = await ask(spent, limit.scope, start(limit.period, number), self._wall() if over is None else over)
+            cell = self._cell(shard, limit)  # it may have been forgotten
+            if cell.seeded:
+                return
+            if cell.mark != number:
+                cell.seeded = True  # another window has begun since, and this worker saw all of it
+                return
+            if cell.amount == before or asked == _ASKS - 1:
+                cell.amount += max(known.vector()[limit.unit] - before, 0)
+                cell.seeded = True
+                return
+
+    def _cell(self, shard: str, limit: Limit) -> Cell:
         key = (shard, limit.scope, limit.field)
-        self._cells.setdefault(key, (Cell(known.vector()[limit.unit], number), limit))
+        known = self._cells.get(key)
+        if known is None:
+            known = self._cells[key] = (self._fresh(limit), limit)
+        return known[0]
 
     def _cells_of(self, limits: LimitSet) -> Bound:
         bound = []
@@ -263,7 +290,9 @@ class MemoryEngine:
     def _fresh(self, limit: Limit) -> Cell:
         if limit.kind == BUCKET:
             return Cell(limit.cap * limit.period, self._monotonic())
-        return Cell(0, self._current()[limit.period] if limit.kind == WINDOW else 0)
+        if limit.kind == WINDOW:
+            return Cell(0, self._current()[limit.period], seeded=self._spent is None)
+        return Cell()
 
     def _sweep(self) -> None:
         """Forget what looks as if it had never been used, so that memory stays bounded."""

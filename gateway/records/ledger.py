@@ -156,15 +156,17 @@ class Ledger:
         stream: bool = False,
         requested_tier: str | None = None,
         effective_tier: str | None = None,
+        fallback: str | None = None,
     ) -> None:
         """Note that a request runs, with ``reserved`` nano-dollars: charged to it should this process die.
 
+        ``fallback`` is the model whose limits hold them, where that is not ``model``, which was asked for.
         Raises StoreUnavailable when the journal cannot be written: a request that costs money must not start then.
         """
         began = self._clock() if started is None else started
         noted: Running = (
             call_id, principal.organization, principal.team, principal.user, principal.key_id, principal.tags, model,
-            requested_tier, effective_tier, began, stream, reserved,
+            requested_tier, effective_tier, began, stream, reserved, fallback,
         )  # fmt: skip
         try:
             payload = orjson.dumps((_OPEN, call_id, noted))

@@ -14,7 +14,8 @@ from .tables import LEDGER_COLUMNS, LEDGER_NUMBERS, LEDGER_TEXTS
 Row: TypeAlias = Sequence[Any]
 Running: TypeAlias = Sequence[Any]
 """What the journal notes of a request that runs, written by ``Ledger.open``: the id, whose it is (organization, team, user,
-key, tags), the model, the tiers asked for and given, when it began, whether it streams, the nano-dollars reserved."""
+key, tags), the model, the tiers asked for and given, when it began, whether it streams, the nano-dollars reserved, the
+fallback that they are reserved for (older journals note none)."""
 
 UNFINISHED = "unfinished"
 """The status of a request whose process died under it."""
@@ -66,17 +67,20 @@ def _row(record: CallRecord, attempt: Attempt, *, final: bool) -> Row:
         attempt.estimated, record.stream, final,
         None if ttft is None else int(ttft * 1e6),
         orjson.dumps(calls).decode() if calls else None,
+        attempt.fallback,
     )  # fmt: skip
 
 
 def unfinished_row(noted: Running) -> Row:
     """The row of a request that never ended: attempt 0, charged what was reserved for it, marked as estimated."""
-    call_id, organization, team, user, key, tags, model, requested, effective, started, stream, reserved = noted
+    call_id, organization, team, user, key, tags, model, requested, effective, started, stream, reserved, *later = noted
     record = CallRecord(
         call_id, model, Principal(key, organization, team, user, tags=tuple(tags)), code=UNFINISHED,
         stream=stream, started=started, requested_tier=requested, effective_tier=effective,
     )  # fmt: skip
-    record.attempts.append(Attempt(0, "", "", "", usage=NO_USAGE, estimated=True, cost=reserved, status=UNFINISHED))
+    attempt = Attempt(0, "", "", "", usage=NO_USAGE, estimated=True, cost=reserved, status=UNFINISHED)
+    attempt.fallback = later[0] if later else None
+    record.attempts.append(attempt)
     return rows_of(record)[0]
 
 

@@ -16,8 +16,9 @@ def spent_in(
 ) -> Callable[[str, int, int], Awaitable[Amounts]]:
     """The question that limits ask: ``(scope, start, end)`` in milliseconds -> what was used in between.
 
-    ``groups`` gives the current model groups. Limits per tier are answered by the tier that served. It raises
-    StoreUnavailable while SQL lacks rows that this process or a dead one has written.
+    ``groups`` gives the current model groups. Limits per tier are answered by the tier that served, limits per model by
+    the model that was reserved for: a fallback bears its attempts itself. It raises StoreUnavailable while SQL lacks rows
+    that this process or a dead one has written.
     """
 
     async def spent(scope: str, start: int, end: int) -> Amounts:
@@ -51,7 +52,7 @@ def _filters(
     if by == "m":
         model = urllib.parse.unquote(value)
         for name in groups.get(model, (model,)):
-            yield Filter(since, until, **selected, model=name)
+            yield Filter(since, until, **selected, borne_by=name)
     elif by == "s":
         yield Filter(since, until, **selected, tier=value)
     else:

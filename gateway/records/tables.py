@@ -136,7 +136,7 @@ LEDGER_TEXTS = (
 )
 LEDGER_NUMBERS = ("attempt", "day", "started", "duration", "http_status", "cost", *TOKEN_BUCKETS)
 LEDGER_FLAGS = ("estimated", "stream", "final")
-LEDGER_COLUMNS = (*LEDGER_TEXTS, *LEDGER_NUMBERS, *LEDGER_FLAGS, "ttft", "calls")
+LEDGER_COLUMNS = (*LEDGER_TEXTS, *LEDGER_NUMBERS, *LEDGER_FLAGS, "ttft", "calls", "fallback")
 """The order of a row in the journal. A new column goes to the end and takes NULL: older journals have shorter rows."""
 
 ledger = Table(
@@ -148,6 +148,7 @@ ledger = Table(
     *(Column(name, Boolean, nullable=False) for name in LEDGER_FLAGS),
     Column("ttft", BigInteger, doc="Microseconds, like `started` and `duration`."),
     Column("calls", Text, doc="JSON: charges per call of a server-side tool."),
+    Column("fallback", Text, doc="The model whose limits bear it, where that is not `model`, the one asked for."),
     UniqueConstraint("request_id", "attempt"),
     Index("ix_ledger_started", "started"),
     Index("ix_ledger_key_started", "key", "started"),
@@ -157,7 +158,10 @@ ledger = Table(
     sqlite_autoincrement=True,
 )
 
-DIMENSIONS = ("organization", "team", "user", "key", "tags", "model", "deployment", "provider", "tier_served")
+DIMENSIONS = (
+    *("organization", "team", "user", "key", "tags", "model", "deployment", "provider", "tier_served"),
+    "fallback",
+)
 SUMS = ("requests", "attempts", "errors", "estimates", "cost", "duration", *TOKEN_BUCKETS)
 
 ledger_daily = Table(
@@ -165,7 +169,7 @@ ledger_daily = Table(
     metadata,
     Column("id", Serial, primary_key=True, autoincrement=True),
     Column("day", BigInteger, nullable=False, doc="Days since the epoch, UTC."),
-    *(Column(name, Text, nullable=False) for name in DIMENSIONS),
+    *(Column(name, Text, nullable=False, server_default="" if name == "fallback" else None) for name in DIMENSIONS),
     *(Column(name, BigInteger, nullable=False) for name in SUMS),
     UniqueConstraint("day", *DIMENSIONS, name="uq_ledger_daily_dimensions"),
     Index("ix_ledger_daily_key_day", "key", "day"),

@@ -54,6 +54,8 @@ class Filter:
     tier: str | None = None
     """The tier that served."""
     tag: str | None = None
+    borne_by: str | None = None
+    """The model whose limits bear it: the one asked for, or the one that was to serve instead."""
     counted_toward: str | None = None
     """An owner (``k:...``, ``u:...``): of keys that count toward its limits though they are not its own."""
 
@@ -62,8 +64,10 @@ class Filter:
         wanted = []
         for dimension in DIMENSIONS:
             name = "tier" if dimension == "tier_served" else dimension
-            if dimension != "tags" and (value := getattr(self, name)) is not None:
+            if dimension not in ("tags", "fallback") and (value := getattr(self, name)) is not None:
                 wanted.append(table.c[dimension] == value)
+        if self.borne_by is not None:
+            wanted.append(func.coalesce(func.nullif(table.c.fallback, ""), table.c.model) == self.borne_by)
         if self.counted_toward is not None:
             counted = select(counted_keys.c.key_id).where(counted_keys.c.owner == self.counted_toward)
             wanted.append(table.c.key.in_(counted))
@@ -178,7 +182,9 @@ class UsageStore:
             end = min(end, through + limit)
             if end <= through:
                 return 0
-            dimensions = [ledger.c[name] for name in ("day", *DIMENSIONS)]
+            dimensions = [
+                func.coalesce(ledger.c[n], "") if n == "fallback" else ledger.c[n] for n in ("day", *DIMENSIONS)
+            ]
             new = (
                 select(*dimensions, *(func.sum(_sum(name)).label(name) for name in SUMS))
                 .where(ledger.c.id > through, ledger.c.id <= end)
