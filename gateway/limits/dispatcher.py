@@ -85,6 +85,8 @@ class Dispatcher:
         self._breaker = breaker
         self._seeds = seeds
         self._seen = 0
+        self._changes = 0
+        """Of servers, when it last made sure whose counters these are."""
         self._number = 0
         self._offset = 0.0
         """The clock of Redis less our monotonic one, in ms."""
@@ -247,22 +249,29 @@ class Dispatcher:
 
     async def _send(self, keys: Sequence[str], fence: int, tables: Sequence[Any]) -> Any:
         while True:
-            if not self.generation:
-                await self.join("")
+            if not self.generation or self._changes != self._store.changes:
+                await self.join()
             self.calls += 1
             header = (self.generation, self.process, fence, self._lease, self._seen)
             raw = await self._store.reserve(keys, [*header, *tables, False])
+            if self._changes != self._store.changes:
+                raise Broken  # it may have met with counters that nobody has checked: what it did there does not count
             if raw[0] == STALE:
                 raise StoreDown("a later call has overtaken this one")
             if raw[0] != REBORN:
                 return raw
-            await self.join(self.generation)
+            await self.join(lost=True)
 
-    async def join(self, lost: str) -> None:
+    async def join(self, *, lost: bool = False) -> None:
         """Take part in the current generation; after a loss, put back what this worker holds."""
-        self.generation = await self._store.join(self.keys[0], secrets.token_hex(6), lost, self._lease // 2)
+        before, changes = self.generation, self._store.changes
+        fresh, learn = secrets.token_hex(6), self._lease // 2
+        self.generation = await self._store.join(self.keys[0], fresh, before, learn, lost=lost)
+        self._changes = changes
+        if self.generation == before:
+            return
         self._seen = 0
-        if not lost:
+        if not before:
             return
         log.warning("the counters of %s were lost: restoring %d reservations", self.shard, len(self._held))
         recorded = {rid.decode() for rid in await self._store.command("HKEYS", self.keys[3])} - {"#"}
@@ -271,12 +280,6 @@ class Dispatcher:
             self._settles.append(Settle(rid, LimitSet(self.shard, ()), NOTHING, 0))
         for rid, held in self._held.items():
             self._reserves.appendleft(Reserve(rid, held.limits, held.need, None, mode=RESTORE, at=held.at))
-
-    async def check_server(self) -> None:
-        """Another server answers: unless its counters were begun there, they are to be taken for lost."""
-        if self.generation and await self._store.command("HGET", self.keys[0], "run") != self._store.server.encode():
-            self._seen = 2**53  # which no counter has reached: the next call joins a new generation
-            self.beat()
 
     def _apply(self, batch: Batch, reply: Reply) -> None:
         self._seen = reply.seq

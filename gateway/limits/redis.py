@@ -133,10 +133,7 @@ class RedisEngine:
         while not self._closing:
             await asyncio.sleep(self._lease / 4)
             try:
-                if await self._store.look():
-                    log.warning("another Redis server answers: what it lacks is restored")
-                    for shard in list(self._shards.values()):
-                        await shard.check_server()
+                await self._store.look()
             except StoreDown as e:
                 log.warning("no heartbeat: %s", e)
             for shard in list(self._shards.values()):

@@ -259,8 +259,10 @@ for k = 1, #R do
   if raw then
     local _, rec = cmsgpack.unpack_one(raw)
     if mode == ADJUST then held, wins, at = rec[3], rec[4], rec[1]
-    elseif mode == LEASE then bad, wait = -1, rec[3][1] / need[1]
-    elseif mode == RESERVE or rec[2] == gen then bad = -1 end -- a repetition
+    elseif rec[2] == gen then -- a repetition; what was granted in a generation that is lost is counted nowhere
+      bad = -1
+      if mode == LEASE then wait = rec[3][1] / need[1] end
+    end
   end
   if bad == 0 then
     for j = 1, #set do
