@@ -45,6 +45,7 @@ class Script:
 
 RESERVE = Script("reserve.lua")
 JOIN = Script("join.lua")
+RESTORED = Script("restored.lua")
 SHARE = Script("share.lua")
 HEALTH = Script("health.lua")
 RAMP = Script("ramp.lua")
@@ -98,11 +99,17 @@ class Store:
         reply = await self._run(RESERVE, len(keys), arguments)
         return msgpack.unpackb(reply, strict_map_key=False)
 
-    async def join(self, meta: str, fresh: str, before: str, learn: int, *, lost: bool) -> str:
-        """Run ``join.lua``; gives the generation. Raises like ``reserve``."""
-        keys = (meta,) if self.is_cluster else (meta, SERVER)
-        generation, _ = await self._run(JOIN, len(keys), (*keys, fresh, before, learn, int(lost)))
-        return str(generation.decode())
+    async def join(
+        self, meta: str, running: str, arguments: Sequence[str | int], *, lost: bool, holds: bool
+    ) -> tuple[str, bool]:
+        """Run ``join.lua``; gives the generation, and whether it is not open yet. Raises like ``reserve``."""
+        keys = (meta, running) if self.is_cluster else (meta, running, SERVER)
+        generation, closed = await self._run(JOIN, len(keys), (*keys, *arguments, int(lost), int(holds)))
+        return generation.decode(), bool(closed)
+
+    async def restored(self, meta: str, running: str, generation: str, ids: Sequence[str]) -> bool:
+        """Run ``restored.lua``; gives whether it was in time. Raises like ``reserve``."""
+        return bool(await self._run(RESTORED, 2, (meta, running, generation, msgpack.packb(ids))))
 
     async def share(self, pool: str, arguments: Sequence[Any]) -> Sequence[int]:
         """Run ``share.lua``; gives its reply. Raises like ``reserve``."""
