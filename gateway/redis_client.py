@@ -1,9 +1,10 @@
 """redis-py as it is used here. Nobody else imports it, and only a configuration with Redis imports this."""
 
 import contextlib
+import re
 import sys
-from collections.abc import Iterator
-from typing import TypeAlias
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
 
 from config.schema import Redis as Options
 
@@ -51,10 +52,12 @@ __all__ = [
     "TryAgainError",
     "connect",
     "is_cluster",
+    "watch_servers",
 ]
 
 Client: TypeAlias = "Redis | RedisCluster"
 _CLUSTER = ("redis+cluster://", "rediss+cluster://")
+_RUN_ID = re.compile(rb"run_id:(\w+)")
 
 
 def is_cluster(options: Options) -> bool:
@@ -78,3 +81,27 @@ def connect(options: Options) -> Client:
         retry=Retry(NoBackoff(), 0),
     )
     return client
+
+
+def _address(connection: Any) -> str:
+    return f"{getattr(connection, 'host', '')}:{getattr(connection, 'port', '')}"  # a socket of the file system has neither
+
+
+def watch_servers(client: Client, met: Callable[[str, str], bool]) -> None:
+    """Before the first command on each new connection, tell ``met`` its address and the server process that answers there.
+
+    Where that says no, the connection fails instead. To be called before the client is used.
+    """
+
+    async def connected(connection: Any) -> None:
+        await connection.on_connect()
+        await connection.send_command("INFO", "server")
+        found = _RUN_ID.search(bytes(await connection.read_response()))
+        if found and not met(_address(connection), found[1].decode()):
+            raise RedisConnectionError("another server answers than before")
+
+    if isinstance(client, RedisCluster):
+        for kwargs in (client.connection_kwargs, *(node.connection_kwargs for node in client.startup_nodes)):
+            kwargs["redis_connect_func"] = connected
+    else:
+        client.connection_pool.connection_kwargs["redis_connect_func"] = connected

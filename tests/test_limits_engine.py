@@ -1,7 +1,7 @@
 """Limits in memory: what is admitted, refused and told."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -142,7 +142,7 @@ async def test_a_limit_lowered_below_its_use_blocks_and_does_not_crash(clock: Cl
 async def test_a_window_seen_first_begins_with_what_the_ledger_knows(clock: Clock) -> None:
     asked = []
 
-    async def spent(scope: str, start: int, end: int) -> Amounts:
+    async def spent(scope: str, start: int, end: int, without: Sequence[str] = ()) -> Amounts:
         asked.append((scope, start, end))
         return Amounts(7, 10, 10, 90)
 
@@ -213,7 +213,7 @@ async def test_a_day_that_begins_while_the_ledger_is_asked_has_what_was_debited_
 
 
 async def test_a_ledger_that_cannot_answer_closes_budgets(clock: Clock) -> None:
-    async def spent(scope: str, start: int, end: int) -> Amounts:
+    async def spent(scope: str, start: int, end: int, without: Sequence[str] = ()) -> Amounts:
         raise OSError("no database")
 
     guarded = Limiter(engine(clock, spent=spent), Rules())

@@ -162,6 +162,21 @@ async def test_parts_of_days(book: Book, rolled: bool) -> None:
         assert total["cost"] == book.spent("organization", "acme", since, until)
 
 
+@pytest.mark.parametrize("rolled", [False, True])
+async def test_requests_that_are_not_to_be_counted(book: Book, rolled: bool) -> None:
+    await book.add(*some(range(200)))
+    if rolled:
+        await book.usage.roll_up()
+    without = [f"req_{n}" for n in range(0, 200, 3)] + ["req_'%(x)s:1$", *(f"none_{n}" for n in range(40_000))]
+    book.calls = [c for n, c in enumerate(book.calls) if n % 3]
+    for since, until in ((0, NOW), (NOW - 5 * DAY + 3600, NOW - 3600), (NOW - 7200, NOW)):
+        wanted = Filter(since, until, organization="acme")
+        (total,) = await book.usage.report((), wanted, without=without)
+        counted = [c for c in book.calls if c.principal.organization == "acme" and since <= c.started < until]
+        assert total["cost"] == sum(c.cost or c.attempts[0].cost for c in counted)
+        assert (total["requests"], total["input"]) == (len(counted), 10 * len(counted))
+
+
 async def test_reports_by_anything(book: Book) -> None:
     await book.add(
         call(1, PEOPLE[0], NOW, 5),

@@ -1,9 +1,9 @@
 """What one call of ``reserve.lua`` carries, and how its reply is read."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -53,6 +53,26 @@ class Settle:
         """The fence of the call that carried it first."""
 
 
+def request_id(rid: str) -> str:
+    """The request that a reservation is of: others of its own end in ``:`` or, of capacities, ``.`` and a number."""
+    return rid.partition(":")[0].partition(".")[0]
+
+
+def in_ledger(settles: Iterable[Settle]) -> list[Settle]:
+    """What settles mean to counters that begin with what the ledger has of them: records go, buckets are debited."""
+    buckets: dict[LimitSet, LimitSet] = {}
+    found = []
+    for entry in settles:
+        limits = buckets.get(entry.limits)
+        if limits is None:
+            limits = LimitSet(entry.limits.shard, tuple(x for x in entry.limits.limits if x.kind == BUCKET))
+            buckets[entry.limits] = limits
+        known = Settle(entry.rid, limits, entry.actual, entry.at, entry.mode, own=entry.own, rest=entry.rest)
+        known.first = entry.first
+        found.append(known)
+    return found
+
+
 class Reserve:
     """An entry that takes, and whoever waits for its outcome."""
 
@@ -82,14 +102,24 @@ class Reserve:
         """How often leases of other workers were waited for."""
 
 
+class Held(NamedTuple):
+    """A reservation of this worker."""
+
+    limits: LimitSet
+    need: Vector
+    at: int
+
+
 class Seed:
     """What a scope begins with: (field, window, used) for each of its windows."""
 
-    __slots__ = ("scope", "values")
+    __slots__ = ("exact", "scope", "values")
 
-    def __init__(self, scope: str, values: Sequence[tuple[str, int, int]]) -> None:
+    def __init__(self, scope: str, values: Sequence[tuple[str, int, int]], *, exact: bool) -> None:
         self.scope = scope
         self.values = values
+        self.exact = exact
+        """Whether it is all but what is booked since counters were lost; else it is some of what was used."""
 
 
 class Batch:
@@ -103,11 +133,19 @@ class Batch:
         self.size = 0
         """Operations on limits: what the script's run time grows with."""
         self._prefix = prefix
+        self._first = len(self.keys)
         self._scopes: dict[str, int] = {}
         self._limits: dict[tuple[str, str], int] = {}
         self._rows: list[tuple[int, str, int, int, int, int, int]] = []
         self._sets: dict[LimitSet, int] = {}
         self._members: list[list[int]] = []
+
+    def lose(self) -> None:
+        """Carry what is still of use once the counters are lost: no seeds, and no use of windows that the ledger knows."""
+        self.seeds.clear()
+        self.settles = in_ledger(self.settles)
+        del self.keys[self._first :]
+        self._scopes, self._limits, self._rows, self._sets, self._members = {}, {}, [], {}, []
 
     def tables(self) -> list[Any]:
         """Everything after the header, as ``reserve.lua`` wants it."""
@@ -116,7 +154,9 @@ class Batch:
             (r.rid, self._set(r.limits), r.mode, r.at, *r.need, r.limits.packed, r.number) for r in self.reserves
         ]
         settles = [(s.rid, self._set(s.limits), s.mode, s.first, s.at, *s.actual, *s.rest) for s in self.settles]
-        seeds = [(self._scope(s.scope), [part for value in s.values for part in value]) for s in self.seeds]
+        seeds = [
+            (self._scope(s.scope), [part for value in s.values for part in value], int(s.exact)) for s in self.seeds
+        ]
         return [self._rows, self._members, seeds, settles, reserves]
 
     def _set(self, limits: LimitSet) -> int:

@@ -9,7 +9,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from .amounts import NOTHING, Vector, times
 from .batch import (
@@ -27,12 +27,16 @@ from .batch import (
     STALE,
     UNSEEDED,
     Batch,
+    Held,
     Reply,
     Reserve,
     Seed,
     Settle,
+    in_ledger,
+    request_id,
 )
 from .engine import Broken, Granted, Refused, Slow, StoreDown
+from .generations import Generations
 from .outage import Breaker
 from .rules import LimitSet
 from .seeds import Seeds
@@ -51,14 +55,6 @@ _WAITS_MS = (25, 100)
 """For leases of others: who had no use for one has given it back by then. The last wait is until all must have."""
 
 
-class Held(NamedTuple):
-    """A reservation of this worker."""
-
-    limits: LimitSet
-    need: Vector
-    at: int
-
-
 class Dispatcher:
     """The counters of one organization (or deployment), as one worker sees them.
 
@@ -73,9 +69,10 @@ class Dispatcher:
         """Workers alive at the last heartbeat, this one included."""
         self.calls = 0
         """Of ``reserve.lua`` so far."""
-        self.generation = ""
         self.prefix = f"l:{{{shard}}}:"
         self.keys = [self.prefix + name for name in ("meta", "procs", "reaped", f"rsv:{self.process}")]
+        self.lost: Callable[[], Sequence[str]] | None = None
+        """Called when counters are lost: gives leases back, and who still runs on them."""
         self.recall: Callable[[], None] | None = None
         """Called when a request meets with leases: this worker's own can be given back at once."""
         self.used = time.monotonic()
@@ -84,6 +81,7 @@ class Dispatcher:
         self._store = store
         self._breaker = breaker
         self._seeds = seeds
+        self.generations = Generations(store, self.prefix, lease // 2)
         self._seen = 0
         self._number = 0
         self._offset = 0.0
@@ -226,11 +224,10 @@ class Dispatcher:
         fence = self._number * _SENDINGS
         for entry in batch.settles:
             entry.first = entry.first or fence
-        tables = batch.tables()
         patience = _SENDINGS
         while patience > 0:
             try:
-                raw = await self._send(batch.keys, fence, tables)
+                raw = await self._send(batch, fence)
             except Slow:
                 # Who has waited so long gets an answer now; what is granted to him after all will be given back.
                 self._refuse_all(batch, StoreDown("the counters are too slow"))
@@ -245,38 +242,58 @@ class Dispatcher:
             fence += 1
         raise StoreDown("the counters do not answer")
 
-    async def _send(self, keys: Sequence[str], fence: int, tables: Sequence[Any]) -> Any:
+    async def _send(self, batch: Batch, fence: int) -> Any:
         while True:
-            if not self.generation:
-                await self.join("")
+            if not self.generations.is_sure:
+                await self._join(batch)
             self.calls += 1
-            header = (self.generation, self.process, fence, self._lease, self._seen)
-            raw = await self._store.reserve(keys, [*header, *tables, False])
+            header = (self.generations.now, self.process, fence, self._lease, self._seen)
+            raw = await self._store.reserve(batch.keys, [*header, *batch.tables(), False])
+            if not self.generations.is_sure:
+                raise Broken  # it may have met with counters that nobody has checked: what it did there does not count
             if raw[0] == STALE:
                 raise StoreDown("a later call has overtaken this one")
             if raw[0] != REBORN:
                 return raw
-            await self.join(self.generation)
+            await self._join(batch, lost=True)
 
-    async def join(self, lost: str) -> None:
-        """Take part in the current generation; after a loss, put back what this worker holds."""
-        self.generation = await self._store.join(self.keys[0], secrets.token_hex(6), lost, self._lease // 2)
-        self._seen = 0
-        if not lost:
-            return
+    async def _join(self, batch: Batch, *, lost: bool = False) -> None:
+        """Take part in the current generation; after a loss, put back what this worker holds. ``batch`` is to be sent."""
+        before, changes = self.generations.now, self._store.changes
+        holds = bool(self._held or self._settles or batch.settles)
+        generation, closed = await self.generations.join(before, lost=lost, holds=holds)
+        if generation != before and before:
+            self._ready.clear()
+            batch.lose()
+            if closed:
+                generation = await self._restore(batch, generation)
+        if generation != before:
+            self._seen = 0
+        self.generations.take_part(generation, changes)
+
+    async def _restore(self, batch: Batch, generation: str) -> str:
+        """Put back what is held, and have the ledger know the rest; gives the generation that it is in."""
         log.warning("the counters of %s were lost: restoring %d reservations", self.shard, len(self._held))
+        for _ in range(_SENDINGS):
+            # Here what is settled parts from what will be: the ledger tells of the first, and of the others when they
+            # are booked. No await between.
+            local = self.lost() if self.lost is not None else ()
+            self._settles = deque(in_ledger(self._settles))
+            ids = sorted({request_id(rid) for rid in (*self._held, *local)})
+            await self._seeds.tell(self.shard)
+            if await self.generations.note(generation, ids):
+                break
+            generation, _ = await self.generations.join(generation, lost=True, holds=True)
+        else:
+            raise StoreDown("the ledger is too slow to restore the counters")
         recorded = {rid.decode() for rid in await self._store.command("HKEYS", self.keys[3])} - {"#"}
-        for rid in recorded.difference(self._held, (entry.rid for entry in self._settles)):
+        settled = (entry.rid for entry in (*self._settles, *batch.settles))
+        for rid in recorded.difference(self._held, settled):
             # Settled, but that was lost with the rest: the ledger knows it, the record must go.
             self._settles.append(Settle(rid, LimitSet(self.shard, ()), NOTHING, 0))
         for rid, held in self._held.items():
             self._reserves.appendleft(Reserve(rid, held.limits, held.need, None, mode=RESTORE, at=held.at))
-
-    async def check_server(self) -> None:
-        """Another server answers: unless its counters were begun there, they are to be taken for lost."""
-        if self.generation and await self._store.command("HGET", self.keys[0], "run") != self._store.server.encode():
-            self._seen = 2**53  # which no counter has reached: the next call joins a new generation
-            self.beat()
+        return generation
 
     def _apply(self, batch: Batch, reply: Reply) -> None:
         self._seen = reply.seq
@@ -341,8 +358,11 @@ class Dispatcher:
         task.add_done_callback(again)
 
     async def _seed(self, scope: str, limits: LimitSet, positions: Sequence[int], now: int) -> None:
+        generation = self.generations.now
         try:
-            self._ready += await self._seeds.ask(limits, positions, now)
+            seeds = await self._seeds.ask(limits, positions, now, await self.generations.ran())
+            if generation == self.generations.now:
+                self._ready += seeds
         finally:
             del self._seeding[scope]
 
@@ -373,7 +393,7 @@ class Dispatcher:
         for _ in range(2):
             if self._task is not None:
                 await self._task
-        if self._held or self._settles or not self.generation:
+        if self._held or self._settles or not self.generations.now:
             return
         await self._store.command("ZREM", self.keys[1], self.process)
         await self._store.command("DEL", self.keys[3])

@@ -7,17 +7,21 @@ and later replaces what was taken by what was used. Both engines (``memory`` and
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol
 
 from .amounts import COST, Amounts, Vector
 from .rules import BUCKET, WINDOW, Limit, LimitSet
 from .windows import end
 
-Spent: TypeAlias = Callable[[str, int, int], Awaitable[Amounts]]
-"""``(scope, start, end) -> Amounts``: what the ledger knows was used by a scope between two times (milliseconds).
 
-Asked when a counter is seen for the first time or was lost; ``end`` is exclusive.
-"""
+class Spent(Protocol):
+    """What the ledger knows was used by a scope between two times (milliseconds; ``end`` is exclusive).
+
+    Asked when a counter is seen for the first time or was lost. All that this worker settled before it asks is known.
+    ``without`` are requests that shall not be counted; it is left out where there are none.
+    """
+
+    def __call__(self, scope: str, start: int, end: int, without: Sequence[str] = (), /) -> Awaitable[Amounts]: ...
 
 
 class State(NamedTuple):
@@ -193,10 +197,10 @@ def state(limit: Limit, level: tuple[int, int, int], now: int) -> State:
     return State(limit, value, 0, max(limit.cap - value, 0), 0)
 
 
-async def ask(spent: Spent, scope: str, begin: int, over: int) -> Amounts:
+async def ask(spent: Spent, scope: str, begin: int, over: int, without: Sequence[str] = ()) -> Amounts:
     """What the ledger knows. Raises StoreDown when it does not answer."""
     try:
         async with asyncio.timeout(ASK_SECONDS):
-            return await spent(scope, begin, over)
+            return await (spent(scope, begin, over, without) if without else spent(scope, begin, over))
     except Exception as e:
         raise StoreDown("what was spent so far is not known") from e

@@ -151,6 +151,7 @@ class LeasedEngine:
         self._ticked = 0.0
         self._closing = False
         engine.on_recall = self._recall
+        engine.on_lost = self._lost
 
     async def start(self) -> None:
         await self.engine.start()
@@ -306,6 +307,12 @@ class LeasedEngine:
                 hot.rests = now + REST_SECONDS
                 self._retire(hot)
         self._give_back()
+
+    def _lost(self, shard: str) -> Sequence[str]:
+        """The counters are lost: tell what was used so far, lease anew, and name the requests that still run."""
+        self._recall(shard)
+        held = self._local.items()
+        return [rid for rid, (lease, _) in held if lease.limits and lease.limits.shard == shard]
 
     def _keep_ticking(self) -> None:
         if self._ticker is None:

@@ -16,7 +16,7 @@ from .store import Store
 
 async def reap(counters: Dispatcher, store: Store) -> list[Orphan]:
     """Settle what workers held whose lease is over. Raises StoreDown."""
-    if not counters.generation:
+    if not counters.generations.now:
         return []
     expired = await store.command("ZRANGEBYSCORE", counters.keys[1], "-inf", counters.redis_now())
     dead = [name.decode() for name in expired if name.decode() != counters.process]
@@ -52,7 +52,7 @@ async def _settle(
     batch = Batch(counters.prefix, [*counters.keys[:3], key])
     batch.settles = [Settle(o.rid, o.limits, NOTHING, o.at, CHARGE) for o in orphans]
     try:
-        raw = await store.reserve(batch.keys, [counters.generation, "", 0, 0, 0, *batch.tables(), process])
+        raw = await store.reserve(batch.keys, [counters.generations.now, "", 0, 0, 0, *batch.tables(), process])
     except (Slow, Broken) as e:
         raise StoreDown("the counters do not answer") from e
     if raw[0] == ALIVE:

@@ -36,6 +36,8 @@ class RedisEngine:
         """Called for every reservation of a dead worker that this one settled."""
         self.on_recall: Callable[[str], None] | None = None
         """Called with an organization where a request meets with leases."""
+        self.on_lost: Callable[[str], Sequence[str]] | None = None
+        """Called with an organization whose counters are lost; gives the requests that run on leases."""
         self._store = Store(config)
         self._lease = lease
         self._seeds = Seeds(spent)
@@ -125,6 +127,8 @@ class RedisEngine:
             found = Dispatcher(name, lease=lease, store=self._store, breaker=breaker, seeds=self._seeds)
             if self.on_recall is not None:
                 found.recall = partial(self.on_recall, name)
+            if self.on_lost is not None:
+                found.lost = partial(self.on_lost, name)
             self._shards[name] = found
         return found
 
@@ -133,10 +137,7 @@ class RedisEngine:
         while not self._closing:
             await asyncio.sleep(self._lease / 4)
             try:
-                if await self._store.look():
-                    log.warning("another Redis server answers: what it lacks is restored")
-                    for shard in list(self._shards.values()):
-                        await shard.check_server()
+                await self._store.look()
             except StoreDown as e:
                 log.warning("no heartbeat: %s", e)
             for shard in list(self._shards.values()):

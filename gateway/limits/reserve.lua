@@ -7,7 +7,7 @@
 --       2 only in tests: the time to believe it is, in ms
 --   limit   {key, field, kind, cap, rate, period, unit}     kind 1 bucket, 2 calendar window (rate: overdraft), 3 slots
 --   set     {limit, ...}: what is taken all or none
---   seed    {key, {field, window, spent, ...}}: what counters that were lost or never seen begin with
+--   seed    {key, {field, window, spent, ...}, 1 where what is booked since a loss is to be added}: what counters begin with
 --   settle  {request, set, mode, fence when first sent, reserved at or 0, amounts..., rest...}   modes: see SETTLE below
 --           PART books the amounts, and goes on holding the rest
 --   reserve {request, set, mode, at, amounts..., limits packed, number}            modes: see RESERVE below
@@ -20,8 +20,9 @@
 --   or {-1, gen}: another generation, nothing was done; {-5}: a stale duplicate; {-4}: the process is alive.
 --
 -- A counter is kept in fields that begin with its name: a bucket as l(evel x period) and t(ime), a window as
--- w(indow), s(pent), r(eserved), slots as n. `g` is the generation in which the scope was seeded, `x` when it expires,
--- `h` until when leases on it are held at most, `e` until when none is made.
+-- w(indow), s(pent), r(eserved), slots as n. `g` is the generation in which the scope was seeded, with a `?` while it has
+-- only what was restored and booked since the loss; `x` when it expires, `h` until when leases on it are held at most,
+-- `e` until when none is made.
 -- A record is {at, generation, amounts, windows, checkpoint or 0} followed by the limits, for whoever must reap it.
 
 local DAY = 86400000
@@ -43,6 +44,7 @@ if ARGV[2] then now = tonumber(ARGV[2]) else
   local t = call('TIME')
   now = t[1] * 1000 + floor(t[2] / 1000)
 end
+local closed, begun = now < tonumber(meta[2] or '0'), gen .. '?'
 local before, live = 0, 0
 if reaping then
   if (tonumber(call('ZSCORE', KEYS[2], reaping) or '0')) > now then return cmsgpack.pack({-4}) end
@@ -92,14 +94,15 @@ for i = 1, #L do
   else f[n + 1] = name .. 'n' end
   pos[i] = n
 end
-local vals, seeds, marked, leased, exact = {}, {}, {}, {}, {}
+local vals, seeds, marked, begins, leased, exact = {}, {}, {}, {}, {}, {}
 for k, f in pairs(fields) do
   local v = call('HMGET', KEYS[k], unpack(f))
   vals[k], leased[k], exact[k] = v, tonumber(v[3] or '0'), tonumber(v[4] or '0')
+  begins[k] = closed and v[2] ~= gen and v[2] ~= begun -- what it has is of another time
 end
 for i = 1, #SEEDS do
   local s, by = SEEDS[i][2], {}
-  for j = 1, #s, 3 do by[s[j]] = {s[j + 1], s[j + 2]} end
+  for j = 1, #s, 3 do by[s[j]] = {s[j + 1], s[j + 2], SEEDS[i][3] == 1} end
   seeds[SEEDS[i][1]] = by
 end
 -- A: level x period, spent or in use.  B: time of a bucket, reserved of a window.  C: the window.  D: cap x period
@@ -109,7 +112,7 @@ for i = 1, #L do
   local v, kind, k = vals[l[1]], l[3], l[1]
   B[i], C[i], D[i] = 0, 0, 0
   seeded[i] = kind == 1 or (v[2] == gen and (kind == 3 or v[n + 1] ~= false))
-  local seed = not seeded[i] and seeds[k]
+  local seed, restored = not seeded[i] and not closed and seeds[k], v[2] == begun
   if seed then seeded[i], dirty[i], marked[k] = true, true, true end
   if kind == 1 then
     local cap = l[4] * l[6]
@@ -127,17 +130,19 @@ for i = 1, #L do
   elseif kind == 2 then
     local w, stored = window(l[6], now), tonumber(v[n + 1] or false)
     local spent, reserved = 0, 0
-    if stored and stored >= w then -- never back to an older window
+    if stored and stored >= w and not begins[k] then -- never back to an older window
       w, spent, reserved = stored, tonumber(v[n + 2]), tonumber(v[n + 3])
     end
     if seed then
       local s = seed[l[2]]
-      reserved = 0
-      if s and s[1] == w and s[2] > spent then spent = s[2] end
+      if not restored then reserved = 0 end
+      if s and s[1] == w then
+        if restored and s[3] then spent = spent + s[2] elseif s[2] > spent then spent = s[2] end
+      end
     end
     A[i], B[i], C[i] = spent, reserved, w
   else
-    A[i] = seed and 0 or tonumber(v[n + 1] or '0')
+    A[i] = (begins[k] or (seed and not restored)) and 0 or tonumber(v[n + 1] or '0')
   end
 end
 -- 2. Settles. `held` is what was reserved (nil: no reservation), `lost` tells that it was made in another generation.
@@ -247,7 +252,6 @@ local function may_come_back(l, i, amount)
   if l[3] ~= 2 then return true end
   return A[i] + amount <= l[4] + l[5] and (l[5] == 0 or A[i] < l[4]) -- what is spent is not given back
 end
-local closed = now < tonumber(meta[2] or '0')
 local out = {}
 for k = 1, #R do
   local r = R[k]
@@ -259,20 +263,24 @@ for k = 1, #R do
   if raw then
     local _, rec = cmsgpack.unpack_one(raw)
     if mode == ADJUST then held, wins, at = rec[3], rec[4], rec[1]
-    elseif mode == LEASE then bad, wait = -1, rec[3][1] / need[1]
-    elseif mode == RESERVE or rec[2] == gen then bad = -1 end -- a repetition
+    elseif rec[2] == gen then -- a repetition; what was granted in a generation that is lost is counted nowhere
+      bad = -1
+      if mode == LEASE then wait = rec[3][1] / need[1] end
+    end
   end
   if bad == 0 then
     for j = 1, #set do
       local i = set[j]
       local l = L[i]
-      if not seeded[i] then
+      if l[3] ~= 1 and closed then
+        if mode ~= RESTORE then bad = -3 end
+      elseif not seeded[i] and not (mode == RESTORE and vals[l[1]][2] == begun) then
         bad = -2
         if j <= 50 then wait = wait + 2 ^ (j - 1) end -- which ones
-      elseif l[3] ~= 1 and closed and mode ~= RESTORE and bad == 0 then bad = -3 end
+      end
     end
   end
-  if mode == READ and bad ~= -2 then bad = -1 end
+  if mode == READ and bad == 0 then bad = -1 end
   if bad == 0 and mode == LEASE then
     wait = size(set, need, r[12], r[4])
     if wait < SMALLEST then bad = 1
@@ -350,8 +358,14 @@ for k = 1, #R do
   out[k * 2] = wait
 end
 
--- 4. Write each scope once.
+-- 4. Write each scope once, and of one that begins again all that is known of it.
 local w, ttl = {}, {}
+if closed then
+  local again = {}
+  for i = 1, #L do again[L[i][1]] = again[L[i][1]] or dirty[i] and begins[L[i][1]] end
+  for i = 1, #L do dirty[i] = dirty[i] or again[L[i][1]] end
+  for k, begin in pairs(again) do if begin then call('DEL', KEYS[k]); vals[k][1] = false end end
+end
 for i = 1, #L do
   if dirty[i] then
     local l = L[i]
@@ -376,7 +390,7 @@ for i = 1, #L do
 end
 for k, f in pairs(w) do
   local n, x, t = #f, tonumber(vals[k][1] or false), ttl[k]
-  if marked[k] then f[n + 1] = 'g'; f[n + 2] = gen; n = n + 2 end
+  if marked[k] or begins[k] then f[n + 1] = 'g'; f[n + 2] = marked[k] and gen or begun; n = n + 2 end
   if t == math.huge then -- a total budget never expires
     if x ~= 0 then f[n + 1] = 'x'; f[n + 2] = '0' end
     call('HSET', KEYS[k], unpack(f))

@@ -1,6 +1,7 @@
 """What counters begin with when they are seen for the first time or were lost: never less than is known to be spent."""
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 
 from .amounts import NOTHING, Vector
 from .batch import Seed
@@ -39,21 +40,33 @@ class Seeds:
         for key in list(self._own)[: _REMEMBERED // 2]:
             del self._own[key]
 
-    async def ask(self, limits: LimitSet, positions: Iterable[int], now: int) -> list[Seed]:
-        """The seeds of some counters of a set. Raises StoreDown when the ledger does not answer."""
+    async def tell(self, shard: str) -> None:
+        """Have the ledger know all that this worker settled. Raises StoreDown when it does not answer."""
+        if self._spent is not None:
+            now = int(time.time() * 1000)
+            await ask(self._spent, shard if shard.startswith("d:") else f"o:{shard}", now - 1, now)
+
+    async def ask(
+        self, limits: LimitSet, positions: Iterable[int], now: int, without: Sequence[str] = ()
+    ) -> list[Seed]:
+        """The seeds of some counters of a set; requests ``without`` are booked since the counters were lost.
+
+        Raises StoreDown when the ledger does not answer.
+        """
         seeds: dict[str, list[tuple[str, int, int]]] = {}
         for position in positions:
             limit = limits.limits[position]
             values = seeds.setdefault(limit.scope, [])
             if limit.kind == WINDOW:
                 number = window(limit.period, now)
-                own = self._own.get((limits.shard, limit.scope, limit.field, number), 0)
-                known = await self._ask(limit, number, now)
-                values.append((limit.field, number, max(own, known[limit.unit])))
-        return [Seed(scope, values) for scope, values in seeds.items()]
+                used = (await self._ask(limit, number, now, without))[limit.unit]
+                if self._spent is None or not without:  # some of it is perhaps of them
+                    used = max(used, self._own.get((limits.shard, limit.scope, limit.field, number), 0))
+                values.append((limit.field, number, used))
+        return [Seed(scope, values, exact=self._spent is not None) for scope, values in seeds.items()]
 
-    async def _ask(self, limit: Limit, number: int, now: int) -> Vector:
+    async def _ask(self, limit: Limit, number: int, now: int, without: Sequence[str]) -> Vector:
         if self._spent is None:
             return NOTHING
         over = end(limit.period, number)
-        return (await ask(self._spent, limit.scope, start(limit.period, number), over or now)).vector()
+        return (await ask(self._spent, limit.scope, start(limit.period, number), over or now, without)).vector()

@@ -1,6 +1,7 @@
 """The Redis side of limits: connections, scripts, time-outs. The only place where exceptions of redis-py are seen."""
 
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any
@@ -22,11 +23,16 @@ from ..redis_client import (
     TryAgainError,
     connect,
     is_cluster,
+    watch_servers,
 )
 from .engine import Broken, Slow, StoreDown
 
+log = logging.getLogger(__name__)
+
 _TRANSIENT = (ClusterDownError, MasterDownError, ReadOnlyError, TryAgainError)
 """Said while a slot or the role of primary moves; over in moments."""
+SERVER = "l:server"
+"""Since when counters are found that another server kept."""
 
 
 class Script:
@@ -39,6 +45,7 @@ class Script:
 
 RESERVE = Script("reserve.lua")
 JOIN = Script("join.lua")
+RESTORED = Script("restored.lua")
 SHARE = Script("share.lua")
 HEALTH = Script("health.lua")
 RAMP = Script("ramp.lua")
@@ -50,11 +57,15 @@ class Store:
     def __init__(self, config: schema.Redis) -> None:
         self._config = config
         self.is_cluster = is_cluster(config)
-        self.server = ""
-        """Names the server process: changes when Redis restarts or another server takes over. Empty in a cluster."""
+        self.changes = 0
+        """How often another server process answered than before: Redis was restarted, or another server took over."""
         self.clock: Callable[[], int] | None = None
         """For tests: the time in ms that the script shall believe, instead of Redis' own."""
+        self._servers: dict[str, str] = {}
+        """Address (in a cluster) -> the process that answered there."""
+        self._started = False
         self._client: Client = connect(config)
+        watch_servers(self._client, self._met)
 
     async def start(self) -> None:
         """Load the scripts and refuse a Redis that may evict counters. Raises StoreDown."""
@@ -65,6 +76,7 @@ class Store:
         except (RedisError, OSError) as e:
             raise StoreDown(f"Redis cannot be used for limits: {type(e).__name__}") from e
         await self.look()
+        self._started = True
         bad = sorted({policy for policy in policies if policy != "noeviction"})
         if bad and self._config.require_noeviction:
             raise StoreDown(
@@ -87,10 +99,17 @@ class Store:
         reply = await self._run(RESERVE, len(keys), arguments)
         return msgpack.unpackb(reply, strict_map_key=False)
 
-    async def join(self, meta: str, fresh: str, lost: str, learn: int) -> str:
-        """Run ``join.lua``; gives the generation. Raises like ``reserve``."""
-        generation, _ = await self._run(JOIN, 1, (meta, fresh, lost, learn, self.server))
-        return str(generation.decode())
+    async def join(
+        self, meta: str, running: str, arguments: Sequence[str | int], *, lost: bool, holds: bool
+    ) -> tuple[str, bool]:
+        """Run ``join.lua``; gives the generation, and whether it is not open yet. Raises like ``reserve``."""
+        keys = (meta, running) if self.is_cluster else (meta, running, SERVER)
+        generation, closed = await self._run(JOIN, len(keys), (*keys, *arguments, int(lost), int(holds)))
+        return generation.decode(), bool(closed)
+
+    async def restored(self, meta: str, running: str, generation: str, ids: Sequence[str]) -> bool:
+        """Run ``restored.lua``; gives whether it was in time. Raises like ``reserve``."""
+        return bool(await self._run(RESTORED, 2, (meta, running, generation, msgpack.packb(ids))))
 
     async def share(self, pool: str, arguments: Sequence[Any]) -> Sequence[int]:
         """Run ``share.lua``; gives its reply. Raises like ``reserve``."""
@@ -135,10 +154,19 @@ class Store:
         except (RedisError, RedisClusterException, OSError) as e:
             raise StoreDown(f"Redis failed: {type(e).__name__}") from e
 
-    async def look(self) -> bool:
-        """Whether another server answers than before. Raises StoreDown."""
-        if self.is_cluster:
-            return False
-        info = await self.command("INFO", "server")
-        before, self.server = self.server, str(info.get("run_id", ""))
-        return bool(before) and before != self.server
+    async def look(self) -> None:
+        """See whether another server answers than before, behind a connection that did not break. Raises StoreDown."""
+        if not self.is_cluster:
+            info = await self.command("INFO", "server")
+            self._met("", str(info.get("run_id", "")))
+
+    def _met(self, address: str, server: str) -> bool:
+        """Whether commands may go there: none that was meant for another server, which its sender must check first."""
+        address = address if self.is_cluster else ""
+        if self._servers.get(address) == server:
+            return True
+        self._servers[address] = server
+        self.changes += 1
+        if self._started:
+            log.warning("another Redis server answers: what it lacks is restored")
+        return not self._started

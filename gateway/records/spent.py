@@ -1,9 +1,10 @@
 """What the ledger knows was spent: counters that are new or were lost begin with it, so no restart resets a budget."""
 
 import urllib.parse
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ..limits import Amounts
+from ..limits.engine import Spent
 from .ledger import Ledger
 from .usage import Filter, UsageStore
 
@@ -11,9 +12,7 @@ OWNERS: Mapping[str, str] = {"k": "key", "u": "user", "t": "team", "o": "organiz
 """The first letter of a scope -> the column it selects."""
 
 
-def spent_in(
-    usage: UsageStore, ledger: Ledger, groups: Callable[[], Mapping[str, Sequence[str]]]
-) -> Callable[[str, int, int], Awaitable[Amounts]]:
+def spent_in(usage: UsageStore, ledger: Ledger, groups: Callable[[], Mapping[str, Sequence[str]]]) -> Spent:
     """The question that limits ask: ``(scope, start, end)`` in milliseconds -> what was used in between.
 
     ``groups`` gives the current model groups. Limits per tier are answered by the tier that served, limits per model by
@@ -21,14 +20,14 @@ def spent_in(
     that this process or a dead one has written.
     """
 
-    async def spent(scope: str, start: int, end: int) -> Amounts:
+    async def spent(scope: str, start: int, end: int, without: Sequence[str] = ()) -> Amounts:
         await ledger.complete()
-        found = [await _sum(usage, wanted) for wanted in _filters(scope, start / 1000, end / 1000, groups())]
+        found = [await _sum(usage, wanted, without) for wanted in _filters(scope, start / 1000, end / 1000, groups())]
         kind, _, quoted = scope.partition("|")[0].partition(":")
         owner = f"{kind}:{urllib.parse.unquote(quoted)}"
         if kind in "ku" and await usage.counts(owner):
             toward = _filters(scope, start / 1000, end / 1000, groups(), counted_toward=owner)
-            found += [await _sum(usage, wanted) for wanted in toward]
+            found += [await _sum(usage, wanted, without) for wanted in toward]
         return Amounts(*(sum(column) for column in zip(*found, strict=True)))
 
     return spent
@@ -59,8 +58,8 @@ def _filters(
         yield Filter(since, until, **selected)
 
 
-async def _sum(usage: UsageStore, wanted: Filter) -> tuple[int, int, int, int, int]:
-    (row,) = await usage.report((), wanted)
+async def _sum(usage: UsageStore, wanted: Filter, without: Sequence[str]) -> tuple[int, int, int, int, int]:
+    (row,) = await usage.report((), wanted, without=without)
     prompt = sum(row[b] for b in ("input", "cache_read", "cache_write", "cache_write_1h", "audio_input"))
     completion = row["output"] + row["reasoning"] + row["audio_output"]
     requests = row["attempts"] if wanted.deployment is not None else row["requests"]

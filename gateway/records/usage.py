@@ -16,7 +16,21 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal
 
 import orjson
-from sqlalchemy import ColumnElement, Select, and_, case, delete, func, select, true, tuple_, union_all, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Select,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    select,
+    true,
+    tuple_,
+    union_all,
+    update,
+)
 from sqlalchemy.sql import FromClause
 
 from adapters.usage import TOKEN_BUCKETS
@@ -99,18 +113,24 @@ class UsageStore:
             return await connection.scalar(query) is not None
 
     async def report(
-        self, group_by: Sequence[str] = (), wanted: Filter | None = None, *, limit: int = MAX_GROUPS
+        self,
+        group_by: Sequence[str] = (),
+        wanted: Filter | None = None,
+        *,
+        limit: int = MAX_GROUPS,
+        without: Sequence[str] = (),
     ) -> list[dict[str, Any]]:
         """Sums by any of GROUPS, in their order. A row with several tags counts under each when grouped by tag.
 
         ``cost`` is in nano-dollars, ``duration`` in microseconds. Parts of days older than the retention are not known.
+        Requests ``without`` are not counted; their rows must be younger than that.
         Raises InvalidRequest for an unknown group, and for more than ``limit`` groups: a part of them would look whole.
         """
         for name in group_by:
             if name not in GROUPS:
                 raise InvalidRequest(f"Cannot group by '{name}'; use {', '.join(GROUPS)}.", param="group_by")
         columns = [_NAMES.get(name, name) for name in dict.fromkeys(group_by)]
-        parts = _parts(wanted or Filter(), SUMS, columns)
+        parts = _parts(wanted or Filter(), SUMS, columns, without)
         keys = [parts.c[name] for name in columns]
         query = select(*keys, *(func.coalesce(func.sum(parts.c[name]), 0).label(name) for name in SUMS))
         if keys:
@@ -221,17 +241,19 @@ def _sum(name: str, rows: FromClause = ledger) -> ColumnElement[int]:
     return case((conditions[name], 1), else_=0) if name in conditions else rows.c[name]
 
 
-def _parts(wanted: Filter, sums: Sequence[str], columns: Sequence[str]) -> Any:
-    """Everything ``wanted``, each row once, as rows of ``columns`` and ``sums``."""
+def _parts(wanted: Filter, sums: Sequence[str], columns: Sequence[str], without: Sequence[str] = ()) -> Any:
+    """Everything ``wanted``, each row once, as rows of ``columns`` and ``sums``; rows of ``without`` once more, negative."""
     first = None if wanted.since is None else -int(-wanted.since // _DAY)
     end = None if wanted.until is None else int(wanted.until // _DAY)
+    less = [_negative(wanted, sums, columns, without)] if without else []
     if first is not None and end is not None and first >= end:
-        return _raw(ledger, wanted, sums, columns, _between(wanted.since, wanted.until)).subquery()
+        return union_all(_raw(ledger, wanted, sums, columns, _between(wanted.since, wanted.until)), *less).subquery()
     through = select(ledger_rollup.c.through).scalar_subquery()
     # OFFSET keeps planners from looking into the subquery: knowing nothing of `through`, they would rather read all
     # rows that an owner ever had than the few that are behind the roll-up.
     behind = select(ledger).where(ledger.c.id > through).offset(0).subquery("behind")
     parts: list[Select[Any]] = [
+        *less,
         select(*(ledger_daily.c[name] for name in (*columns, *sums))).where(
             wanted.matches(ledger_daily), _days(ledger_daily, first, end)
         ),
@@ -250,6 +272,15 @@ def _raw(
     """Rows of the ledger in the form of the roll-up's."""
     found = [*(rows.c[name] for name in columns), *(_sum(name, rows).label(name) for name in sums)]
     return select(*found).where(wanted.matches(rows), when)
+
+
+def _negative(wanted: Filter, sums: Sequence[str], columns: Sequence[str], requests: Sequence[str]) -> Select[Any]:
+    """What rows of some requests take off, in whatever form they are counted."""
+    # Written out: there may be more than a statement can have parameters.
+    ids: BindParameter[str] = bindparam("requests", value=list(requests), expanding=True, literal_execute=True)
+    found = [*(ledger.c[name] for name in columns), *((-_sum(name)).label(name) for name in sums)]
+    own = ledger.c.request_id.in_(ids)
+    return select(*found).where(own, wanted.matches(ledger), _between(wanted.since, wanted.until))
 
 
 def _days(table: FromClause, first: int | None, end: int | None) -> ColumnElement[bool]:
