@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import inspect
 import json
+import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -205,6 +206,25 @@ async def test_an_upgrade_is_declined_by_answering(first: bytes) -> None:
         assert [(await socket.answer())[0] for _ in range(2)] == [200, 200]
         socket.send(upgrade, upgrade, GARBAGE)
         assert [(await socket.answer())[0] for _ in range(3)] == [200, 200, 400]
+
+
+@pytest.mark.parametrize(
+    ("mark", "key", "status"),
+    [
+        ("x-client-request-id: caf\xe9", KEY, 400),
+        ("x-client-request-id: caf\xe9", "sk-none-of-ours", 401),
+        ("x-stainless-retry-count: caf\xe9", KEY, 200),
+    ],
+)
+async def test_a_header_in_latin_1_is_refused_or_logged_and_the_connection_stays(
+    mark: str, key: str, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running({"m": "demo-ok"}) as (gateway, _), to(gateway) as socket:
+        caplog.set_level(logging.INFO, "sluice.access")
+        socket.send(ask("m", mark, f"authorization: Bearer {key}"), ask("m"))
+        assert [(await socket.answer())[0] for _ in range(2)] == [status, 200]
+    first, _ = (json.loads(line.getMessage()) for line in caplog.records if line.name == "sluice.access")
+    assert (first["status"], first["client_request_id"] or first["client_retries"]) == (status, "caf?")
 
 
 async def test_a_head_alone_has_no_body() -> None:

@@ -59,8 +59,8 @@ class Head:
         )  # fmt: skip
         self.digest = digest_of(self.credential) if self.credential else None
         name, retries = get("X-Client-Request-Id"), get("X-Stainless-Retry-Count")
-        self.client_marks = (name and name[:MAX_CLIENT_REQUEST_ID], retries and retries[:8])
-        """What the client calls this request, and which retry of its own it is; bounded, for the log."""
+        self.client_marks = (_mark(name, MAX_CLIENT_REQUEST_ID), _mark(retries, 8))
+        """What the client calls this request, and which retry of its own it is; bounded and valid Unicode, for the log."""
         self.odd_client_id = name is not None and (len(name) > MAX_CLIENT_REQUEST_ID or not name.isascii())
         self.traceparent = valid(get("traceparent"))
         """The client's W3C trace context, where what it sent is one."""
@@ -68,6 +68,13 @@ class Head:
         declared = get("Content-Type")
         self.odd_type = declared is not None and declared.partition(";")[0].lower() != "application/json"
         """Whether the Content-Type needs a second look."""
+
+
+def _mark(value: str | None, most: int) -> str | None:
+    """The first ``most`` characters; bytes that are no UTF-8, which aiohttp reads as lone surrogates, become question marks."""
+    if not value or value.isascii():
+        return value and value[:most]
+    return value[:most].encode("utf-8", "replace").decode()
 
 
 class Known:
