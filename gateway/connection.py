@@ -30,6 +30,7 @@ from .endpoints.head import PARSED, Head, Known, Message, is_whole, known
 from .errors import GatewayError, InvalidRequest
 from .logs import log_crash
 from .reply import JSON_HEADERS, KEPT, Written, whole_head
+from .stalls import Stall
 from .turns import Outgoing, outgoing
 
 SERVER_HEADER = "sluice"
@@ -51,7 +52,20 @@ Handle: TypeAlias = Callable[[Exchange], Awaitable[web.StreamResponse]]
 class Connection(RequestHandler):
     """One client connection."""
 
-    __slots__ = ("_aligned", "_config", "_exchange", "_handle", "_head_timer", "_known", "address", "blocked", "out")
+    __slots__ = (
+        *(
+            "_aligned",
+            "_config",
+            "_exchange",
+            "_handle",
+            "_head_timer",
+            "_known",
+            "_stall",
+            "address",
+            "blocked",
+            "out",
+        ),
+    )
 
     def __init__(self, manager: "Listener", *, loop: asyncio.AbstractEventLoop, config: ServerConfig) -> None:
         super().__init__(
@@ -77,6 +91,8 @@ class Connection(RequestHandler):
         """Whether the client has to read before more is written."""
         self.address = ""
         """The peer's; kept, for it is unknown once the peer is gone."""
+        self._stall: Stall | None = None
+        """What ends a client that has to read and does not."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = transport.get_extra_info("peername")
@@ -208,13 +224,24 @@ class Connection(RequestHandler):
     def pause_writing(self) -> None:
         super().pause_writing()
         self.blocked = True
+        self._expect_reading()
 
     def resume_writing(self) -> None:
         super().resume_writing()
         self.blocked = False
+        self._stop_expecting()
+
+    def _expect_reading(self) -> None:
+        if self._stall is None and self.out is not None:
+            self._stall = Stall(self.out, self._loop, self._config.write_timeout)
+
+    def _stop_expecting(self) -> None:
+        if self._stall is not None:
+            self._stall.stop()
+            self._stall = None
 
     async def drain(self) -> None:
-        """Wait until the client has read; raises ConnectionError."""
+        """Wait until the client has read; raises ConnectionError. One that reads nothing is dropped, see ``Stall``."""
         await StreamWriter(self, self._loop).drain()
 
     def cut(self) -> None:
@@ -258,6 +285,7 @@ class Connection(RequestHandler):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+        self._stop_expecting()
         self.out = None
         super().connection_lost(exc)
 

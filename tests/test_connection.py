@@ -446,6 +446,62 @@ def test_who_waits_outside_a_busy_worker_comes_in_within_a_few_turns(
         assert runner.run(crowd()) < 2
 
 
+@asynccontextmanager
+async def holding_little(gateway: Gateway, ahead: int = 4096) -> AsyncIterator[socket.socket]:
+    """A client whose system takes few bytes ahead of it, so that the gateway notices when it does not read."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ahead)
+    client.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", gateway.data.port))
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+async def until_gone(gateway: Gateway, within: float) -> float:
+    """After how many seconds the gateway has no connection any more."""
+    began = time.monotonic()
+    while gateway.data.listener.connections:
+        assert time.monotonic() - began < within
+        await asyncio.sleep(0.01)
+    return time.monotonic() - began
+
+
+LONG = post(ASK.replace(b"hi", b"w " * 2_000_000))
+NOWHERE = b"GET /nowhere HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+async def test_a_client_that_reads_slowly_gets_all_of_an_answer_that_takes_longer_than_a_write_may() -> None:
+    receive = asyncio.get_running_loop().sock_recv
+    async with running({"m": "demo-echo"}, server={"write_timeout": 0.4}) as (gateway, _):
+        async with holding_little(gateway, 65_536) as client:
+            await asyncio.get_running_loop().sock_sendall(client, LONG)
+            began, answer = time.monotonic(), b""
+            while (size := len(answer)) < 4_000_000:
+                answer += await receive(client, 50_000)
+                assert len(answer) > size, "the gateway has closed"
+                await asyncio.sleep(0.02)
+            assert time.monotonic() - began > 1
+
+
+@pytest.mark.parametrize(
+    "asked", [LONG, post(ASK[:-1].replace(b'"m"', b'"endless"') + b',"stream":true}'), NOWHERE * 20_000]
+)
+async def test_a_client_that_reads_nothing_is_dropped_whoever_answers_it(asked: bytes) -> None:
+    models = {"m": "demo-echo", "endless": "demo-ok+chunks=10000000"}
+    async with running(models, server={"write_timeout": 0.4}) as (gateway, upstream):
+        async with holding_little(gateway) as client:
+            sending = asyncio.create_task(asyncio.get_running_loop().sock_sendall(client, asked))
+            while not any(one.writing_paused for one in gateway.data.listener.connections):
+                await asyncio.sleep(0.01)
+            assert await until_gone(gateway, 3) > 0.2
+            sending.cancel()
+        await until_idle(gateway)
+        while upstream.in_flight:
+            await asyncio.sleep(0.01)
+
+
 async def _turning_slowly(seconds: float) -> None:
     while True:
         time.sleep(seconds)
