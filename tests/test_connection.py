@@ -32,6 +32,7 @@ from .test_server import error_of, post
 ASK = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
 MODELS = f"GET /v1/models HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n\r\n".encode()
 HEALTH = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+NOWHERE = b"GET /nowhere HTTP/1.1\r\nhost: x\r\n\r\n"
 GARBAGE = b"GARBAGE\r\n\r\n"
 
 
@@ -380,6 +381,46 @@ async def test_a_body_gives_the_same_whether_it_comes_at_once_or_in_pieces(case:
     assert answers[0] == answers[1]
 
 
+EXPECTING = post(ASK, "expect: 100-continue")
+
+
+async def test_a_client_that_waits_to_be_told_to_send_its_body_is_told_in_its_turn() -> None:
+    async with running({"m": "demo-ok", "slow": "demo-ok+delay=0.2"}) as (gateway, _), to(gateway) as socket:
+        socket.send(ask("slow"), NOWHERE, EXPECTING[: -len(ASK)])
+        assert [(await socket.answer())[0] for _ in range(3)] == [200, 404, 100]
+        socket.send(ASK, EXPECTING)
+        assert [(await socket.answer())[0] for _ in range(2)] == [200, 200]  # a body that is here needs no word
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (post(ASK, "expect: 100-continue", "authorization: Bearer nope"), 401),
+        (post(ASK, "expect: 100-continue", "content-type: text/plain"), 415),
+        (post(b"x" * 3000, "expect: 100-continue"), 413),
+        (post(ASK, "expect: 200-ok"), 417),
+        (EXPECTING.replace(b"HTTP/1.1", b"HTTP/1.0", 1), 400),
+    ],
+)
+async def test_what_is_refused_for_its_head_is_refused_without_asking_for_the_body(
+    request_: bytes, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "LINGERING", 0.1)
+    async with running({"m": "demo-ok"}, server={"max_body": 2048}) as (gateway, _), to(gateway) as socket:
+        socket.send(request_[: request_.find(b"\r\n\r\n") + 4])
+        answered, headers, body = await socket.answer()
+        assert (answered, headers.get("connection", "close")) == (status, "close")
+        assert error_of(body)["type"] in ("invalid_request_error", "authentication_error")
+
+
+async def test_another_expectation_is_refused_whether_or_not_the_body_is_here() -> None:
+    async with running({"m": "demo-ok"}) as (gateway, _), to(gateway) as socket:
+        socket.send(post(ASK, "expect: 200-ok"), HEALTH)
+        status, _, body = await socket.answer()
+        assert (status, error_of(body)["type"]) == (417, "invalid_request_error")
+        assert (await socket.answer())[0] == 200
+
+
 async def test_a_body_that_breaks_off_or_is_badly_framed_is_refused_or_dropped() -> None:
     async with running({"m": "demo-ok"}) as (gateway, _):
         async with to(gateway) as socket:
@@ -469,7 +510,6 @@ async def until_gone(gateway: Gateway, within: float) -> float:
 
 
 LONG = post(ASK.replace(b"hi", b"w " * 2_000_000))
-NOWHERE = b"GET /nowhere HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 async def test_a_client_that_reads_slowly_gets_all_of_an_answer_that_takes_longer_than_a_write_may() -> None:
