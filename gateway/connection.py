@@ -182,8 +182,7 @@ class Connection(RequestHandler):
     def _part(self) -> None:
         if not self._force_close:
             self._task_handler = None
-            if self.out is not None:
-                self.out.close()
+            self._leave()
 
     def _refusal(self, told: Any, content: StreamReader) -> web.StreamResponse:
         """The answer to what could not be parsed; ``told`` is what aiohttp's parser says of it."""
@@ -229,7 +228,8 @@ class Connection(RequestHandler):
     def resume_writing(self) -> None:
         super().resume_writing()
         self.blocked = False
-        self._stop_expecting()
+        if self.out is not None and self.out.is_open:  # else the rest is to be read too
+            self._stop_expecting()
 
     def _expect_reading(self) -> None:
         if self._stall is None and self.out is not None:
@@ -290,9 +290,20 @@ class Connection(RequestHandler):
         super().connection_lost(exc)
 
     def force_close(self) -> None:
+        self._leave()
+        super().force_close()
+
+    def _leave(self) -> None:
+        """Close once the client has what was written; one that reads nothing of it is not waited for."""
         if self.out is not None:
             self.out.close()
-        super().force_close()
+            if self.is_writing:
+                self._expect_reading()
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether something has yet to leave for the client."""
+        return self.out is not None and (self.out.waits != b"" or self.out.transport.get_write_buffer_size() > 0)
 
     def _head_is_late(self) -> None:
         self._head_timer = None

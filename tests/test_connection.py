@@ -18,7 +18,7 @@ from aiohttp.web_protocol import RequestHandler
 from config.schema import Server as ServerConfig
 from gateway import connection
 from gateway.app import Gateway
-from gateway.connection import Listener
+from gateway.connection import Connection, Listener
 from gateway.endpoints.exchange import Exchange
 from gateway.endpoints.routes import Handler, Routes
 from gateway.errors import ClientDisconnected, Overloaded
@@ -540,6 +540,25 @@ async def test_a_client_that_reads_nothing_is_dropped_whoever_answers_it(asked: 
         await until_idle(gateway)
         while upstream.in_flight:
             await asyncio.sleep(0.01)
+
+
+async def read_nothing_of(gateway: Gateway, client: socket.socket, asked: bytes) -> None:
+    """Ask until something of the answers is left in the gateway, less than makes it wait."""
+    while not gateway.data.listener.connections:
+        await asyncio.sleep(0.01)
+    (one,) = gateway.data.listener.connections
+    assert isinstance(one, Connection)
+    while not one.is_writing:
+        await asyncio.get_running_loop().sock_sendall(client, asked)
+        await asyncio.sleep(0.02)
+    assert not one.writing_paused
+
+
+async def test_a_connection_that_was_closed_does_not_wait_for_ever_for_its_client_to_read() -> None:
+    async with running({"m": "demo-echo"}, server={"write_timeout": 0.4, "keepalive": 0.2}) as (gateway, _):
+        async with holding_little(gateway) as client:
+            await read_nothing_of(gateway, client, post(ASK.replace(b"hi", b"w " * 12_000)))
+            await until_gone(gateway, 3)
 
 
 async def _turning_slowly(seconds: float) -> None:
