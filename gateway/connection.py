@@ -370,6 +370,11 @@ class Listener(web.Server):
         if self.doors is not None:
             self.doors.knock()
 
+    @property
+    def is_writing(self) -> bool:
+        """Whether something has yet to leave for some client."""
+        return any(isinstance(one, Connection) and one.is_writing for one in self._connections)
+
     def effective_limits(self) -> dict[str, float]:
         """What a new connection really enforces: asserted at start, because aiohttp drops limits in silence."""
         probe = Connection(self, loop=self._loop, config=self._config)

@@ -16,7 +16,7 @@ import uvloop
 from aiohttp.web_protocol import RequestHandler
 
 from config.schema import Server as ServerConfig
-from gateway import connection
+from gateway import connection, server
 from gateway.app import Gateway
 from gateway.connection import Connection, Listener
 from gateway.endpoints.exchange import Exchange
@@ -559,6 +559,25 @@ async def test_a_connection_that_was_closed_does_not_wait_for_ever_for_its_clien
         async with holding_little(gateway) as client:
             await read_nothing_of(gateway, client, post(ASK.replace(b"hi", b"w " * 12_000)))
             await until_gone(gateway, 3)
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_a_drain_waits_for_what_has_not_left_but_not_for_a_client_that_reads_nothing(
+    reads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "CUT_WITHIN", 0.1)
+    async with running({"m": "demo-echo"}, server={"drain": 1 if not reads else 20}) as (gateway, _):
+        async with holding_little(gateway) as client:
+            await read_nothing_of(gateway, client, post(ASK.replace(b"hi", b"w " * 12_000)))
+            draining = asyncio.create_task(drain(gateway.state, gateway.config.server, [gateway.data]))
+            began = time.monotonic()
+            await asyncio.sleep(0.3)
+            assert not draining.done()
+            while reads and not draining.done():
+                await asyncio.get_running_loop().sock_recv(client, 1_000_000)
+            await draining
+            assert gateway.data.listener.is_writing is not reads
+            assert time.monotonic() - began < 10
 
 
 async def _turning_slowly(seconds: float) -> None:
