@@ -136,6 +136,7 @@ class Connection(RequestHandler):
             if self._close or self._force_close or (response is not KEPT and not response.keep_alive):
                 break
             self._keep()
+            del told, content, body, response  # a prompt is not kept for as long as the next request takes to come
             if self._messages:
                 await asyncio.sleep(0)  # whoever sends many requests at once has no more turns than others
         self._part()

@@ -8,8 +8,10 @@ import json
 import logging
 import socket
 import time
+import types
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any, cast
 
 import pytest
 import uvloop
@@ -170,6 +172,18 @@ async def test_a_connection_that_was_used_is_closed_when_idle(first: bytes) -> N
         began = time.monotonic()
         assert await socket.rest() == b""
         assert 0.2 < time.monotonic() - began < 2
+
+
+async def test_a_connection_that_waits_for_a_request_holds_nothing_of_the_one_before() -> None:
+    async with running({"m": "demo-ok"}) as (gateway, _), to(gateway) as socket:
+        for _ in range(3):  # read by the parser, then known
+            socket.send(ask("m"))
+            assert (await socket.answer())[0] == 200
+            await asyncio.sleep(0.01)
+            (one,) = gateway.data.listener.connections
+            assert one._task_handler is not None
+            waiting = cast("types.CoroutineType[Any, Any, Any]", one._task_handler.get_coro())
+            assert waiting.cr_frame.f_locals.keys() == {"self"}
 
 
 async def test_a_request_that_takes_longer_than_idling_may_is_answered() -> None:
