@@ -53,18 +53,8 @@ class Connection(RequestHandler):
     """One client connection."""
 
     __slots__ = (
-        *(
-            "_aligned",
-            "_config",
-            "_exchange",
-            "_handle",
-            "_head_timer",
-            "_known",
-            "_stall",
-            "address",
-            "blocked",
-            "out",
-        ),
+        *("_aligned", "_config", "_exchange", "_handle", "_head_timer", "_known", "_late", "_stall"),
+        *("address", "blocked", "out"),
     )
 
     def __init__(self, manager: "Listener", *, loop: asyncio.AbstractEventLoop, config: ServerConfig) -> None:
@@ -85,6 +75,8 @@ class Connection(RequestHandler):
         """Whether the parser is between two requests whenever none is being answered."""
         self._known: Known | None = None
         """The head that came last, while ``_aligned``."""
+        self._late: StreamReader | None = None
+        """What is to come of the body of the request that is being answered: the parser has not counted it yet."""
         self.out: Outgoing | None = None
         """Where answers are written to, while the client is there."""
         self.blocked = False
@@ -151,7 +143,10 @@ class Connection(RequestHandler):
         told, content = self._messages.popleft()
         if type(told) is Head:
             return told, EMPTY_PAYLOAD, content
-        self._make_room()
+        if content.is_eof():
+            self._make_room()
+        else:
+            self._late = content
         return (Head(told) if isinstance(told, PARSED) else told), content, None
 
     def _make_room(self) -> None:
@@ -261,6 +256,10 @@ class Connection(RequestHandler):
                     self._waiter.set_result(None)
                 return
         super().data_received(data)
+        if self._late is not None and self._late.is_eof():
+            self._late = None
+            self._make_room()
+            super().data_received(b"")  # what there was no room for
         if self._aligned:
             self._learn(data, idle)
         if self._messages or self._current_request is not None:
@@ -287,7 +286,7 @@ class Connection(RequestHandler):
             self._head_timer.cancel()
             self._head_timer = None
         self._stop_expecting()
-        self.out = None
+        self.out = self._late = None
         super().connection_lost(exc)
 
     def force_close(self) -> None:

@@ -109,6 +109,34 @@ async def test_more_pipelined_requests_than_are_held_at_once_are_all_answered() 
             assert (status, json.loads(body)["choices"][0]["message"]["content"]) == (200, f"number {number}")
 
 
+@pytest.mark.parametrize("number", [31, 32, 33, 200])
+@pytest.mark.parametrize("together", [True, False])
+async def test_requests_that_follow_one_in_two_packets_are_all_answered(number: int, together: bool) -> None:
+    async with running({"m": "demo-ok"}) as (gateway, _), to(gateway) as socket:
+        for _ in range(2):
+            socket.send(ask("m")[: -len(ASK)])
+            await asyncio.sleep(0.02)
+            if together:
+                socket.send(ASK, MODELS * number)
+            else:
+                socket.send(ASK)
+                assert (await socket.answer())[0] == 200
+                socket.send(MODELS * (number + 1))
+            assert [(await socket.answer())[0] for _ in range(number + 1)] == [200] * (number + 1)
+
+
+async def test_what_follows_a_slow_request_in_two_packets_is_not_read_without_end() -> None:
+    models = {"m": "demo-ok+delay=0.5"}
+    async with running(models) as (gateway, _), to(gateway) as socket:
+        socket.send(ask("m")[: -len(ASK)])
+        await asyncio.sleep(0.05)
+        socket.send(ASK, MODELS * 40)
+        await asyncio.sleep(0.1)
+        (one,) = gateway.data.listener.connections
+        assert one._buffer_paused
+        assert [(await socket.answer())[0] for _ in range(41)] == [200] * 41
+
+
 async def test_a_client_that_leaves_ends_what_runs_and_what_waits_behind_it() -> None:
     async with running({"m": "demo-ok+delay=30"}) as (gateway, upstream):
         async with to(gateway) as socket:
