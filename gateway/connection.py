@@ -30,6 +30,7 @@ from .endpoints.head import PARSED, Head, Known, Message, is_whole, known
 from .errors import GatewayError, InvalidRequest
 from .logs import log_crash
 from .reply import JSON_HEADERS, KEPT, Written, whole_head
+from .stalls import Stall
 from .turns import Outgoing, outgoing
 
 SERVER_HEADER = "sluice"
@@ -51,7 +52,10 @@ Handle: TypeAlias = Callable[[Exchange], Awaitable[web.StreamResponse]]
 class Connection(RequestHandler):
     """One client connection."""
 
-    __slots__ = ("_aligned", "_config", "_exchange", "_handle", "_head_timer", "_known", "address", "blocked", "out")
+    __slots__ = (
+        *("_aligned", "_config", "_exchange", "_handle", "_head_timer", "_known", "_late", "_stall"),
+        *("address", "blocked", "out"),
+    )
 
     def __init__(self, manager: "Listener", *, loop: asyncio.AbstractEventLoop, config: ServerConfig) -> None:
         super().__init__(
@@ -71,12 +75,16 @@ class Connection(RequestHandler):
         """Whether the parser is between two requests whenever none is being answered."""
         self._known: Known | None = None
         """The head that came last, while ``_aligned``."""
+        self._late: StreamReader | None = None
+        """What is to come of the body of the request that is being answered: the parser has not counted it yet."""
         self.out: Outgoing | None = None
         """Where answers are written to, while the client is there."""
         self.blocked = False
         """Whether the client has to read before more is written."""
         self.address = ""
         """The peer's; kept, for it is unknown once the peer is gone."""
+        self._stall: Stall | None = None
+        """What ends a client that has to read and does not."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = transport.get_extra_info("peername")
@@ -120,6 +128,7 @@ class Connection(RequestHandler):
             if self._close or self._force_close or (response is not KEPT and not response.keep_alive):
                 break
             self._keep()
+            del told, content, body, response  # a prompt is not kept for as long as the next request takes to come
             if self._messages:
                 await asyncio.sleep(0)  # whoever sends many requests at once has no more turns than others
         self._part()
@@ -134,7 +143,10 @@ class Connection(RequestHandler):
         told, content = self._messages.popleft()
         if type(told) is Head:
             return told, EMPTY_PAYLOAD, content
-        self._make_room()
+        if content.is_eof():
+            self._make_room()
+        else:
+            self._late = content
         return (Head(told) if isinstance(told, PARSED) else told), content, None
 
     def _make_room(self) -> None:
@@ -166,8 +178,7 @@ class Connection(RequestHandler):
     def _part(self) -> None:
         if not self._force_close:
             self._task_handler = None
-            if self.out is not None:
-                self.out.close()
+            self._leave()
 
     def _refusal(self, told: Any, content: StreamReader) -> web.StreamResponse:
         """The answer to what could not be parsed; ``told`` is what aiohttp's parser says of it."""
@@ -208,13 +219,25 @@ class Connection(RequestHandler):
     def pause_writing(self) -> None:
         super().pause_writing()
         self.blocked = True
+        self._expect_reading()
 
     def resume_writing(self) -> None:
         super().resume_writing()
         self.blocked = False
+        if self.out is not None and self.out.is_open:  # else the rest is to be read too
+            self._stop_expecting()
+
+    def _expect_reading(self) -> None:
+        if self._stall is None and self.out is not None:
+            self._stall = Stall(self.out, self._loop, self._config.write_timeout)
+
+    def _stop_expecting(self) -> None:
+        if self._stall is not None:
+            self._stall.stop()
+            self._stall = None
 
     async def drain(self) -> None:
-        """Wait until the client has read; raises ConnectionError."""
+        """Wait until the client has read; raises ConnectionError. One that reads nothing is dropped, see ``Stall``."""
         await StreamWriter(self, self._loop).drain()
 
     def cut(self) -> None:
@@ -233,6 +256,10 @@ class Connection(RequestHandler):
                     self._waiter.set_result(None)
                 return
         super().data_received(data)
+        if self._late is not None and self._late.is_eof():
+            self._late = None
+            self._make_room()
+            super().data_received(b"")  # what there was no room for
         if self._aligned:
             self._learn(data, idle)
         if self._messages or self._current_request is not None:
@@ -258,13 +285,25 @@ class Connection(RequestHandler):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-        self.out = None
+        self._stop_expecting()
+        self.out = self._late = None
         super().connection_lost(exc)
 
     def force_close(self) -> None:
+        self._leave()
+        super().force_close()
+
+    def _leave(self) -> None:
+        """Close once the client has what was written; one that reads nothing of it is not waited for."""
         if self.out is not None:
             self.out.close()
-        super().force_close()
+            if self.is_writing:
+                self._expect_reading()
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether something has yet to leave for the client."""
+        return self.out is not None and (self.out.waits != b"" or self.out.transport.get_write_buffer_size() > 0)
 
     def _head_is_late(self) -> None:
         self._head_timer = None
@@ -330,6 +369,11 @@ class Listener(web.Server):
             transport.abort()
         if self.doors is not None:
             self.doors.knock()
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether something has yet to leave for some client."""
+        return any(isinstance(one, Connection) and one.is_writing for one in self._connections)
 
     def effective_limits(self) -> dict[str, float]:
         """What a new connection really enforces: asserted at start, because aiohttp drops limits in silence."""

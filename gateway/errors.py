@@ -5,6 +5,7 @@ Everything the gateway says no with, and how OpenAI words it.
   - InvalidRequest                  400  invalid_request_error (``param``, ``code``)
     - RequestTooLarge               413
     - UnsupportedMediaType          415
+    - ExpectationFailed             417
     - MethodNotAllowed              405
     - RouteNotFound                 404
     - ModelNotFound                 404  model_not_found
@@ -102,6 +103,10 @@ class RequestTooLarge(InvalidRequest):
 
 class UnsupportedMediaType(InvalidRequest):
     status = 415
+
+
+class ExpectationFailed(InvalidRequest):
+    status = 417
 
 
 class MethodNotAllowed(InvalidRequest):

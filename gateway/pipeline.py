@@ -20,6 +20,7 @@ from .failures import NONSENSE, to_gateway_error, unforeseen
 from .intake import Read, read_call
 from .keeping import Keeper
 from .limits.headers import dollars
+from .logs import log_crash
 from .metering import Meter, Metered
 from .protection import Protection
 from .reply import Reply
@@ -131,8 +132,15 @@ class Pipeline:
                 held[0].close(record)  # synchronous: no cancellation can come between
             if record.counted and self.protection is not None:
                 self.protection.leave(record)
-            for observer in self.observers:
+            self._tell(record)
+
+    def _tell(self, record: CallRecord) -> None:
+        """What an observer makes of a call is nothing to the client, nor to the next observer."""
+        for observer in self.observers:
+            try:
                 observer.call_finished(record)
+            except Exception as exc:
+                log_crash(exc)
 
     def _call(self, call: Call, principal: Principal, record: CallRecord) -> Call:
         if self.capture:

@@ -94,11 +94,15 @@ def watch_servers(client: Client, met: Callable[[str, str], bool]) -> None:
     """
 
     async def connected(connection: Any) -> None:
-        await connection.on_connect()
-        await connection.send_command("INFO", "server")
-        found = _RUN_ID.search(bytes(await connection.read_response()))
-        if found and not met(_address(connection), found[1].decode()):
-            raise RedisConnectionError("another server answers than before")
+        try:
+            await connection.on_connect()
+            await connection.send_command("INFO", "server")
+            found = _RUN_ID.search(bytes(await connection.read_response()))
+            if found and not met(_address(connection), found[1].decode()):
+                raise RedisConnectionError("another server answers than before")
+        except BaseException:
+            await connection.disconnect(nowait=True)  # redis-py does so for errors of its own, not where a time is up
+            raise
 
     if isinstance(client, RedisCluster):
         for kwargs in (client.connection_kwargs, *(node.connection_kwargs for node in client.startup_nodes)):

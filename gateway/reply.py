@@ -74,7 +74,7 @@ class Peer(Protocol):
     """Whether it has to wait for the client to read."""
 
     async def drain(self) -> None:
-        """Wait until the client has read; raises ConnectionError."""
+        """Wait until the client has read, or is dropped for reading nothing; raises ConnectionError."""
         ...
 
 
@@ -109,7 +109,7 @@ class HTTPReply:
     """A reply to one request, written past aiohttp's response. ``headers`` are sent with whatever is sent.
 
     A started stream that is silent for ``ping`` seconds gets an SSE comment, which clients ignore and proxies
-    count as life (checklist C-302). A client that reads nothing for ``write_timeout`` seconds is dropped.
+    count as life (checklist C-302).
     """
 
     __slots__ = ("_common", "_head", "_headers", "_last", "_limits", "_open", "_peer", "_silent", "_timer", "response")
@@ -158,7 +158,7 @@ class HTTPReply:
         return not self._peer.blocked
 
     async def drained(self) -> None:
-        if self._peer.blocked:  # a slow reader: only then is a timer worth its price
+        if self._peer.blocked:  # a slow reader
             await self._drain()
 
     async def send(self, data: bytes) -> None:
@@ -225,9 +225,8 @@ class HTTPReply:
 
     async def _drain(self) -> None:
         try:
-            async with asyncio.timeout(self._limits.write_timeout):
-                await self._peer.drain()
-        except (ConnectionError, TimeoutError) as exc:
+            await self._peer.drain()
+        except ConnectionError as exc:
             self.stop()
             if (out := self._peer.out) is not None:
                 out.abort()

@@ -27,6 +27,8 @@ LOGGER = logging.getLogger("sluice.server")
 COMMON = {"server": SERVER_HEADER, "openai-version": "2020-10-01"}
 CUT_WITHIN = 5.0
 """Seconds that requests over the limit have for their last words."""
+WRITING_CHECKED = 0.02
+"""Seconds between looks at whether the last answers have left."""
 CLOSE_WITHIN = 1.0
 """Seconds that requests have to notice that they are cancelled."""
 BACKLOG = 4096
@@ -229,19 +231,23 @@ def _nobody(exchange: Exchange) -> web.StreamResponse:
 async def drain(state: State, config: ServerConfig, sites: list[Site]) -> None:
     """Not ready, a pause for load balancers, no more connections, then up to ``drain`` seconds for what runs.
 
-    What runs longer gets an error (event) and is settled.
+    What runs longer gets an error (event) and is settled. What is settled may not have left yet: clients that read slowly
+    are waited for within the same time.
     """
     state.draining, state.ready = True, False
     LOGGER.info("%s", orjson.dumps({"event": "draining", "in_flight": state.in_flight}).decode())
     await asyncio.sleep(config.drain_delay)
     for site in sites:
         await site.stop_listening()
+    until = time.monotonic() + config.drain + CUT_WITHIN
     await _idle(state, config.drain)
     if state.in_flight:
         LOGGER.warning("%s", orjson.dumps({"event": "cut", "in_flight": state.in_flight}).decode())
         for exchange in list(state.running):
             exchange.client.cut()  # each tells its client and settles
         await _idle(state, CUT_WITHIN)
+    while any(site.listener.is_writing for site in sites) and time.monotonic() < until:  # noqa: ASYNC110 - no event
+        await asyncio.sleep(WRITING_CHECKED)
 
 
 async def _idle(state: State, seconds: float) -> None:

@@ -5,19 +5,22 @@ import gzip
 import hashlib
 import inspect
 import json
+import logging
 import socket
 import time
+import types
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any, cast
 
 import pytest
 import uvloop
 from aiohttp.web_protocol import RequestHandler
 
 from config.schema import Server as ServerConfig
-from gateway import connection
+from gateway import connection, server
 from gateway.app import Gateway
-from gateway.connection import Listener
+from gateway.connection import Connection, Listener
 from gateway.endpoints.exchange import Exchange
 from gateway.endpoints.routes import Handler, Routes
 from gateway.errors import ClientDisconnected, Overloaded
@@ -31,6 +34,7 @@ from .test_server import error_of, post
 ASK = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
 MODELS = f"GET /v1/models HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n\r\n".encode()
 HEALTH = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+NOWHERE = b"GET /nowhere HTTP/1.1\r\nhost: x\r\n\r\n"
 GARBAGE = b"GARBAGE\r\n\r\n"
 
 
@@ -105,6 +109,34 @@ async def test_more_pipelined_requests_than_are_held_at_once_are_all_answered() 
             assert (status, json.loads(body)["choices"][0]["message"]["content"]) == (200, f"number {number}")
 
 
+@pytest.mark.parametrize("number", [31, 32, 33, 200])
+@pytest.mark.parametrize("together", [True, False])
+async def test_requests_that_follow_one_in_two_packets_are_all_answered(number: int, together: bool) -> None:
+    async with running({"m": "demo-ok"}) as (gateway, _), to(gateway) as socket:
+        for _ in range(2):
+            socket.send(ask("m")[: -len(ASK)])
+            await asyncio.sleep(0.02)
+            if together:
+                socket.send(ASK, MODELS * number)
+            else:
+                socket.send(ASK)
+                assert (await socket.answer())[0] == 200
+                socket.send(MODELS * (number + 1))
+            assert [(await socket.answer())[0] for _ in range(number + 1)] == [200] * (number + 1)
+
+
+async def test_what_follows_a_slow_request_in_two_packets_is_not_read_without_end() -> None:
+    models = {"m": "demo-ok+delay=0.5"}
+    async with running(models) as (gateway, _), to(gateway) as socket:
+        socket.send(ask("m")[: -len(ASK)])
+        await asyncio.sleep(0.05)
+        socket.send(ASK, MODELS * 40)
+        await asyncio.sleep(0.1)
+        (one,) = gateway.data.listener.connections
+        assert one._buffer_paused
+        assert [(await socket.answer())[0] for _ in range(41)] == [200] * 41
+
+
 async def test_a_client_that_leaves_ends_what_runs_and_what_waits_behind_it() -> None:
     async with running({"m": "demo-ok+delay=30"}) as (gateway, upstream):
         async with to(gateway) as socket:
@@ -170,6 +202,18 @@ async def test_a_connection_that_was_used_is_closed_when_idle(first: bytes) -> N
         assert 0.2 < time.monotonic() - began < 2
 
 
+async def test_a_connection_that_waits_for_a_request_holds_nothing_of_the_one_before() -> None:
+    async with running({"m": "demo-ok"}) as (gateway, _), to(gateway) as socket:
+        for _ in range(3):  # read by the parser, then known
+            socket.send(ask("m"))
+            assert (await socket.answer())[0] == 200
+            await asyncio.sleep(0.01)
+            (one,) = gateway.data.listener.connections
+            assert one._task_handler is not None
+            waiting = cast("types.CoroutineType[Any, Any, Any]", one._task_handler.get_coro())
+            assert waiting.cr_frame.f_locals.keys() == {"self"}
+
+
 async def test_a_request_that_takes_longer_than_idling_may_is_answered() -> None:
     models = {"m": "demo-ok+delay=0.6"}
     async with running(models, server={"keepalive": 0.2}) as (gateway, _), to(gateway) as socket:
@@ -205,6 +249,25 @@ async def test_an_upgrade_is_declined_by_answering(first: bytes) -> None:
         assert [(await socket.answer())[0] for _ in range(2)] == [200, 200]
         socket.send(upgrade, upgrade, GARBAGE)
         assert [(await socket.answer())[0] for _ in range(3)] == [200, 200, 400]
+
+
+@pytest.mark.parametrize(
+    ("mark", "key", "status"),
+    [
+        ("x-client-request-id: caf\xe9", KEY, 400),
+        ("x-client-request-id: caf\xe9", "sk-none-of-ours", 401),
+        ("x-stainless-retry-count: caf\xe9", KEY, 200),
+    ],
+)
+async def test_a_header_in_latin_1_is_refused_or_logged_and_the_connection_stays(
+    mark: str, key: str, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running({"m": "demo-ok"}) as (gateway, _), to(gateway) as socket:
+        caplog.set_level(logging.INFO, "sluice.access")
+        socket.send(ask("m", mark, f"authorization: Bearer {key}"), ask("m"))
+        assert [(await socket.answer())[0] for _ in range(2)] == [status, 200]
+    first, _ = (json.loads(line.getMessage()) for line in caplog.records if line.name == "sluice.access")
+    assert (first["status"], first["client_request_id"] or first["client_retries"]) == (status, "caf?")
 
 
 async def test_a_head_alone_has_no_body() -> None:
@@ -360,6 +423,46 @@ async def test_a_body_gives_the_same_whether_it_comes_at_once_or_in_pieces(case:
     assert answers[0] == answers[1]
 
 
+EXPECTING = post(ASK, "expect: 100-continue")
+
+
+async def test_a_client_that_waits_to_be_told_to_send_its_body_is_told_in_its_turn() -> None:
+    async with running({"m": "demo-ok", "slow": "demo-ok+delay=0.2"}) as (gateway, _), to(gateway) as socket:
+        socket.send(ask("slow"), NOWHERE, EXPECTING[: -len(ASK)])
+        assert [(await socket.answer())[0] for _ in range(3)] == [200, 404, 100]
+        socket.send(ASK, EXPECTING)
+        assert [(await socket.answer())[0] for _ in range(2)] == [200, 200]  # a body that is here needs no word
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (post(ASK, "expect: 100-continue", "authorization: Bearer nope"), 401),
+        (post(ASK, "expect: 100-continue", "content-type: text/plain"), 415),
+        (post(b"x" * 3000, "expect: 100-continue"), 413),
+        (post(ASK, "expect: 200-ok"), 417),
+        (EXPECTING.replace(b"HTTP/1.1", b"HTTP/1.0", 1), 400),
+    ],
+)
+async def test_what_is_refused_for_its_head_is_refused_without_asking_for_the_body(
+    request_: bytes, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "LINGERING", 0.1)
+    async with running({"m": "demo-ok"}, server={"max_body": 2048}) as (gateway, _), to(gateway) as socket:
+        socket.send(request_[: request_.find(b"\r\n\r\n") + 4])
+        answered, headers, body = await socket.answer()
+        assert (answered, headers.get("connection", "close")) == (status, "close")
+        assert error_of(body)["type"] in ("invalid_request_error", "authentication_error")
+
+
+async def test_another_expectation_is_refused_whether_or_not_the_body_is_here() -> None:
+    async with running({"m": "demo-ok"}) as (gateway, _), to(gateway) as socket:
+        socket.send(post(ASK, "expect: 200-ok"), HEALTH)
+        status, _, body = await socket.answer()
+        assert (status, error_of(body)["type"]) == (417, "invalid_request_error")
+        assert (await socket.answer())[0] == 200
+
+
 async def test_a_body_that_breaks_off_or_is_badly_framed_is_refused_or_dropped() -> None:
     async with running({"m": "demo-ok"}) as (gateway, _):
         async with to(gateway) as socket:
@@ -424,6 +527,99 @@ def test_who_waits_outside_a_busy_worker_comes_in_within_a_few_turns(
 
     with asyncio.Runner(loop_factory=loop) as runner:
         assert runner.run(crowd()) < 2
+
+
+@asynccontextmanager
+async def holding_little(gateway: Gateway, ahead: int = 4096) -> AsyncIterator[socket.socket]:
+    """A client whose system takes few bytes ahead of it, so that the gateway notices when it does not read."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ahead)
+    client.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", gateway.data.port))
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+async def until_gone(gateway: Gateway, within: float) -> float:
+    """After how many seconds the gateway has no connection any more."""
+    began = time.monotonic()
+    while gateway.data.listener.connections:
+        assert time.monotonic() - began < within
+        await asyncio.sleep(0.01)
+    return time.monotonic() - began
+
+
+LONG = post(ASK.replace(b"hi", b"w " * 2_000_000))
+
+
+async def test_a_client_that_reads_slowly_gets_all_of_an_answer_that_takes_longer_than_a_write_may() -> None:
+    receive = asyncio.get_running_loop().sock_recv
+    async with running({"m": "demo-echo"}, server={"write_timeout": 0.4}) as (gateway, _):
+        async with holding_little(gateway, 65_536) as client:
+            await asyncio.get_running_loop().sock_sendall(client, LONG)
+            began, answer = time.monotonic(), b""
+            while (size := len(answer)) < 4_000_000:
+                answer += await receive(client, 50_000)
+                assert len(answer) > size, "the gateway has closed"
+                await asyncio.sleep(0.02)
+            assert time.monotonic() - began > 1
+
+
+@pytest.mark.parametrize(
+    "asked", [LONG, post(ASK[:-1].replace(b'"m"', b'"endless"') + b',"stream":true}'), NOWHERE * 20_000]
+)
+async def test_a_client_that_reads_nothing_is_dropped_whoever_answers_it(asked: bytes) -> None:
+    models = {"m": "demo-echo", "endless": "demo-ok+chunks=10000000"}
+    async with running(models, server={"write_timeout": 0.4}) as (gateway, upstream):
+        async with holding_little(gateway) as client:
+            sending = asyncio.create_task(asyncio.get_running_loop().sock_sendall(client, asked))
+            while not any(one.writing_paused for one in gateway.data.listener.connections):
+                await asyncio.sleep(0.01)
+            assert await until_gone(gateway, 3) > 0.2
+            sending.cancel()
+        await until_idle(gateway)
+        while upstream.in_flight:
+            await asyncio.sleep(0.01)
+
+
+async def read_nothing_of(gateway: Gateway, client: socket.socket, asked: bytes) -> None:
+    """Ask until something of the answers is left in the gateway, less than makes it wait."""
+    while not gateway.data.listener.connections:
+        await asyncio.sleep(0.01)
+    (one,) = gateway.data.listener.connections
+    assert isinstance(one, Connection)
+    while not one.is_writing:
+        await asyncio.get_running_loop().sock_sendall(client, asked)
+        await asyncio.sleep(0.02)
+    assert not one.writing_paused
+
+
+async def test_a_connection_that_was_closed_does_not_wait_for_ever_for_its_client_to_read() -> None:
+    async with running({"m": "demo-echo"}, server={"write_timeout": 0.4, "keepalive": 0.2}) as (gateway, _):
+        async with holding_little(gateway) as client:
+            await read_nothing_of(gateway, client, post(ASK.replace(b"hi", b"w " * 12_000)))
+            await until_gone(gateway, 3)
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_a_drain_waits_for_what_has_not_left_but_not_for_a_client_that_reads_nothing(
+    reads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "CUT_WITHIN", 0.1)
+    async with running({"m": "demo-echo"}, server={"drain": 1 if not reads else 20}) as (gateway, _):
+        async with holding_little(gateway) as client:
+            await read_nothing_of(gateway, client, post(ASK.replace(b"hi", b"w " * 12_000)))
+            draining = asyncio.create_task(drain(gateway.state, gateway.config.server, [gateway.data]))
+            began = time.monotonic()
+            await asyncio.sleep(0.3)
+            assert not draining.done()
+            while reads and not draining.done():
+                await asyncio.get_running_loop().sock_recv(client, 1_000_000)
+            await draining
+            assert gateway.data.listener.is_writing is not reads
+            assert time.monotonic() - began < 10
 
 
 async def _turning_slowly(seconds: float) -> None:

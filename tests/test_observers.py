@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,33 @@ class Incoming:
 
     async def body(self) -> bytes:
         return self._body
+
+
+class Deaf:
+    """An observer that fails at every call."""
+
+    def call_finished(self, record: CallRecord) -> None:
+        raise RuntimeError(f"{record.id} sk-canary")
+
+
+async def test_an_observer_that_fails_is_logged_and_neither_the_client_nor_the_next_one_notices(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told: list[str] = []
+
+    class Listening:
+        def call_finished(self, record: CallRecord) -> None:
+            told.append(record.code)
+
+    async with running({"m": "demo-ok"}) as (gateway, _):
+        pipeline = replace(gateway.pipeline, observers=(Deaf(), Listening()))
+        for credential, model, error in (("sk-none", "m", Unauthenticated), (KEY, "none", ModelNotFound)):
+            with pytest.raises(error):
+                await pipeline.run(Incoming(1, credential, model), NOBODY)
+    assert told == ["invalid_api_key", "model_not_found"]
+    crashes = [json.loads(line.getMessage()) for line in caplog.records if '"crash"' in line.getMessage()]
+    assert [crash["kind"] for crash in crashes] == ["RuntimeError"] * 2
+    assert "canary" not in caplog.text
 
 
 def series(gateway: Gateway) -> set[tuple[str, tuple[tuple[str, str], ...]]]:

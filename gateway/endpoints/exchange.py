@@ -4,19 +4,20 @@ import asyncio
 import os
 import secrets
 import time
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from config.schema import Server as ServerConfig
 
 from .. import web
-from ..errors import ClientDisconnected, InvalidRequest, RequestTooLarge, UnsupportedMediaType
+from ..errors import ClientDisconnected, ExpectationFailed, InvalidRequest, RequestTooLarge, UnsupportedMediaType
 from ..reply import Common, HTTPReply, Peer
 from .head import MAX_CLIENT_REQUEST_ID, Head, Message
 
 JSON_TYPES = frozenset({"application/json", ""})
 """An absent Content-Type is taken for JSON: curl without -H and some SDKs send none."""
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 IDS_AT_ONCE = 256
 
 
@@ -146,20 +147,35 @@ class Exchange:
 
     async def body(self) -> bytes:
         """The whole JSON body, read once; raises InvalidRequest for another type, a body too large or one that comes too slowly."""
-        if self.head.odd_client_id:  # checklist C-028
-            raise InvalidRequest(
-                f"Invalid 'X-Client-Request-Id': expected ASCII of at most {MAX_CLIENT_REQUEST_ID} characters."
-            )
+        if self.head.odd:
+            self._refuse_odd()
         if self.head.odd_type:
             self._check_odd_type()
         if self._body is None:
             body = arrived(self.content)
             if body is None:
-                body = await read_body(self.content, self.given.get("Content-Length"), self.limits)
+                self._invite()
+                body = await read_body(self.content, self.limits)
             elif len(body) > self.limits.max_body:
                 raise _too_large(self.limits.max_body)
             self._body = body
         return self._body
+
+    def _refuse_odd(self) -> NoReturn:
+        if self.head.odd_client_id:  # checklist C-028
+            raise InvalidRequest(
+                f"Invalid 'X-Client-Request-Id': expected ASCII of at most {MAX_CLIENT_REQUEST_ID} characters."
+            )
+        raise ExpectationFailed("Unsupported expectation: expected '100-continue'.")  # RFC 9110, 10.1.1
+
+    def _invite(self) -> None:
+        """Have the client send the body, where it waits to be told so; raises RequestTooLarge."""
+        declared, out = self.given.get("Content-Length"), self.client.out
+        if declared is not None and declared.isdigit() and int(declared) > self.limits.max_body:
+            raise _too_large(self.limits.max_body)
+        if self.head.awaits_continue and out is not None and out.is_open:
+            out.write(CONTINUE)
+            out.flush()  # a refusal may follow at once, and aiohttp writes it past what waits here
 
     def _check_odd_type(self) -> None:
         if self.request.content_type not in JSON_TYPES:
@@ -179,13 +195,8 @@ def arrived(content: StreamReader) -> bytes | None:
     return content.read_nowait(-1)
 
 
-async def read_body(content: StreamReader, declared: str | None, limits: ServerConfig) -> bytes:
-    """Read within the caps of size, gap and total time; the connection is closed after a refusal.
-
-    ``declared`` is its Content-Length, where it has one.
-    """
-    if declared is not None and declared.isdigit() and int(declared) > limits.max_body:
-        raise _too_large(limits.max_body)
+async def read_body(content: StreamReader, limits: ServerConfig) -> bytes:
+    """Read within the caps of size, gap and total time; the connection is closed after a refusal."""
     pieces: list[bytes] = []
     size = 0
     try:

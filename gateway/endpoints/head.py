@@ -44,7 +44,7 @@ class Head:
 
     __slots__ = (
         *("client_marks", "credential", "digest", "given", "idempotency_key", "is_1_1", "last", "message"),
-        *("odd_client_id", "odd_type", "traceparent"),
+        *("awaits_continue", "odd", "odd_client_id", "odd_type", "traceparent"),
     )
 
     def __init__(self, message: Message) -> None:
@@ -59,15 +59,27 @@ class Head:
         )  # fmt: skip
         self.digest = digest_of(self.credential) if self.credential else None
         name, retries = get("X-Client-Request-Id"), get("X-Stainless-Retry-Count")
-        self.client_marks = (name and name[:MAX_CLIENT_REQUEST_ID], retries and retries[:8])
-        """What the client calls this request, and which retry of its own it is; bounded, for the log."""
+        self.client_marks = (_mark(name, MAX_CLIENT_REQUEST_ID), _mark(retries, 8))
+        """What the client calls this request, and which retry of its own it is; bounded and valid Unicode, for the log."""
         self.odd_client_id = name is not None and (len(name) > MAX_CLIENT_REQUEST_ID or not name.isascii())
+        expected = get("Expect") if self.is_1_1 else None  # of an older client it means nothing: RFC 9110, 10.1.1
+        self.awaits_continue = expected is not None and expected.strip().lower() == "100-continue"
+        """Whether the client may wait for our word before it sends the body."""
+        self.odd = self.odd_client_id or (expected is not None and not self.awaits_continue)
+        """Whether it is to be refused: for ``odd_client_id``, or for another expectation."""
         self.traceparent = valid(get("traceparent"))
         """The client's W3C trace context, where what it sent is one."""
         self.idempotency_key = get("Idempotency-Key")
         declared = get("Content-Type")
         self.odd_type = declared is not None and declared.partition(";")[0].lower() != "application/json"
         """Whether the Content-Type needs a second look."""
+
+
+def _mark(value: str | None, most: int) -> str | None:
+    """The first ``most`` characters; bytes that are no UTF-8, which aiohttp reads as lone surrogates, become question marks."""
+    if not value or value.isascii():
+        return value and value[:most]
+    return value[:most].encode("utf-8", "replace").decode()
 
 
 class Known:
