@@ -134,11 +134,13 @@ class Dispatcher:
             if route.name in seen:
                 continue
             seen.add(route.name)
+            tier = record.effective_tier
             try:
                 plan = self._router.plan(route, call.call)
                 plan = tiers.fitting(plan, record, call.principal)
                 await call.fall_back(route, plan)
             except GatewayError:
+                record.effective_tier = tier
                 continue  # the failure that brought us here tells the client more
             record.fallback = route.name
             return True

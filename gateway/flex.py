@@ -8,7 +8,7 @@ from typing import Any
 
 from . import tiers
 from .answer import Answer
-from .call import CallRecord
+from .call import CallRecord, Plan, Route
 from .dispatch import Dispatcher
 from .errors import CapacityUnavailable
 from .metering import Metered
@@ -25,6 +25,7 @@ def answer(dispatch: Dispatcher, call: Metered, record: CallRecord) -> Coroutine
 
 
 async def _flex(dispatch: Dispatcher, call: Metered, record: CallRecord) -> Answer:
+    asked = call.route, call.plan
     try:
         return await _patiently(dispatch, call, record)
     except CapacityUnavailable as exc:
@@ -33,12 +34,21 @@ async def _flex(dispatch: Dispatcher, call: Metered, record: CallRecord) -> Answ
             exc.should_retry = None  # flex is meant to be tried again later
             exc.retry_after = exc.retry_after or random.uniform(5, 15)  # noqa: S311 - not all at once
             raise
+    await _back(call, record, *asked)
     await call.move(fallback)
     return await dispatch.answer(call, record)
 
 
+async def _back(call: Metered, record: CallRecord, route: Route, plan: Plan) -> None:
+    """To the model that was asked for, where a fallback refused as well."""
+    if call.route is not route:
+        await call.fall_back(route, plan)
+        record.fallback = None
+
+
 async def _patiently(dispatch: Dispatcher, call: Metered, record: CallRecord) -> Answer:
     pause = FIRST_PAUSE
+    asked = call.route, call.plan
     until = call.flex_until = time.monotonic() + tiers.flex_wait(call.principal)
     while True:
         try:
@@ -48,4 +58,5 @@ async def _patiently(dispatch: Dispatcher, call: Metered, record: CallRecord) ->
             if time.monotonic() + wait >= until:
                 raise
         await asyncio.sleep(wait)
+        await _back(call, record, *asked)
         pause = min(pause * 2, LONGEST_PAUSE)

@@ -157,10 +157,12 @@ class Pipeline:
         cheaper = self.router.cheaper(route, principal)
         if cheaper is None:
             return None
+        tier = record.effective_tier
         try:
             plan = tiers.fitting(self.router.plan(cheaper, call), record, principal)
             metered = await self.meter.reserve(call, principal, cheaper, plan, record)
         except GatewayError:
+            record.effective_tier = tier
             return None  # the refusal is about the model that was asked for
         record.fallback = cheaper.name
         return metered

@@ -10,10 +10,10 @@ import ipaddress
 import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
 
 from .tls import tls_for
 from .upstream import Resolve, refusal
@@ -63,13 +63,13 @@ class RemoteImages:
 
     async def _image(self, url: str) -> str:
         """A ``data:`` URL; raises TooLarge, ValueError, OSError or aiohttp's errors."""
-        self._check(url)
+        address = self._checked(url)
         if self._session is None:
             connector = aiohttp.TCPConnector(resolver=_Guarded(self._resolve, self._refused), limit=AT_ONCE)
             self._session = aiohttp.ClientSession(
                 connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
             )
-        async with self._slots, self._session.get(url, ssl=tls_for(url), allow_redirects=False) as response:
+        async with self._slots, self._session.get(address, ssl=tls_for(url), allow_redirects=False) as response:
             if response.status != 200 or not response.content_type.startswith("image/"):
                 raise ValueError("no image")
             pieces, size = [], 0
@@ -80,19 +80,24 @@ class RemoteImages:
                 pieces.append(piece)
         return f"data:{response.content_type};base64,{base64.b64encode(b''.join(pieces)).decode()}"
 
-    def _check(self, url: str) -> None:
-        """Raise ValueError for what must not be called. A name is checked again by where it leads."""
-        parts = urlsplit(url)
-        if parts.scheme != "https" and not (parts.scheme == "http" and self._allow_private):
+    def _checked(self, url: str) -> URL:
+        """Where to call; raises ValueError for what must not be called. A name is checked again by where it leads.
+
+        Read once, by what aiohttp reads addresses with: to it full-width digits and an ideographic full stop make a
+        literal address, which it resolves no more.
+        """
+        found = URL(url)
+        if found.scheme != "https" and not (found.scheme == "http" and self._allow_private):
             raise ValueError("not encrypted")
-        if parts.username is not None or not parts.hostname:
+        if found.user is not None or found.password is not None or not found.host:
             raise ValueError("no address of an image")
         try:
-            literal = ipaddress.ip_address(parts.hostname)
+            literal = ipaddress.ip_address(found.host)
         except ValueError:
-            return
+            return found
         if (why := self._refused(str(literal))) is not None:
             raise ValueError(why)
+        return found
 
     def _refused(self, address: str) -> str | None:
         return refusal(address, allow_private=self._allow_private)

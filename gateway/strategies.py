@@ -66,7 +66,8 @@ def lowest_cost(group: Group, facts: Facts, call: Call | None) -> Group:
 
 
 def _busy(deployment: Deployment, facts: Facts) -> float:
-    return facts.fleet[deployment.id].load.in_flight / (deployment.config.weight or 1e-9)
+    weight = deployment.config.weight
+    return facts.fleet[deployment.id].load.in_flight / weight if weight else math.inf  # the last resort, however idle
 
 
 STRATEGIES: Mapping[str, Strategy] = {

@@ -397,6 +397,8 @@ def test_C_029_owners_are_teams_or_single_keys() -> None:
     assert owner_of(first) == owner_of(second) == US
     assert owner_of(Principal("key_1", "acme")) != owner_of(Principal("key_2", "acme"))
     assert owner_of(Principal("key_1", "acme", "blue")) != owner_of(Principal("key_1", "other", "blue"))
+    assert owner_of(Principal("key_1", "acme", "eu/blue")) != owner_of(Principal("key_1", "acme/eu", "blue"))
+    assert owner_of(Principal("key_1", "acme%2Feu", "blue")) != owner_of(Principal("key_1", "acme/eu", "blue"))
 
 
 def test_C_057_C_063_a_query_string_becomes_a_page() -> None:

@@ -1,5 +1,6 @@
 """C-055: images that a prompt names become part of the stored copy, and nothing inside is reached by way of them."""
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -102,3 +103,26 @@ async def test_nothing_but_public_addresses_is_called() -> None:
             assert await kept(images, url) == [url]
         assert there.asked == []
         await images.close()
+
+
+async def test_an_address_in_other_characters_is_the_address_that_it_means() -> None:
+    """aiohttp reads full-width digits and ideographic full stops as a literal address, and asks no resolver for that."""
+    connected = 0
+
+    def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connected
+        connected += 1
+        writer.close()
+
+    async def resolve(_host: str, _port: int) -> list[str]:
+        return ["127.0.0.1"]
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    images = RemoteImages(resolve)
+    for host in ("127\u30020\u30020\u30021", "\uff11\uff12\uff17.0.0.1", "127\uff0e0\uff0e0\uff0e1"):
+        url = f"https://{host}:{port}/image.png"
+        assert await kept(images, url) == [url]
+    await images.close()
+    server.close()
+    assert connected == 0

@@ -36,6 +36,14 @@ def planned(made: Route, fleet: Fleet, asked: Call | None = None, **costs: int) 
     return names(Router({made.name: made}, {}, fleet, {f"p/{n}": c for n, c in costs.items()}).plan(made, asked))
 
 
+def test_least_busy_takes_what_has_no_weight_last_however_idle() -> None:
+    fleet = Fleet()
+    made = route("a", {"model": "x"}, {"model": "y"}, {"model": "z", "weight": 0}, strategy="least_busy")
+    for name in ("x", "y"):
+        fleet[f"p/{name}"].load.in_flight = 3
+    assert planned(made, fleet)[-1] == "z"
+
+
 def test_least_busy_goes_by_requests_in_flight_for_each_unit_of_weight() -> None:
     fleet = Fleet()
     made = route("a", {"model": "x", "weight": 4}, {"model": "y"}, {"model": "z"}, strategy="least_busy")

@@ -25,6 +25,7 @@ from gateway.scheduler import Scheduler
 from gateway.tiers import effective
 
 from .running import KEY, PRICE, configuration, deployment, running
+from .test_metering import rows
 from .test_pools import until
 
 
@@ -457,3 +458,29 @@ async def test_every_end_of_a_request_gives_its_place_back() -> None:
             await asyncio.sleep(0.02)
         assert [(s.running, s.waiting) for s in schedulers] == [([0, 0, 0], (0, 0, 0))] * len(schedulers)
         assert all(s.capacity.limit >= 1 for s in schedulers)
+
+
+async def test_flex_that_waits_asks_the_model_that_was_asked_for_again_though_its_fallback_refused_too() -> None:
+    keys = [{"name": "c", "key": KEY, "tiers": {"flex_wait": 20}}]
+    asked = {"deployments": model("x", **FLEX), "fallbacks": {"overloaded": ["b"]}}
+    async with running({"m": asked, "b": model("y", **FLEX)}, keys=keys) as (gateway, upstream):
+        upstream.scripts["x"] = upstream.scripts["y"] = Script(refuse_tier="flex")
+        waiting = asyncio.create_task(post(gateway, service_tier="flex"))
+        await asyncio.sleep(0.3)
+        upstream.scripts["x"] = Script()
+        status, headers, (body,) = await asyncio.wait_for(waiting, 8)
+    assert (status, body["service_tier"]) == (200, "flex")
+    assert "x-sluice-fallback" not in headers
+
+
+async def test_a_fallback_that_could_not_serve_flex_leaves_the_tier_as_it_was() -> None:
+    keys = [{"name": "c", "key": KEY, "tiers": {"flex_wait": 20, "flex_fallback": "default"}}]
+    asked = {"deployments": model("x", **FLEX), "fallbacks": {"overloaded": ["b"]}}
+    async with running({"m": asked, "b": [deployment("demo-ok", "anthropic")]}, keys=keys) as (gateway, upstream):
+        upstream.scripts["x"] = Script(refuse_tier="flex")
+        waiting = asyncio.create_task(post(gateway, service_tier="flex"))
+        await asyncio.sleep(0.3)
+        upstream.scripts["x"] = Script()
+        assert (await asyncio.wait_for(waiting, 8))[0] == 200
+        *_, last = await rows(gateway)
+    assert (last["tier_requested"], last["tier_effective"], last["tier_served"]) == ("flex", "flex", "flex")

@@ -43,10 +43,14 @@ _DAY = 86_400.0
 
 
 def owner_of(principal: Principal) -> str:
-    """Whose completions a caller makes and sees: the team's, or the key's own."""
+    """Whose completions a caller makes and sees: the team's, or the key's own.
+
+    Names may hold slashes: those of an organization are escaped, or team `b/c` of `a` would be team `c` of `a/b`.
+    """
+    organization = principal.organization.replace("%", "%25").replace("/", "%2F")
     if principal.team is not None:
-        return f"t:{principal.organization}/{principal.team}"
-    return f"k:{principal.organization}/{principal.key_id}"
+        return f"t:{organization}/{principal.team}"
+    return f"k:{organization}/{principal.key_id}"
 
 
 class StoredCompletions:
