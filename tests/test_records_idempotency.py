@@ -163,6 +163,14 @@ async def test_memory_is_bounded() -> None:
     assert store._bytes <= 5000
 
 
+async def test_short_answers_count_with_what_is_around_them() -> None:
+    store = MemoryIdempotency(max_total=100_000)
+    for n in range(1000):
+        await store.finish(await fresh(store, f"s{n}"), Replay(400, {}, b"x"))
+    kept = [n for n in range(1000) if isinstance(await store.begin(f"s{n}", BODY), Replay)]
+    assert 50 < len(kept) < 150
+
+
 async def test_a_redis_that_hangs_is_a_503_in_time() -> None:
     server = RedisServer()
     redis = client(server)
