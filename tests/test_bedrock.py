@@ -29,8 +29,11 @@ from .replay import Recording, need, recordings, replay_whole
 ADAPTER = Bedrock()
 CLAUDE = "us.anthropic.claude-sonnet-4-5-20250929-v1:0"
 NEWEST = "us.anthropic.claude-opus-4-7"
+FABLE = "us.anthropic.claude-fable-5"
 NOVA = "us.amazon.nova-pro-v1:0"
 LLAMA = "us.meta.llama4-maverick-17b-instruct-v1:0"
+STRING = {"type": "string"}
+NODE = {"type": "object", "properties": {"next": {"$ref": "#/$defs/N"}}}
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 ANSWERS = recordings("bedrock", endpoint="converse", stream=False)
 FAILURES = [
@@ -589,15 +592,45 @@ def test_a_schema_is_sent_natively_where_the_model_has_that():
     assert (told["name"], told["description"]) == ("s", "d")
     inner = json.loads(told["schema"])
     assert inner["additionalProperties"] is False
-    assert inner["properties"]["a"] == {"type": "integer", "description": '{"minimum":1}'}
+    assert inner["properties"]["a"] == {"type": "integer", "description": "(minimum: 1)"}
     assert "toolConfig" not in body
 
 
 def test_E_028_a_property_may_be_called_like_a_keyword():
-    inner = {"type": "object", "properties": {"minimum": {"type": "string"}, "items": {"type": "array", "items": {}}}}
+    inner = {
+        "type": "object",
+        "properties": {"minimum": {"type": "string"}, "items": {"type": "array", "items": STRING}},
+    }
     told = build(response_format={"type": "json_schema", "json_schema": {"name": "s", "schema": inner}})
     sent = json.loads(told["outputConfig"]["textFormat"]["structure"]["jsonSchema"]["schema"])
     assert set(sent["properties"]) == {"minimum", "items"}
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        {"type": "object", "properties": {"m": {"type": "object", "additionalProperties": STRING}}},
+        {"type": "object", "properties": {"o": {"type": "object"}}},
+        {"type": "object", "properties": {"n": {"$ref": "#/$defs/N"}}, "$defs": {"N": NODE}},
+    ],
+    ids=["dictionary", "open object", "recursion"],
+)
+def test_E_029_a_schema_that_closing_would_empty_is_a_tool_that_must_be_called(inner: dict[str, Any]):
+    form = {"type": "json_schema", "json_schema": {"name": "s", "schema": inner}}
+    built = prepare(response_format=form)
+    config = json.loads(built.body)["toolConfig"]
+    assert config["tools"][0]["toolSpec"]["inputSchema"]["json"] == inner
+    assert config["toolChoice"] == {"tool": {"name": built.notes["json_tool"]}}
+    assert "outputConfig" not in json.loads(built.body)
+    with pytest.raises(UnsupportedParameter) as caught:
+        prepare(to=FABLE, response_format=form)
+    assert caught.value.param == "response_format"
+
+
+def test_a_root_that_refers_to_an_object_is_resolved_for_the_tool():
+    form = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"$ref": "#/$defs/N", "$defs": {"N": NODE}}}}
+    told = build(response_format=form)["toolConfig"]["tools"][0]["toolSpec"]["inputSchema"]["json"]
+    assert told == {**NODE, "$defs": {"N": NODE}}
 
 
 @pytest.mark.parametrize("form", [schema(), {"type": "json_object"}])
