@@ -606,6 +606,17 @@ def test_E_028_a_property_may_be_called_like_a_keyword():
     assert set(sent["properties"]) == {"minimum", "items"}
 
 
+@pytest.mark.parametrize("to", [NOVA, "anthropic.claude-3-5-sonnet-20241022-v2:0"])
+def test_E_083_tool_choice_none_leaves_the_tool_of_a_json_answer_alone(to: str):
+    talk = (user("x"), called(("a", "f", "{}")), result("a"))
+    more = {"tools": [function()], "tool_choice": "none", "parallel_tool_calls": False}
+    built = prepare(*talk, to=to, response_format=schema(), **more)
+    config = json.loads(built.body)["toolConfig"]
+    assert [tool["toolSpec"]["name"] for tool in config["tools"]] == ["json_response"]
+    assert config["toolChoice"] == {"tool": {"name": "json_response"}}
+    assert (built.notes["json_tool"], built.dropped) == ("json_response", ())
+
+
 @pytest.mark.parametrize(
     "inner",
     [

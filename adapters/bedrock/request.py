@@ -69,7 +69,9 @@ def build(request: ChatRequest, target: Target) -> UpstreamRequest:
     body["messages"] = spoken.turns
     if spoken.system:
         body["system"] = spoken.system
-    if wanted.choice != "none":
+    if wanted.choice == "none":
+        _tools(draft, Tools(), [], body)  # Converse has no such choice: only the tool of a JSON answer is offered
+    else:
         _tools(draft, wanted, [call.name for message in read for call in message.calls], body)
     _inference(draft, plan, target.max_output, body)
     _operation(draft, options, body)
