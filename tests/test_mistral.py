@@ -148,6 +148,16 @@ def test_parts() -> None:
     assert caught.value.param == "messages[0].content[0].type"
 
 
+@pytest.mark.parametrize("before", [[], [{"type": "text", "text": "see"}]])
+def test_E_020_an_image_in_a_tool_s_result_is_refused_by_name(before: list[dict[str, Any]]) -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    call = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    result = {"role": "tool", "tool_call_id": CALL["id"], "content": [*before, image]}
+    with pytest.raises(UnsupportedParameter) as caught:
+        sent(messages=[*MESSAGES, call, result], tools=[TOOL])
+    assert caught.value.param == f"messages[2].content[{len(before)}].type"
+
+
 def test_E_048_thinking_told_as_a_list() -> None:
     parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "a"}]
     translator = ADAPTER.stream(UpstreamRequest("", {}, b""))
