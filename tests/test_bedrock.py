@@ -458,6 +458,24 @@ def test_E_016_only_a_system_message_and_E_017_prefill_and_E_018_assistant_first
     assert build(user(""))["messages"][0]["content"] == [{"text": "."}]
 
 
+def test_E_017_the_end_with_the_assistants_words_is_continued_or_answered():
+    said = {"role": "assistant", "content": "The answer is \n"}
+    assert build(user("x"), said)["messages"][-1]["content"] == [{"text": "The answer is"}]
+    assert build(user("x"), said, to=NEWEST)["messages"][-1] == {"role": "user", "content": [{"text": "Continue."}]}
+    assert family("us.anthropic.claude-opus-4-5-20251101-v1:0").prefill
+    assert not family("us.anthropic.claude-opus-4-6-v1").prefill
+
+
+@pytest.mark.parametrize("content", ["", " \n", [], [{"type": "text", "text": ""}]])
+@pytest.mark.parametrize("to", [CLAUDE, NEWEST, NOVA])
+def test_E_019_a_blank_user_turn_stays_one_and_adds_nothing_to_another(content: Any, to: str):
+    said = {"role": "assistant", "content": "a"}
+    turns = build(user("x"), said, user(content), to=to)["messages"]
+    assert turns[2:] == [{"role": "user", "content": [{"text": "."}]}]
+    assert build(user("x"), user(content), to=to)["messages"][0]["content"] == [{"text": "x"}]
+    assert build(user(content), user("x"), to=to)["messages"][0]["content"] == [{"text": "x"}]
+
+
 def test_E_019_a_document_has_a_text_and_a_lawful_unique_name():
     def pdf(name: str) -> dict[str, Any]:
         return {"type": "file", "file": {"filename": name, "file_data": "data:application/pdf;base64,JVBERi0xLjQ="}}

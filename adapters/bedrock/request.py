@@ -65,7 +65,7 @@ def build(request: ChatRequest, target: Target) -> UpstreamRequest:
     read = list(history.read(list(messages), TOOL_IDS))
     spoken = Conversation(cache=kind.cache, thinking=kind.claude and plan.on, tools=wanted.choice != "none")
     spoken.add(read)
-    spoken.close()
+    spoken.close(prefill=kind.prefill)
     body["messages"] = spoken.turns
     if spoken.system:
         body["system"] = spoken.system
