@@ -101,6 +101,21 @@ def test_E_014_the_order_of_roles_satisfies_mistral_s_own_validator() -> None:
     assert body["messages"][0]["role"] == "system"
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"content": None, "refusal": "I cannot"}, "I cannot"),
+        ({"content": "", "refusal": "I cannot"}, "I cannot"),
+        ({"refusal": "I cannot"}, "I cannot"),
+        ({"content": [{"type": "refusal", "refusal": "I cannot"}]}, "I cannot"),
+        ({"content": "Yes", "refusal": None}, "Yes"),
+    ],
+)
+def test_an_earlier_refusal_is_what_the_model_said(said: dict[str, Any], told: str) -> None:
+    history = [*MESSAGES, {"role": "assistant", **said}, *MESSAGES]
+    assert sent(messages=history)[1]["messages"][1] == {"role": "assistant", "content": told}
+
+
 def test_E_017_a_last_assistant_turn_is_a_prefix() -> None:
     assert sent(messages=[*MESSAGES, {"role": "assistant", "content": "I"}])[1]["messages"][1] == {
         "role": "assistant",

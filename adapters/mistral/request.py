@@ -92,6 +92,8 @@ def _message(message: JSON, index: int) -> JSON:
     told: JSON = {key: message[key] for key in ("role", "content") if key in message}
     if isinstance(content := message.get("content"), list):
         told["content"] = _content(content, index, message["role"])
+    elif not content and (refusal := message.get("refusal")):
+        told["content"] = refusal  # Mistral has no such field: the model said it
     if calls := message.get("tool_calls"):
         told["tool_calls"] = [_call(call, index) for call in calls]
     if message["role"] == "tool":
