@@ -601,6 +601,34 @@ def test_strict_tools_where_the_model_has_them():
     assert prepare(to=NOVA, tools=[tool]).dropped == ("tools[].function.strict",)
 
 
+def test_E_029_a_strict_tool_of_claude_is_within_what_it_compiles_or_is_none():
+    def tool(**inner: Any) -> dict[str, Any]:
+        return function(strict=True, parameters={"type": "object", "properties": {"a": inner}})
+
+    bounded = build(tools=[tool(type="integer", minimum=1)])["toolConfig"]["tools"][0]["toolSpec"]
+    a = {"type": "integer", "description": "(minimum: 1)"}
+    closed = {"type": "object", "properties": {"a": a}, "additionalProperties": False}
+    assert (bounded["strict"], bounded["inputSchema"]["json"]) == (True, closed)
+    dictionary = tool(type="object", additionalProperties=STRING)
+    built = prepare(tools=[dictionary])
+    assert json.loads(built.body)["toolConfig"]["tools"] == [
+        {"toolSpec": {"name": "f", "inputSchema": {"json": dictionary["function"]["parameters"]}}}
+    ]
+    assert built.dropped == ("tools[].function.strict",)
+    with pytest.raises(UnsupportedParameter):
+        prepare(tools=[dictionary], unsupported="reject")
+    other = build(to="openai.gpt-oss-120b-1:0", tools=[dictionary])["toolConfig"]["tools"][0]["toolSpec"]
+    assert (other["strict"], other["inputSchema"]["json"]) == (True, dictionary["function"]["parameters"])
+
+
+def test_E_029_claude_has_twenty_strict_tools_at_most():
+    given = [function(f"f{i}", strict=True) for i in range(21)]
+    built = prepare(tools=given)
+    specs = [tool["toolSpec"] for tool in json.loads(built.body)["toolConfig"]["tools"]]
+    assert (len(specs), sum("strict" in spec for spec in specs)) == (21, 20)
+    assert built.dropped == ("tools[].function.strict",)
+
+
 # Requests: output format
 
 

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from .. import history, tools
 from ..anthropic import schemas
+from ..anthropic.tools import MAX_STRICT
 from ..draft import RequestDraft
 from ..interface import JSON, ChatRequest, Target, UpstreamRequest
 from ..jsonio import dumps
@@ -48,6 +49,7 @@ class Draft(RequestDraft):
     fields: JSON = field(default_factory=dict)
     """additionalModelRequestFields"""
     json_tool: Tool | None = None
+    strict_tools: int = 0
 
 
 def build(request: ChatRequest, target: Target) -> UpstreamRequest:
@@ -171,11 +173,23 @@ def _spec(draft: Draft, tool: Tool) -> JSON:
     if tool.description.strip():
         spec["description"] = tool.description
     if tool.strict:
-        if draft.family.schema:
-            spec["strict"] = True
-        else:
+        schema = _strict(draft, tool)
+        if schema is None:
             draft.leaves_out("tools[].function.strict")
+        else:
+            spec["inputSchema"], spec["strict"] = {"json": schema}, True
     return spec
+
+
+def _strict(draft: Draft, tool: Tool) -> JSON | None:
+    """The arguments that the model is held to, or None where it cannot be."""
+    if not draft.family.schema:
+        return None
+    if not draft.family.claude:
+        return dict(tool.parameters)
+    schema = schemas.strict(schemas.tool_input(tool.parameters)) if draft.strict_tools < MAX_STRICT else None
+    draft.strict_tools += schema is not None
+    return schema
 
 
 def _choice(draft: Draft, wanted: Tools, config: JSON) -> None:
