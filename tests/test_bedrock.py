@@ -29,8 +29,11 @@ from .replay import Recording, need, recordings, replay_whole
 ADAPTER = Bedrock()
 CLAUDE = "us.anthropic.claude-sonnet-4-5-20250929-v1:0"
 NEWEST = "us.anthropic.claude-opus-4-7"
+FABLE = "us.anthropic.claude-fable-5"
 NOVA = "us.amazon.nova-pro-v1:0"
 LLAMA = "us.meta.llama4-maverick-17b-instruct-v1:0"
+STRING = {"type": "string"}
+NODE = {"type": "object", "properties": {"next": {"$ref": "#/$defs/N"}}}
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 ANSWERS = recordings("bedrock", endpoint="converse", stream=False)
 FAILURES = [
@@ -455,6 +458,24 @@ def test_E_016_only_a_system_message_and_E_017_prefill_and_E_018_assistant_first
     assert build(user(""))["messages"][0]["content"] == [{"text": "."}]
 
 
+def test_E_017_the_end_with_the_assistants_words_is_continued_or_answered():
+    said = {"role": "assistant", "content": "The answer is \n"}
+    assert build(user("x"), said)["messages"][-1]["content"] == [{"text": "The answer is"}]
+    assert build(user("x"), said, to=NEWEST)["messages"][-1] == {"role": "user", "content": [{"text": "Continue."}]}
+    assert family("us.anthropic.claude-opus-4-5-20251101-v1:0").prefill
+    assert not family("us.anthropic.claude-opus-4-6-v1").prefill
+
+
+@pytest.mark.parametrize("content", ["", " \n", [], [{"type": "text", "text": ""}]])
+@pytest.mark.parametrize("to", [CLAUDE, NEWEST, NOVA])
+def test_E_019_a_blank_user_turn_stays_one_and_adds_nothing_to_another(content: Any, to: str):
+    said = {"role": "assistant", "content": "a"}
+    turns = build(user("x"), said, user(content), to=to)["messages"]
+    assert turns[2:] == [{"role": "user", "content": [{"text": "."}]}]
+    assert build(user("x"), user(content), to=to)["messages"][0]["content"] == [{"text": "x"}]
+    assert build(user(content), user("x"), to=to)["messages"][0]["content"] == [{"text": "x"}]
+
+
 def test_E_019_a_document_has_a_text_and_a_lawful_unique_name():
     def pdf(name: str) -> dict[str, Any]:
         return {"type": "file", "file": {"filename": name, "file_data": "data:application/pdf;base64,JVBERi0xLjQ="}}
@@ -580,6 +601,34 @@ def test_strict_tools_where_the_model_has_them():
     assert prepare(to=NOVA, tools=[tool]).dropped == ("tools[].function.strict",)
 
 
+def test_E_029_a_strict_tool_of_claude_is_within_what_it_compiles_or_is_none():
+    def tool(**inner: Any) -> dict[str, Any]:
+        return function(strict=True, parameters={"type": "object", "properties": {"a": inner}})
+
+    bounded = build(tools=[tool(type="integer", minimum=1)])["toolConfig"]["tools"][0]["toolSpec"]
+    a = {"type": "integer", "description": "(minimum: 1)"}
+    closed = {"type": "object", "properties": {"a": a}, "additionalProperties": False}
+    assert (bounded["strict"], bounded["inputSchema"]["json"]) == (True, closed)
+    dictionary = tool(type="object", additionalProperties=STRING)
+    built = prepare(tools=[dictionary])
+    assert json.loads(built.body)["toolConfig"]["tools"] == [
+        {"toolSpec": {"name": "f", "inputSchema": {"json": dictionary["function"]["parameters"]}}}
+    ]
+    assert built.dropped == ("tools[].function.strict",)
+    with pytest.raises(UnsupportedParameter):
+        prepare(tools=[dictionary], unsupported="reject")
+    other = build(to="openai.gpt-oss-120b-1:0", tools=[dictionary])["toolConfig"]["tools"][0]["toolSpec"]
+    assert (other["strict"], other["inputSchema"]["json"]) == (True, dictionary["function"]["parameters"])
+
+
+def test_E_029_claude_has_twenty_strict_tools_at_most():
+    given = [function(f"f{i}", strict=True) for i in range(21)]
+    built = prepare(tools=given)
+    specs = [tool["toolSpec"] for tool in json.loads(built.body)["toolConfig"]["tools"]]
+    assert (len(specs), sum("strict" in spec for spec in specs)) == (21, 20)
+    assert built.dropped == ("tools[].function.strict",)
+
+
 # Requests: output format
 
 
@@ -589,15 +638,56 @@ def test_a_schema_is_sent_natively_where_the_model_has_that():
     assert (told["name"], told["description"]) == ("s", "d")
     inner = json.loads(told["schema"])
     assert inner["additionalProperties"] is False
-    assert inner["properties"]["a"] == {"type": "integer", "description": '{"minimum":1}'}
+    assert inner["properties"]["a"] == {"type": "integer", "description": "(minimum: 1)"}
     assert "toolConfig" not in body
 
 
 def test_E_028_a_property_may_be_called_like_a_keyword():
-    inner = {"type": "object", "properties": {"minimum": {"type": "string"}, "items": {"type": "array", "items": {}}}}
+    inner = {
+        "type": "object",
+        "properties": {"minimum": {"type": "string"}, "items": {"type": "array", "items": STRING}},
+    }
     told = build(response_format={"type": "json_schema", "json_schema": {"name": "s", "schema": inner}})
     sent = json.loads(told["outputConfig"]["textFormat"]["structure"]["jsonSchema"]["schema"])
     assert set(sent["properties"]) == {"minimum", "items"}
+
+
+@pytest.mark.parametrize("to", [NOVA, "anthropic.claude-3-5-sonnet-20241022-v2:0"])
+def test_E_083_tool_choice_none_leaves_the_tool_of_a_json_answer_alone(to: str):
+    talk = (user("x"), called(("a", "f", "{}")), result("a"))
+    more = {"tools": [function()], "tool_choice": "none", "parallel_tool_calls": False}
+    built = prepare(*talk, to=to, response_format=schema(), **more)
+    config = json.loads(built.body)["toolConfig"]
+    assert [tool["toolSpec"]["name"] for tool in config["tools"]] == ["json_response"]
+    assert config["toolChoice"] == {"tool": {"name": "json_response"}}
+    assert (built.notes["json_tool"], built.dropped) == ("json_response", ())
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        {"type": "object", "properties": {"m": {"type": "object", "additionalProperties": STRING}}},
+        {"type": "object", "properties": {"o": {"type": "object"}}},
+        {"type": "object", "properties": {"n": {"$ref": "#/$defs/N"}}, "$defs": {"N": NODE}},
+    ],
+    ids=["dictionary", "open object", "recursion"],
+)
+def test_E_029_a_schema_that_closing_would_empty_is_a_tool_that_must_be_called(inner: dict[str, Any]):
+    form = {"type": "json_schema", "json_schema": {"name": "s", "schema": inner}}
+    built = prepare(response_format=form)
+    config = json.loads(built.body)["toolConfig"]
+    assert config["tools"][0]["toolSpec"]["inputSchema"]["json"] == inner
+    assert config["toolChoice"] == {"tool": {"name": built.notes["json_tool"]}}
+    assert "outputConfig" not in json.loads(built.body)
+    with pytest.raises(UnsupportedParameter) as caught:
+        prepare(to=FABLE, response_format=form)
+    assert caught.value.param == "response_format"
+
+
+def test_a_root_that_refers_to_an_object_is_resolved_for_the_tool():
+    form = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"$ref": "#/$defs/N", "$defs": {"N": NODE}}}}
+    told = build(response_format=form)["toolConfig"]["tools"][0]["toolSpec"]["inputSchema"]["json"]
+    assert told == {**NODE, "$defs": {"N": NODE}}
 
 
 @pytest.mark.parametrize("form", [schema(), {"type": "json_object"}])

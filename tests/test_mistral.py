@@ -101,6 +101,21 @@ def test_E_014_the_order_of_roles_satisfies_mistral_s_own_validator() -> None:
     assert body["messages"][0]["role"] == "system"
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"content": None, "refusal": "I cannot"}, "I cannot"),
+        ({"content": "", "refusal": "I cannot"}, "I cannot"),
+        ({"refusal": "I cannot"}, "I cannot"),
+        ({"content": [{"type": "refusal", "refusal": "I cannot"}]}, "I cannot"),
+        ({"content": "Yes", "refusal": None}, "Yes"),
+    ],
+)
+def test_an_earlier_refusal_is_what_the_model_said(said: dict[str, Any], told: str) -> None:
+    history = [*MESSAGES, {"role": "assistant", **said}, *MESSAGES]
+    assert sent(messages=history)[1]["messages"][1] == {"role": "assistant", "content": told}
+
+
 def test_E_017_a_last_assistant_turn_is_a_prefix() -> None:
     assert sent(messages=[*MESSAGES, {"role": "assistant", "content": "I"}])[1]["messages"][1] == {
         "role": "assistant",
@@ -146,6 +161,16 @@ def test_parts() -> None:
     with pytest.raises(UnsupportedParameter) as caught:
         sent(messages=[{"role": "user", "content": [{"type": "video_url"}]}])
     assert caught.value.param == "messages[0].content[0].type"
+
+
+@pytest.mark.parametrize("before", [[], [{"type": "text", "text": "see"}]])
+def test_E_020_an_image_in_a_tool_s_result_is_refused_by_name(before: list[dict[str, Any]]) -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    call = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    result = {"role": "tool", "tool_call_id": CALL["id"], "content": [*before, image]}
+    with pytest.raises(UnsupportedParameter) as caught:
+        sent(messages=[*MESSAGES, call, result], tools=[TOOL])
+    assert caught.value.param == f"messages[2].content[{len(before)}].type"
 
 
 def test_E_048_thinking_told_as_a_list() -> None:

@@ -28,6 +28,8 @@ DOCUMENTS: Mapping[str, str] = {
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9()\[\]-]+")
 PLACEHOLDER = "."
 """Where Converse demands a text and the client gave none."""
+CONTINUE = "Continue."
+"""The user turn after a final assistant turn, for models that refuse to continue one (edge case 17)."""
 EMPTY_RESULT = "(empty)"
 
 
@@ -53,16 +55,20 @@ class Conversation:
         for message in messages:
             adders.get(message.role, self._add_user)(message)
 
-    def close(self) -> None:
-        """Make the whole lawful: it begins with a user turn, and a document never comes without a text."""
+    def close(self, *, prefill: bool) -> None:
+        """Make the whole lawful: it begins with a user turn, none is empty, a document never comes without a text,
+        and the last turn is the assistant's only where ``prefill`` says that the model continues it."""
         if not self.turns and self.system:
             self.turns = [{"role": "user", "content": self.system}]  # edge case 16
             self.system = []
         if not self.turns or self.turns[0]["role"] != "user":
-            self.turns.insert(0, {"role": "user", "content": [{"text": PLACEHOLDER}]})
+            self.turns.insert(0, {"role": "user", "content": []})
+        if not prefill and self.turns[-1]["role"] == "assistant":
+            self.turns.append({"role": "user", "content": [{"text": CONTINUE}]})
         for turn in self.turns:
             blocks = turn["content"]
-            if any("document" in block for block in blocks) and not any("text" in block for block in blocks):
+            documents = any("document" in block for block in blocks)
+            if not blocks or (documents and not any("text" in block for block in blocks)):
                 blocks.append({"text": PLACEHOLDER})
         last = self.turns[-1]
         if last["role"] == "assistant" and "text" in last["content"][-1]:
@@ -71,7 +77,7 @@ class Conversation:
     def _push(self, role: str, blocks: list[JSON]) -> None:
         if self.turns and self.turns[-1]["role"] == role:
             self.turns[-1]["content"].extend(blocks)
-        elif blocks:
+        elif blocks or role == "user":  # a blank user turn is one: without it the last answer would go on
             self.turns.append({"role": role, "content": blocks})
 
     def _add_system(self, message: Message) -> None:

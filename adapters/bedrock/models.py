@@ -21,6 +21,8 @@ class Family:
     """Takes outputConfig.textFormat and strict tools."""
     cache: bool = False
     """Takes cache points."""
+    prefill: bool = True
+    """Continues a conversation that ends with an assistant turn."""
     reasoning: Reasoning = "none"
     """budget: thinking with a number of tokens; adaptive: thinking with an effort; nova: reasoningConfig;
     effort: reasoning_effort; config: reasoning_config."""
@@ -68,6 +70,7 @@ def _claude(model: str) -> Family:
         base,
         reasoning="adaptive",
         schema=True,
+        prefill=False,
         extra_high=version >= (4, 7),
         sampling="one" if version < (4, 7) else "none",
         forced_choice=found is not None and found["name"] not in ("fable", "mythos"),

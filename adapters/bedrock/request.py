@@ -7,6 +7,8 @@ from typing import Any
 from urllib.parse import quote
 
 from .. import history, tools
+from ..anthropic import schemas
+from ..anthropic.tools import MAX_STRICT
 from ..draft import RequestDraft
 from ..interface import JSON, ChatRequest, Target, UpstreamRequest
 from ..jsonio import dumps
@@ -16,7 +18,6 @@ from . import reasoning
 from .content import Conversation, cache_point
 from .models import Family, family
 from .options import BedrockOptions, endpoint
-from .schema import closed
 
 _P, _T, _D, _R, _E = Fate.PASS, Fate.TRANSLATE, Fate.DROP, Fate.REJECT, Fate.EMULATE
 PARAMS: Mapping[str, Fate] = {
@@ -48,6 +49,7 @@ class Draft(RequestDraft):
     fields: JSON = field(default_factory=dict)
     """additionalModelRequestFields"""
     json_tool: Tool | None = None
+    strict_tools: int = 0
 
 
 def build(request: ChatRequest, target: Target) -> UpstreamRequest:
@@ -65,11 +67,13 @@ def build(request: ChatRequest, target: Target) -> UpstreamRequest:
     read = list(history.read(list(messages), TOOL_IDS))
     spoken = Conversation(cache=kind.cache, thinking=kind.claude and plan.on, tools=wanted.choice != "none")
     spoken.add(read)
-    spoken.close()
+    spoken.close(prefill=kind.prefill)
     body["messages"] = spoken.turns
     if spoken.system:
         body["system"] = spoken.system
-    if wanted.choice != "none":
+    if wanted.choice == "none":
+        _tools(draft, Tools(), [], body)  # Converse has no such choice: only the tool of a JSON answer is offered
+    else:
         _tools(draft, wanted, [call.name for message in read for call in message.calls], body)
     _inference(draft, plan, target.max_output, body)
     _operation(draft, options, body)
@@ -101,9 +105,8 @@ def _format(draft: Draft, wanted: Tools, body: JSON) -> None:
         return
     described = form.get("json_schema") or {}
     schema = described.get("schema")
-    if schema is not None and draft.family.schema:
-        text = dumps(closed(schema) if draft.family.claude else schema).decode()
-        definition = {"schema": text, "name": described.get("name") or JSON_TOOL}
+    if (native := _native(draft.family, schema)) is not None:
+        definition = {"schema": dumps(native).decode(), "name": described.get("name") or JSON_TOOL}
         if described.get("description"):
             definition["description"] = described["description"]
         structure = {"type": "json_schema", "structure": {"jsonSchema": definition}}
@@ -112,16 +115,23 @@ def _format(draft: Draft, wanted: Tools, body: JSON) -> None:
     if wanted.choice == "named":
         return  # the forced call is the answer
     if not draft.family.forced_choice:
-        draft.lacks("response_format", "Unsupported value: this model cannot be held to JSON.")
+        draft.lacks("response_format", "Unsupported value: this model cannot be held to this format.")
         return
-    schema = schema or {"type": "object"}
-    if schema.get("type", "object") != "object":
+    root = schemas.tool_input(schema or {"type": "object"})
+    if root is None:
         draft.lacks("response_format", "Invalid schema: its root must be an object with this model.")
         return
     taken = {tool.name for tool in wanted.tools}
     name = next(n for n in (JSON_TOOL, *(f"{JSON_TOOL}_{i}" for i in range(2, 200))) if n not in taken)
     text = described.get("description") or "Answer the user: the arguments are the whole answer, as JSON."
-    draft.json_tool = Tool(name, text, {**schema, "type": "object"})
+    draft.json_tool = Tool(name, text, root)
+
+
+def _native(kind: Family, schema: Any) -> Any:
+    """The schema that the model's decoding is held to, or None where it cannot be: Claude's knows closed objects only."""
+    if not kind.schema:
+        return None
+    return schemas.strict(schema) if kind.claude else schema
 
 
 def _reasoning(draft: Draft, wanted: Tools, max_output: int | None) -> reasoning.Plan:
@@ -163,11 +173,23 @@ def _spec(draft: Draft, tool: Tool) -> JSON:
     if tool.description.strip():
         spec["description"] = tool.description
     if tool.strict:
-        if draft.family.schema:
-            spec["strict"] = True
-        else:
+        schema = _strict(draft, tool)
+        if schema is None:
             draft.leaves_out("tools[].function.strict")
+        else:
+            spec["inputSchema"], spec["strict"] = {"json": schema}, True
     return spec
+
+
+def _strict(draft: Draft, tool: Tool) -> JSON | None:
+    """The arguments that the model is held to, or None where it cannot be."""
+    if not draft.family.schema:
+        return None
+    if not draft.family.claude:
+        return dict(tool.parameters)
+    schema = schemas.strict(schemas.tool_input(tool.parameters)) if draft.strict_tools < MAX_STRICT else None
+    draft.strict_tools += schema is not None
+    return schema
 
 
 def _choice(draft: Draft, wanted: Tools, config: JSON) -> None:

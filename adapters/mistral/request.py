@@ -92,6 +92,8 @@ def _message(message: JSON, index: int) -> JSON:
     told: JSON = {key: message[key] for key in ("role", "content") if key in message}
     if isinstance(content := message.get("content"), list):
         told["content"] = _content(content, index, message["role"])
+    elif not content and (refusal := message.get("refusal")):
+        told["content"] = refusal  # Mistral has no such field: the model said it
     if calls := message.get("tool_calls"):
         told["tool_calls"] = [_call(call, index) for call in calls]
     if message["role"] == "tool":
@@ -119,8 +121,16 @@ def tool_id(given: str) -> str:
 
 def _content(parts: list[JSON], index: int, role: str) -> str | list[JSON]:
     if role != "user":
-        return "\n".join(part.get("text") or part.get("refusal") or "" for part in parts)
+        return "\n".join(_text(part, f"messages[{index}].content[{at}]") for at, part in enumerate(parts))
     return [_part(part, f"messages[{index}].content[{at}]") for at, part in enumerate(parts)]
+
+
+def _text(part: JSON, at: str) -> str:
+    """Of a turn that is told as one text, a tool's result above all: an image in it would be lost unseen."""
+    kind: Any = part["type"]
+    if kind not in ("text", "refusal"):
+        raise UnsupportedParameter(f"{at}.type", f"Content of type '{kind}' is supported in user messages only.")
+    return part.get(kind) or ""
 
 
 def _part(part: JSON, at: str) -> JSON:
