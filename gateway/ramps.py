@@ -202,7 +202,9 @@ class Ramps:
                 told, self._back = self._back, {}
                 for (shard, scope, minute), tokens in told.items():
                     key = f"g:{{{shard}}}{scope}"
-                    await self._store.command("HINCRBY", key, minute, tokens)
+                    left = await self._store.command("HINCRBY", key, minute, tokens)
+                    if left < 0:  # Redis has lost what was reserved
+                        await self._store.command("HINCRBY", key, minute, -left)
                     await self._store.command("EXPIRE", key, KEEP_SECONDS)  # it may have expired, and be there anew
         except StoreDown:
             pass  # those minutes look fuller than they were

@@ -190,6 +190,21 @@ async def test_what_was_counted_while_redis_was_silent_is_corrected_here_and_nev
         server.stop()
 
 
+async def test_a_minute_that_redis_has_lost_does_not_go_below_nothing() -> None:
+    server = RedisServer()
+    ramps, client = Ramps(store(server)), store(server)
+    try:
+        growth = await ramps.take(whose(), route(), "priority", 900)
+        await client.command("FLUSHALL")
+        growth.settle(100)
+        await asyncio.sleep(0.6)
+        assert list(await client.command("HVALS", "g:{o}k:k|m:m")) == [b"0"]
+    finally:
+        await ramps.close()
+        await client.close()
+        server.stop()
+
+
 USAGE: dict[bool, dict[str, Any]] = {True: {"stream_options": {"include_usage": True}}, False: {}}
 
 
