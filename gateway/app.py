@@ -51,7 +51,7 @@ class Gateway:
     data: Site
     admin: Site
     closers: list[Closer]
-    leaving: list[Serving] = field(default_factory=list)
+    leaving: list[tuple[Serving, Generation]] = field(default_factory=list)
     """Earlier configurations that requests still run on."""
     retiring: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -86,11 +86,13 @@ class Gateway:
 
     def serve(self, made: Generation) -> None:
         """New requests run on ``made`` from now on; those that run finish on what they began with."""
-        self.generation = made
+        left, self.generation = self.generation, made
         self.admin.serve(Serving(self._admin_routes(), made.version))
         once = self.once(made.pipeline.auth) if self.once is not None else None
         before = self.data.serve(Serving(data_routes(made.pipeline, once), made.version))
-        self.leaving = [s for s in (*self.leaving, before) if s.in_flight]
+        self.leaving = [(serving, of) for serving, of in (*self.leaving, (before, left)) if serving.in_flight]
+        leaving = left.deployments().union(*(of.deployments() for _, of in self.leaving))
+        self.lasting.fleet.expect(made.deployments(), leaving)
 
     def apply(self, config: Config) -> str:
         """Run another configuration, all of it or nothing (ConfigError); no request sees two."""
@@ -106,7 +108,7 @@ class Gateway:
         self.serve(made)
         kept = {id(pool) for _, pool in made.pools.values()}
         if unused := [pool for _, pool in before.pools.values() if id(pool) not in kept]:
-            task = asyncio.get_running_loop().create_task(_close_when_idle(self.leaving, unused))
+            task = asyncio.get_running_loop().create_task(_close_when_idle([s for s, _ in self.leaving], unused))
             self.retiring.add(task)
             task.add_done_callback(self.retiring.discard)
         return made.version

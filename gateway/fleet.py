@@ -17,6 +17,8 @@ STALE = 60.0
 """Seconds after which a latency is no longer believed, so that a deployment that was slow once is tried again."""
 SAMPLES = 5
 """Observations below which a latency is not compared."""
+PROBE_INTERVAL = 1.0
+"""Seconds between two probes of a model none of whose deployments can serve."""
 
 CLASSES = tuple([min(max((bits - 11) // 2, 0), 5) for bits in range(64)])
 """The class of a request by the bits of its size: each holds sizes within a factor of four, from 4 KiB to 1 MiB."""
@@ -146,6 +148,7 @@ class Fleet:
         self._retries = retries or Retries()
         self._clock = clock
         self._members: dict[str, Member] = {}
+        self._runs: frozenset[str] = frozenset()
         self._probed: dict[str, float] = {}
         self._others: Others | None = None
         self._learnt: dict[str, tuple[Known, bool]] = {}
@@ -162,13 +165,26 @@ class Fleet:
             self._members[deployment] = member
         return member
 
-    def expect(self, deployments: Iterable[str]) -> None:
-        """Have members for these, so that what others know of them shows before the first request."""
-        for deployment in deployments:
+    def expect(self, deployments: Iterable[str], leaving: Iterable[str] = ()) -> None:
+        """Have members for these, so that what others know of them shows before the first request.
+
+        Of all others those ``leaving`` are kept, as they are: requests may still run there, and what was removed by
+        mistake comes back.
+        """
+        self._runs = frozenset(deployments)
+        kept = self._runs.union(leaving)
+        self._members = {name: member for name, member in self._members.items() if name in kept}
+        now = self._clock()
+        self._probed = {model: at for model, at in self._probed.items() if now - at < PROBE_INTERVAL}
+        for deployment in self._runs:
             _ = self[deployment]
 
     def breakers(self) -> dict[str, Health]:
-        """The health of every deployment."""
+        """The health of every deployment of the configuration that runs."""
+        return {name: member.health for name, member in self._members.items() if name in self._runs}
+
+    def healths(self) -> dict[str, Health]:
+        """The health of every deployment, of those that leave too."""
         return {name: member.health for name, member in self._members.items()}
 
     def configure(self, health: HealthConfig, retries: Retries) -> None:
@@ -192,7 +208,7 @@ class Fleet:
     def may_probe(self, model: str, plan: Iterable[str]) -> bool:
         """Whether a model none of whose deployments (``plan``) can serve may be probed: once a second, by all workers."""
         now = self._clock()
-        if now - self._probed.get(model, float("-inf")) < 1.0:
+        if now - self._probed.get(model, float("-inf")) < PROBE_INTERVAL:
             return False
         if self._others is not None:
             since = max(self[deployment].health.opened_at for deployment in plan)

@@ -82,6 +82,10 @@ class Generation:
     pools: Mapping[str, Pool]
     routes: Mapping[str, Route]
 
+    def deployments(self) -> set[str]:
+        """The ids of all."""
+        return {d.id for route in self.routes.values() for d in route.deployments}
+
 
 def generation(config: Config, lasting: Lasting, before: Generation | None = None) -> Generation:
     """Make what ``config`` says, keeping the pools that did not change; raises ConfigError where it cannot work."""
@@ -95,7 +99,6 @@ def generation(config: Config, lasting: Lasting, before: Generation | None = Non
         name: _pool(p, lasting, before.pools.get(name) if before else None) for name, p in config.providers.items()
     }
     fleet = lasting.fleet
-    fleet.expect(d.id for route in table.values() for d in route.deployments)
     router = Router(table, config.aliases, fleet, _costs(table, prices))
     upstreams = {name: upstream for name, (_, upstream) in pools.items()}
     pipeline = Pipeline(

@@ -47,25 +47,43 @@ class Counter(NamedTuple):
     rule: Ramp
 
 
+class Decided(NamedTuple):
+    """What became of the tokens of one request."""
+
+    failed: int
+    """The counter, from 1 on, that would grow too fast; 0: they are counted."""
+    minute: int
+    rest: float
+    """Seconds until the next minute."""
+    shared: bool
+    """Whether Redis has counted them, and not this worker alone."""
+
+
 class Growth:
-    """Tokens of one request in the counters of its minute, until it is known how many it used."""
+    """Tokens of one request in the counters of its minute, until it is known how many it used.
 
-    __slots__ = ("_counters", "_minute", "_ramps", "_tokens")
+    They are corrected where they were counted (``shared``: in Redis), though Redis may have fallen silent since, or be back.
+    """
 
-    def __init__(self, ramps: "Ramps | None", counters: Sequence[Counter], minute: int, tokens: int) -> None:
+    __slots__ = ("_counters", "_minute", "_ramps", "_shared", "_tokens")
+
+    def __init__(
+        self, ramps: "Ramps | None", counters: Sequence[Counter], minute: int, tokens: int, *, shared: bool
+    ) -> None:
         self._ramps = ramps
         self._counters = counters
         self._minute = minute
         self._tokens = tokens
+        self._shared = shared
 
     def settle(self, used: int) -> None:
         """Count what was used at a dear tier instead; any number of times. Never raises, never awaits."""
         if self._ramps is not None and used != self._tokens:
-            self._ramps.add(self._counters, self._minute, used - self._tokens)
+            self._ramps.add(self._counters, self._minute, used - self._tokens, shared=self._shared)
             self._tokens = used
 
 
-NO_GROWTH = Growth(None, (), 0, 0)
+NO_GROWTH = Growth(None, (), 0, 0, shared=False)
 """Of a request that no such rule concerns."""
 
 
@@ -112,23 +130,23 @@ class Ramps:
         taken: list[Growth] = []
         for shard in dict.fromkeys(counter.shard for counter in counters):  # a hash slot for each
             group = [counter for counter in counters if counter.shard == shard]
-            failed, minute, rest = await self._take(group, tokens)
-            if failed:
+            decided = await self._take(group, tokens)
+            if decided.failed:
                 for growth in taken:
                     growth.settle(0)
-                raise _refusal(group[failed - 1], rest)
-            taken.append(Growth(self, group, minute, tokens))
+                raise _refusal(group[decided.failed - 1], decided.rest)
+            taken.append(Growth(self, group, decided.minute, tokens, shared=decided.shared))
         return taken[0] if len(taken) == 1 else _Several(taken)
 
-    async def _take(self, counters: Sequence[Counter], tokens: int) -> tuple[int, int, float]:
+    async def _take(self, counters: Sequence[Counter], tokens: int) -> Decided:
         if self._store is not None:
             async with self._turn:  # one connection: a burst of requests must not become a burst of connections
-                told = await self._ask(self._store, counters, tokens)
-            if told is not None:
-                return told
+                decided = await self._ask(self._store, counters, tokens)
+            if decided is not None:
+                return decided
         return self._decide(counters, tokens)
 
-    async def _ask(self, store: "Store", counters: Sequence[Counter], tokens: int) -> tuple[int, int, float] | None:
+    async def _ask(self, store: "Store", counters: Sequence[Counter], tokens: int) -> Decided | None:
         """What Redis decides; None while it is silent."""
         if time.monotonic() < self._silent_until:
             return None
@@ -140,9 +158,9 @@ class Ramps:
             log.warning("Redis is silent: the growth of tiers is counted by this worker alone")
             self._silent_until = time.monotonic() + SILENT_SECONDS
             return None
-        return failed, minute, rest / 1000
+        return Decided(failed, minute, rest / 1000, shared=True)
 
-    def _decide(self, counters: Sequence[Counter], tokens: int) -> tuple[int, int, float]:
+    def _decide(self, counters: Sequence[Counter], tokens: int) -> Decided:
         now = self._clock()
         minute = int(now // 60)
         for position, counter in enumerate(counters):
@@ -151,10 +169,10 @@ class Ramps:
             before = sum(n for at, n in counts.items() if abs(minute - span - at) <= third)
             most = before * (100 + counter.rule.percent)
             if wanted > counter.rule.above_tpm and wanted * 100 * (2 * third + 1) > most:
-                return position + 1, minute, 60 - now % 60
+                return Decided(position + 1, minute, 60 - now % 60, shared=False)
         for counter in counters:
             self._count(counter, minute, tokens)
-        return 0, minute, 0.0
+        return Decided(0, minute, 0.0, shared=False)
 
     def _count(self, counter: Counter, minute: int, tokens: int) -> None:
         counts = self._counts.setdefault((counter.shard, counter.scope), {})
@@ -165,10 +183,10 @@ class Ramps:
                 self._counts = {k: v for k, v in self._counts.items() if any(at >= minute - 80 for at in v)}
         counts[minute] = max(counts.get(minute, 0) + tokens, 0)
 
-    def add(self, counters: Sequence[Counter], minute: int, tokens: int) -> None:
-        """Correct what was counted in a minute. Never raises, never awaits."""
+    def add(self, counters: Sequence[Counter], minute: int, tokens: int, *, shared: bool) -> None:
+        """Correct what was counted in a minute, in Redis or here. Never raises, never awaits."""
         for counter in counters:
-            if self._store is None:
+            if not shared:
                 self._count(counter, minute, tokens)
                 continue
             key = (counter.shard, counter.scope, minute)
@@ -184,7 +202,9 @@ class Ramps:
                 told, self._back = self._back, {}
                 for (shard, scope, minute), tokens in told.items():
                     key = f"g:{{{shard}}}{scope}"
-                    await self._store.command("HINCRBY", key, minute, tokens)
+                    left = await self._store.command("HINCRBY", key, minute, tokens)
+                    if left < 0:  # Redis has lost what was reserved
+                        await self._store.command("HINCRBY", key, minute, -left)
                     await self._store.command("EXPIRE", key, KEEP_SECONDS)  # it may have expired, and be there anew
         except StoreDown:
             pass  # those minutes look fuller than they were
@@ -198,7 +218,7 @@ class _Several(Growth):
     __slots__ = ("_parts",)
 
     def __init__(self, parts: Sequence[Growth]) -> None:
-        super().__init__(None, (), 0, 0)
+        super().__init__(None, (), 0, 0, shared=False)
         self._parts = parts
 
     def settle(self, used: int) -> None:

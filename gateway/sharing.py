@@ -145,7 +145,7 @@ class Sharing:
             return
         self.active = True
         LOGGER.info("%s", orjson.dumps({"event": "health is shared again"}).decode())
-        for name, health in self._fleet.breakers().items():
+        for name, health in self._fleet.healths().items():
             if not health.closed or health.cooling:
                 self.changed(name, breaker=not health.closed)
 
@@ -160,7 +160,7 @@ class Sharing:
         now = self._clock()
         changed, wishes, probed = self._changed, list(self._wishes), self._probed
         self._changed, self._probed = {}, {}
-        known = self._fleet.breakers()
+        known = self._fleet.healths()
         states = [[name, int(news), *_told(known[name].known)] for name, news in changed.items() if name in known]
         made = [[name, _ms(now - at)] for name, at in probed.items()]
         times = [_ms(s) for s in (GRANT_SECONDS, INTERVAL_SECONDS, FORGET_SECONDS)]

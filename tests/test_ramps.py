@@ -165,6 +165,46 @@ async def test_while_redis_is_silent_each_worker_counts_alone() -> None:
         server.stop()
 
 
+async def test_what_was_counted_while_redis_was_silent_is_corrected_here_and_never_in_redis() -> None:
+    if time.time() % 60 > 45:
+        await asyncio.sleep(60 - time.time() % 60)  # all within one minute
+    server = RedisServer()
+    ramps, client = Ramps(store(server)), store(server)
+    try:
+        shared = await ramps.take(whose(), route(), "priority", 100)
+        ramps._silent_until = time.monotonic() + 60
+        alone = await ramps.take(whose(), route(), "priority", 900)
+        assert not await passes(ramps, 900)
+        alone.settle(100)
+        assert await passes(ramps, 900), "given back to what this worker counts"
+        ramps._silent_until = 0.0
+        alone.settle(50)
+        shared.settle(90)
+        await asyncio.sleep(0.6)
+        assert list(await client.command("HVALS", "g:{o}k:k|m:m")) == [b"90"]
+        assert not await passes(ramps, 911)
+        assert await passes(ramps, 910)
+    finally:
+        await ramps.close()
+        await client.close()
+        server.stop()
+
+
+async def test_a_minute_that_redis_has_lost_does_not_go_below_nothing() -> None:
+    server = RedisServer()
+    ramps, client = Ramps(store(server)), store(server)
+    try:
+        growth = await ramps.take(whose(), route(), "priority", 900)
+        await client.command("FLUSHALL")
+        growth.settle(100)
+        await asyncio.sleep(0.6)
+        assert list(await client.command("HVALS", "g:{o}k:k|m:m")) == [b"0"]
+    finally:
+        await ramps.close()
+        await client.close()
+        server.stop()
+
+
 USAGE: dict[bool, dict[str, Any]] = {True: {"stream_options": {"include_usage": True}}, False: {}}
 
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 import yaml
 
+from adapters.errors import ErrorKind, ProviderError
 from config import Config, ConfigError
 from gateway import demo
 from gateway.app import Gateway
@@ -94,6 +96,75 @@ async def test_pools_and_what_is_known_of_deployments_survive() -> None:
         await sdk.chat.completions.create(model="a", **ASK)
         assert pool[1].connections == 1
         assert gateway.lasting.fleet["openai/demo-ok"] is known
+
+
+def broken(gateway: Gateway, deployment: str) -> None:
+    """Open its breaker."""
+    for _ in range(5):
+        gateway.lasting.fleet[deployment].health.failed(ProviderError(ErrorKind.SERVER, "x"))
+
+
+@pytest.mark.parametrize(("workers", "gone"), [("one", None), ("several", 0)])
+async def test_a_deployment_that_was_removed_is_in_no_gauge(
+    workers: str, gone: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Among several workers a series ends with its worker: there it says that nothing is open."""
+    async with reloadable({"a": "demo-ok"}) as (gateway, _, file, other):
+        removed = {"deployment": "openai/demo-ok"}
+        gauges = ("sluice_breaker_open", "sluice_cool_down_seconds")
+
+        def told() -> list[float | None]:
+            gateway.vitals.refresh()
+            return [gateway.registry.get_sample_value(gauge, removed) for gauge in gauges]
+
+        broken(gateway, "openai/demo-ok")
+        assert told() == [1, 0]
+        file.now = other({"a": "demo-echo"})
+        await gateway.reloader.reload()
+        assert gateway.lasting.fleet.breakers().keys() == {"openai/demo-echo"}
+        if workers == "several":
+            monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "/nowhere")
+        assert told() == [gone, gone]
+        file.now = other({"a": "demo-ok"})  # somebody's mistake is undone
+        await gateway.reloader.reload()
+        assert told() == [1, 0]
+
+
+async def test_what_is_known_of_removed_deployments_is_forgotten_by_the_next_reload() -> None:
+    async with reloadable({"a": "demo-ok"}) as (gateway, _, file, other):
+        broken(gateway, "openai/demo-ok")
+        for i in range(10):
+            file.now = other({"a": [deployment("demo-ok", name=f"d{i}")]})
+            await gateway.reloader.reload()
+            assert len(gateway.lasting.fleet.healths()) == 2
+        file.now = other({"a": "demo-ok"})
+        await gateway.reloader.reload()
+        assert gateway.lasting.fleet["openai/demo-ok"].health.closed
+
+
+async def test_a_removed_deployment_is_known_as_long_as_a_stream_runs_there() -> None:
+    slow = "demo-slow+chunks=20+gap=0.05"
+    async with reloadable({"a": slow}) as (gateway, _, file, other), client(gateway) as sdk:
+        fleet, name = gateway.lasting.fleet, f"openai/{slow}"
+        known = fleet[name]
+        stream = await sdk.chat.completions.create(model="a", stream=True, **ASK)
+        await anext(stream)
+        for i in range(3):
+            file.now = other({"a": [deployment("demo-ok", name=f"d{i}")]})
+            await gateway.reloader.reload()
+        file.now = other({"a": slow})
+        await gateway.reloader.reload()
+        assert fleet[name] is known
+        assert known.load.in_flight == 1
+        assert len([chunk async for chunk in stream]) >= 19
+        deadline = time.monotonic() + 3
+        while known.load.in_flight:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
+        for i in range(2):
+            file.now = other({"a": [deployment("demo-ok", name=f"d{i}")]})
+            await gateway.reloader.reload()
+        assert name not in fleet.healths()
 
 
 async def test_limits_keep_their_counts_under_other_rules() -> None:

@@ -84,6 +84,7 @@ class Vitals:
             multiprocess_mode="livesum",
         )
         self._memory = Gauge("sluice_memory_bytes", "Resident memory.", registry=registry, multiprocess_mode="livesum")
+        self._deployments: set[str] = set()
         self._versions: set[str] = set()
         self._task: asyncio.Task[None] | None = None
         ProcessCollector(registry=registry)
@@ -91,9 +92,7 @@ class Vitals:
     def refresh(self) -> None:
         self._in_flight.set(self._read_in_flight())
         self._memory.set(resident())
-        for name, breaker in self._read_breakers().items():
-            self._open.labels(name).set(not breaker.closed)
-            self._cooling.labels(name).set(breaker.cooling)
+        self._tell_breakers(self._read_breakers())
         for name, good in self._read_healthy().items():
             self._healthy.labels(name).set(good)
         rejected = self._read_rejected()
@@ -104,8 +103,20 @@ class Vitals:
         for refresh in self._also:
             refresh()
 
+    def _tell_breakers(self, breakers: Mapping[str, Breaker]) -> None:
+        for name in self._deployments - breakers.keys():
+            for gauge in (self._open, self._cooling):
+                if _series_stay():
+                    gauge.labels(name).set(0)
+                else:
+                    gauge.remove(name)
+        self._deployments = set(breakers)
+        for name, breaker in breakers.items():
+            self._open.labels(name).set(not breaker.closed)
+            self._cooling.labels(name).set(breaker.cooling)
+
     def _tell_version(self, runs: str) -> None:
-        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:  # there a series stays until its worker ends
+        if not _series_stay():
             for version in self._versions - {runs}:
                 self._config.remove(version)
             self._versions.clear()
@@ -131,6 +142,11 @@ class Vitals:
             await asyncio.sleep(SECONDS)
             self._lag.set(max(loop.time() - due, 0.0))
             self.refresh()
+
+
+def _series_stay() -> bool:
+    """Whether a series can only end with its worker: among several."""
+    return "PROMETHEUS_MULTIPROC_DIR" in os.environ
 
 
 def resident() -> int:
