@@ -254,6 +254,7 @@ async def test_no_question_reads_the_whole_ledger(database: Database) -> None:
     event.listen(database._engine, "before_cursor_execute", heard)
     month, midnight = now - 30 * DAY + 5_000, (now // DAY - 30) * DAY
     owners: list[dict[str, str]] = [{"key": "k7"}, {"team": "t7"}, {"user": "u7"}, {"organization": "acme"}, {}]
+    owners += [{"team": "t7", "home": "acme"}, {"user": "u7", "home": "acme"}]
     for owner in owners:
         await usage.report(("team", "day"), Filter(midnight, **owner))  # type: ignore[arg-type] # names of owners
         await usage.report((), Filter(month, now - 3_600, **owner))  # type: ignore[arg-type] # as above
