@@ -316,7 +316,7 @@ class Ledger:
         self.cost: dict[str, int] = {}
         self.asked = 0
 
-    async def __call__(self, scope: str, start: int, end: int, without: Sequence[str] = ()) -> Amounts:
+    async def __call__(self, _: str, scope: str, start: int, end: int, without: Sequence[str] = ()) -> Amounts:
         self.asked += 1
         assert start < end
         return Amounts(0, 0, 0, self.cost.get(scope, 0))

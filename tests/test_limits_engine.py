@@ -142,14 +142,14 @@ async def test_a_limit_lowered_below_its_use_blocks_and_does_not_crash(clock: Cl
 async def test_a_window_seen_first_begins_with_what_the_ledger_knows(clock: Clock) -> None:
     asked = []
 
-    async def spent(scope: str, start: int, end: int, without: Sequence[str] = ()) -> Amounts:
-        asked.append((scope, start, end))
+    async def spent(shard: str, scope: str, start: int, end: int, without: Sequence[str] = ()) -> Amounts:
+        asked.append((shard, scope, start, end))
         return Amounts(7, 10, 10, 90)
 
     e, money = engine(clock, spent=spent), limits(limit("budget.day", 100), limit("rpd", 10), limit("rpm", 5))
     assert isinstance(await e.reserve("r", money, (1, 0, 0, 0, 11, 1)), Refused)
     assert not isinstance(await e.reserve("s", money, (1, 0, 0, 0, 10, 1)), Refused)
-    assert asked == [("k:a", 20_000 * DAY, 20_001 * DAY)] * 2
+    assert asked == [("o", "k:a", 20_000 * DAY, 20_001 * DAY)] * 2
 
 
 class Book:
@@ -165,7 +165,7 @@ class Book:
         self.engine.debit(f"debit {self.spent}", self.money, (1, 0, 0, 0, amount, 0))
         self.spent += amount
 
-    async def __call__(self, scope: str, start: int, end: int) -> Amounts:
+    async def __call__(self, shard: str, scope: str, start: int, end: int) -> Amounts:
         self.asked += 1
         known = self.spent
         if self.late:
@@ -202,7 +202,7 @@ async def test_what_is_debited_while_the_ledger_is_asked_is_not_lost(clock: Cloc
 
 
 async def test_a_day_that_begins_while_the_ledger_is_asked_has_what_was_debited_in_it(clock: Clock) -> None:
-    async def spent(scope: str, start: int, end: int) -> Amounts:
+    async def spent(shard: str, scope: str, start: int, end: int) -> Amounts:
         clock.now += DAY
         e.debit("late", money, (1, 0, 0, 0, 9, 0))
         return Amounts(0, cost=40)  # of the day before
@@ -213,7 +213,7 @@ async def test_a_day_that_begins_while_the_ledger_is_asked_has_what_was_debited_
 
 
 async def test_a_ledger_that_cannot_answer_closes_budgets(clock: Clock) -> None:
-    async def spent(scope: str, start: int, end: int, without: Sequence[str] = ()) -> Amounts:
+    async def spent(shard: str, scope: str, start: int, end: int, without: Sequence[str] = ()) -> Amounts:
         raise OSError("no database")
 
     guarded = Limiter(engine(clock, spent=spent), Rules())

@@ -98,7 +98,7 @@ class Worker:
 
     async def known(self) -> int:
         """By the ledger."""
-        return (await self.spent("k:a", 0, int(time.time() * 1000) + 60_000)).cost
+        return (await self.spent("acme", "k:a", 0, int(time.time() * 1000) + 60_000)).cost
 
     async def close(self) -> None:
         await self.engine.close()

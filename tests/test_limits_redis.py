@@ -172,7 +172,7 @@ async def test_a_budget_added_to_a_known_key_begins_with_what_the_ledger_knows(r
 async def test_a_ledger_that_does_not_answer_closes_what_it_must_seed(redis_server: RedisServer) -> None:
     redis.Redis(port=redis_server.port).flushall()
 
-    async def broken(scope: str, start: int, end: int, without: Sequence[str] = ()) -> Amounts:
+    async def broken(shard: str, scope: str, start: int, end: int, without: Sequence[str] = ()) -> Amounts:
         raise OSError("no database")
 
     limiter = Limiter.from_config(config(redis_server), spent=broken)

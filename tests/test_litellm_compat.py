@@ -152,6 +152,40 @@ async def test_S_07_roles_hold_here_too_and_another_tenants_keys_are_unknown() -
         await ask(gateway, (await boss.ok("POST", "/key/generate", {"team_id": "a-t"}))["key"])
 
 
+async def test_S_07_who_takes_a_name_that_somebody_else_had_does_not_see_what_they_spent() -> None:
+    async with compatible() as (gateway, http, call):
+        bosses = {}
+        for tenant in ("a", "b"):
+            await gateway.records.admin.create(_operator(), "organization", {"id": tenant})
+            told = {"name": "boss", "organization": tenant, "role": "admin"}
+            bosses[tenant] = Caller(
+                http, gateway, (await gateway.records.admin.create(_operator(), "key", told))["key"]
+            )
+        await bosses["a"].ok("POST", "/team/new", {"team_id": "blue"})
+        key = (await bosses["a"].ok("POST", "/key/generate", {"team_id": "blue", "user_id": "ann"}))["key"]
+        await ask(gateway, key)
+        await gateway.records.ledger.flush()  # type: ignore[union-attr]
+        assert await _spend(bosses["a"]) > 0
+        await bosses["a"].ok("POST", "/key/delete", {"keys": [key]})
+        for kind, name in (("user", "ann"), ("team", "blue")):
+            await gateway.records.admin.delete(_operator(), kind, name)  # type: ignore[arg-type] # names of kinds
+        await bosses["b"].ok("POST", "/team/new", {"team_id": "blue"})
+        await bosses["b"].ok("POST", "/user/new", {"user_id": "ann", "teams": ["blue"], "auto_create_key": False})
+        assert await _spend(bosses["b"]) == await _spend(call) == 0
+        key = (await bosses["b"].ok("POST", "/key/generate", {"team_id": "blue", "user_id": "ann"}))["key"]
+        await ask(gateway, key)
+        await gateway.records.ledger.flush()  # type: ignore[union-attr]
+        assert await _spend(bosses["b"]) > 0
+
+
+async def _spend(call: Caller) -> float:
+    """What team ``blue`` and user ``ann`` spent, which is the same."""
+    team = (await call.ok("GET", "/team/info", team_id="blue"))["team_info"]["spend"]
+    user = (await call.ok("GET", "/user/info", user_id="ann"))["user_info"]["spend"]
+    assert team == user
+    return float(team)
+
+
 async def test_switched_off_there_are_none() -> None:
     async with running(MODELS, admin={"keys": {"ops": ADMIN}}) as (gateway, _), aiohttp.ClientSession() as http:
         assert (await Caller(http, gateway)("GET", "/key/list"))[0] == 404

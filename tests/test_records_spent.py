@@ -4,15 +4,19 @@ import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert
 
+from gateway.call import Principal
 from gateway.limits.amounts import Amounts
 from gateway.limits.engine import Refused, StoreDown
 from gateway.limits.memory import MemoryEngine
+from gateway.limits.rules import quote
 from gateway.records.database import Database
 from gateway.records.heirs import only_heir
 from gateway.records.journal import orphans
 from gateway.records.ledger import Ledger
 from gateway.records.spent import spent_in
+from gateway.records.tables import counted_keys
 from gateway.records.usage import UsageStore
 
 from .ledger_writer import ME, record
@@ -96,4 +100,42 @@ async def test_a_budget_waits_while_another_process_has_such_rows_in_hand(tmp_pa
         orphan.release(recovered=False)
     await until(lambda: ledger.is_healthy)
     assert await admitted(engine_of(hasty, ledger)) == 3
+    await ledger.close()
+
+
+async def append(ledger: Ledger, principal: Principal) -> None:
+    """A request for 7 nano-dollars, in SQL at once."""
+    finished = record("req_1", 7)
+    finished.principal, finished.started = principal, time.time()
+    ledger.append(finished)
+    await ledger.flush()
+
+
+@pytest.mark.parametrize("scope", ["t:blue", "u:ann", "u:lead", "u:ann|m:fast", "k:key_1"])
+async def test_S_07_a_budget_begins_with_what_its_owner_spent_in_its_organization(
+    tmp_path: Path, database: Database, scope: str
+) -> None:
+    """Another tenant's of the same name, before or beside it, is somebody else; names of keys are had once."""
+    ledger = ledger_in(tmp_path / "journal", database)
+    await ledger.start()
+    await append(ledger, ME)
+    async with database.write() as connection:
+        await connection.execute(insert(counted_keys).values(owner="u:lead", key_id=ME.key_id))
+    engine = engine_of(database, ledger)
+    used = {}
+    for shard in ("acme", "evil"):
+        (state,) = await engine.states(limit_set(shard, (scope, "budget.total", 10)))
+        used[shard] = state.used
+    assert used == {"acme": 7, "evil": 7 if scope[0] == "k" else 0}
+    await ledger.close()
+
+
+async def test_a_budget_of_an_organization_with_an_uncommon_name_begins_with_what_it_spent(
+    tmp_path: Path, database: Database
+) -> None:
+    ledger = ledger_in(tmp_path / "journal", database)
+    await ledger.start()
+    await append(ledger, Principal("key_1", "Ä {%} |x", user="ann"))
+    (state,) = await engine_of(database, ledger).states(limit_set(quote("Ä {%} |x"), ("u:ann", "budget.total", 10)))
+    assert state.used == 7
     await ledger.close()

@@ -91,6 +91,19 @@ async def test_sums_do_not_depend_on_the_roll_up(book: Book) -> None:
     assert await book.usage.roll_up() == 0
 
 
+async def test_what_an_owner_spent_is_told_by_its_organization_and_with_what_was_imported_of_it_alone(
+    book: Book,
+) -> None:
+    for number, organization in enumerate(("acme", "acme", "evil", "")):
+        await book.add(call(number, Principal("", organization, "blue", "ann"), NOW, 10**number))
+        if number == 1:
+            await book.usage.roll_up()  # the others stay rows
+    assert await book.usage.spent("user", "ann") == await book.usage.spent("team", "blue") == 1111
+    assert await book.usage.spent("user", "ann", home="acme") == 1011
+    assert await book.usage.spent("team", "blue", NOW - DAY, home="evil") == 1100
+    assert await book.usage.spent("team", "blue", home="other") == 1000
+
+
 async def test_retention_changes_no_sum_of_whole_days(book: Book, database: Database) -> None:
     await book.add(*some(range(300)))
     assert await book.usage.retire(10) == 0  # nothing is deleted that is not rolled up
@@ -241,6 +254,7 @@ async def test_no_question_reads_the_whole_ledger(database: Database) -> None:
     event.listen(database._engine, "before_cursor_execute", heard)
     month, midnight = now - 30 * DAY + 5_000, (now // DAY - 30) * DAY
     owners: list[dict[str, str]] = [{"key": "k7"}, {"team": "t7"}, {"user": "u7"}, {"organization": "acme"}, {}]
+    owners += [{"team": "t7", "home": "acme"}, {"user": "u7", "home": "acme"}]
     for owner in owners:
         await usage.report(("team", "day"), Filter(midnight, **owner))  # type: ignore[arg-type] # names of owners
         await usage.report((), Filter(month, now - 3_600, **owner))  # type: ignore[arg-type] # as above

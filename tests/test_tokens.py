@@ -14,7 +14,16 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from openai import AsyncOpenAI
 
 from config import ConfigError
+from config.schema import Config
 from gateway.app import Gateway
+from gateway.errors import Conflict
+from gateway.management.operation import Asked
+from gateway.management.owners import Owners
+from gateway.records.admin import Admin
+from gateway.records.database import Database
+from gateway.records.grants import Actor
+from gateway.records.keys import KeyStore, Peppers
+from gateway.records.resources import KINDS, KindName
 
 from .running import deployment, running
 
@@ -151,8 +160,6 @@ async def test_keys_are_rotated_and_outlive_a_provider_that_is_away() -> None:
 async def test_a_blocked_user_or_team_of_the_database_is_refused_at_once() -> None:
     async with federated() as (gateway, _):
         operator = gateway.records.admin
-        from gateway.records.grants import Actor
-
         actor = Actor("test")
         await operator.create(actor, "team", {"id": "dyn"})
         await operator.create(actor, "user", {"id": "zoe", "team": "dyn", "limits": {"rpm": 1}})
@@ -164,6 +171,88 @@ async def test_a_blocked_user_or_team_of_the_database_is_refused_at_once() -> No
         assert await status(gateway, token(sub="zoe")) == 429
         await operator.block(actor, "user", "zoe")
         assert await status(gateway, token(sub="zoe", team="red")) == 401
+
+
+OPERATOR = Actor("admin:root")
+
+
+class Tenants:
+    """Organizations ``acme`` and ``evil`` with two teams each, as operators and roles of keys change them."""
+
+    def __init__(self, database: Database, **config: Any) -> None:
+        self.configuration = Config.model_validate(config)
+        self.admin = Admin(database, Peppers(["p" * 32]), self.configuration)
+        self.store = KeyStore(database, self.configuration)
+
+    async def fill(self) -> None:
+        for name in ("acme", "evil"):
+            await self.make(OPERATOR, "organization", id=name)
+            for team in ("red", "blue"):
+                await self.make(OPERATOR, "team", id=f"{name}-{team}", organization=name)
+
+    async def make(self, actor: Actor, kind: KindName, **body: Any) -> None:
+        await Owners(self.admin, KINDS[kind]).create(Asked(actor, body=body))
+
+    async def place(self, user: str, team: str | None) -> tuple[str, str | None, bool] | None:
+        """Organization and team of a token's calls, and whether they are refused."""
+        record = await self.store.member(user, team)
+        return record and (record.principal.organization, record.principal.team, record.blocked)
+
+
+def role(organization: str, team: str | None = None) -> Actor:
+    return Actor("key:key_1", organization, team, role="team_admin" if team else "admin")
+
+
+@pytest.fixture
+async def tenants(database: Database) -> Tenants:
+    made = Tenants(database, teams={"fixed": {"organization": "acme"}}, users={"cfg": {"team": "fixed"}})
+    await made.fill()
+    return made
+
+
+@pytest.mark.parametrize("taker", [role("evil", "evil-red"), role("evil"), role("acme", "acme-blue")])
+async def test_S_07_a_tenants_role_gets_or_stops_nobody_elses_token_by_taking_its_users_name(
+    tenants: Tenants, taker: Actor
+) -> None:
+    await tenants.make(taker, "user", id="ann", blocked=True, limits={"rpm": 1})
+    assert await tenants.place("ann", None) == ("default", None, False)
+    assert await tenants.place("ann", "acme-red") == ("acme", "acme-red", False)
+    record = await tenants.store.member("ann", "acme-red")
+    assert record is not None
+    assert [owner.id for owner in record.principal.owners] == ["t:acme-red", "o:acme"]
+
+
+async def test_where_a_token_names_no_team_a_user_is_where_an_operator_put_them(tenants: Tenants) -> None:
+    await tenants.make(OPERATOR, "user", id="ann", team="acme-red")
+    await tenants.make(OPERATOR, "user", id="bob", organization="acme")
+    assert await tenants.place("ann", None) == ("acme", "acme-red", False)
+    assert await tenants.place("bob", None) == ("acme", None, False)
+    assert await tenants.place("cfg", None) == ("acme", "fixed", False)
+    await tenants.admin.block(OPERATOR, "user", "ann")
+    assert await tenants.place("ann", None) == ("acme", "acme-red", True)
+
+
+async def test_S_07_a_name_that_an_operators_user_left_is_vouched_for_no_more(tenants: Tenants) -> None:
+    await tenants.make(OPERATOR, "user", id="ann", team="acme-red")
+    await tenants.admin.delete(OPERATOR, "user", "ann")
+    with pytest.raises(Conflict):  # refused changes are in the audit log, and make nobody
+        await tenants.make(OPERATOR, "user", id="cfg")
+    await tenants.make(role("evil", "evil-red"), "user", id="ann")
+    assert await tenants.place("ann", None) == ("default", None, False)
+
+
+async def test_a_tenants_role_limits_and_blocks_users_of_its_own_by_their_tokens(tenants: Tenants) -> None:
+    await tenants.make(role("acme", "acme-red"), "user", id="ann", blocked=True)
+    await tenants.make(role("acme"), "user", id="bob", blocked=True)
+    assert await tenants.place("ann", "acme-red") == ("acme", "acme-red", True)
+    assert await tenants.place("bob", "acme-blue") == ("acme", "acme-blue", True)
+
+
+async def test_the_team_that_a_token_names_decides_its_organization(tenants: Tenants) -> None:
+    await tenants.make(OPERATOR, "user", id="ann", team="acme-red")
+    assert await tenants.place("ann", "acme-blue") == ("acme", "acme-blue", False)
+    assert await tenants.place("ann", "evil-red") == ("evil", "evil-red", False)
+    assert await tenants.place("cfg", "evil-red") == ("evil", "evil-red", False)
 
 
 async def test_virtual_keys_go_on_working_and_keys_are_not_fetched_in_the_clear() -> None:

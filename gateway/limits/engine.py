@@ -15,13 +15,15 @@ from .windows import end
 
 
 class Spent(Protocol):
-    """What the ledger knows was used by a scope between two times (milliseconds; ``end`` is exclusive).
+    """What the ledger knows was used by a scope of a shard between two times (milliseconds; ``end`` is exclusive).
 
     Asked when a counter is seen for the first time or was lost. All that this worker settled before it asks is known.
     ``without`` are requests that shall not be counted; it is left out where there are none.
     """
 
-    def __call__(self, scope: str, start: int, end: int, without: Sequence[str] = (), /) -> Awaitable[Amounts]: ...
+    def __call__(
+        self, shard: str, scope: str, start: int, end: int, without: Sequence[str] = (), /
+    ) -> Awaitable[Amounts]: ...
 
 
 class State(NamedTuple):
@@ -197,10 +199,10 @@ def state(limit: Limit, level: tuple[int, int, int], now: int) -> State:
     return State(limit, value, 0, max(limit.cap - value, 0), 0)
 
 
-async def ask(spent: Spent, scope: str, begin: int, over: int, without: Sequence[str] = ()) -> Amounts:
+async def ask(spent: Spent, shard: str, scope: str, begin: int, over: int, without: Sequence[str] = ()) -> Amounts:
     """What the ledger knows. Raises StoreDown when it does not answer."""
     try:
         async with asyncio.timeout(ASK_SECONDS):
-            return await (spent(scope, begin, over, without) if without else spent(scope, begin, over))
+            return await (spent(shard, scope, begin, over, without) if without else spent(shard, scope, begin, over))
     except Exception as e:
         raise StoreDown("what was spent so far is not known") from e

@@ -255,7 +255,8 @@ class MemoryEngine:
             if cell.mark < number:
                 cell.begin(number)
             before, over = cell.amount, end(limit.period, number)
-            known = await ask(spent, limit.scope, start(limit.period, number), self._wall() if over is None else over)
+            until = self._wall() if over is None else over
+            known = await ask(spent, shard, limit.scope, start(limit.period, number), until)
             cell = self._cell(shard, limit)  # it may have been forgotten
             if cell.seeded:
                 return

@@ -44,7 +44,7 @@ class Seeds:
         """Have the ledger know all that this worker settled. Raises StoreDown when it does not answer."""
         if self._spent is not None:
             now = int(time.time() * 1000)
-            await ask(self._spent, shard if shard.startswith("d:") else f"o:{shard}", now - 1, now)
+            await ask(self._spent, shard, shard if shard.startswith("d:") else f"o:{shard}", now - 1, now)
 
     async def ask(
         self, limits: LimitSet, positions: Iterable[int], now: int, without: Sequence[str] = ()
@@ -59,14 +59,14 @@ class Seeds:
             values = seeds.setdefault(limit.scope, [])
             if limit.kind == WINDOW:
                 number = window(limit.period, now)
-                used = (await self._ask(limit, number, now, without))[limit.unit]
+                used = (await self._ask(limits.shard, limit, number, now, without))[limit.unit]
                 if self._spent is None or not without:  # some of it is perhaps of them
                     used = max(used, self._own.get((limits.shard, limit.scope, limit.field, number), 0))
                 values.append((limit.field, number, used))
         return [Seed(scope, values, exact=self._spent is not None) for scope, values in seeds.items()]
 
-    async def _ask(self, limit: Limit, number: int, now: int, without: Sequence[str]) -> Vector:
+    async def _ask(self, shard: str, limit: Limit, number: int, now: int, without: Sequence[str]) -> Vector:
         if self._spent is None:
             return NOTHING
-        over = end(limit.period, number)
-        return (await ask(self._spent, limit.scope, start(limit.period, number), over or now, without)).vector()
+        begin, over = start(limit.period, number), end(limit.period, number) or now
+        return (await ask(self._spent, shard, limit.scope, begin, over, without)).vector()

@@ -173,7 +173,7 @@ class Compatible:
 
     async def _row(self, kind: KindName, shown: JSON) -> JSON:
         scope: Any = kind
-        return row(shown, await self.usage.spent(scope, shown["id"]))
+        return row(shown, await self.usage.spent(scope, shown["id"], home=shown["organization"]))
 
     async def _keys(self, actor: Actor, team: str | None, user: str | None) -> list[JSON]:
         found: list[JSON] = []

@@ -36,7 +36,7 @@ SETTLED_WITHIN = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Reconciliation:
-    """``spent`` is the ledger's word: what was used by a scope between two times."""
+    """``spent`` is the ledger's word: what was used by a scope of a shard between two times."""
 
     admin: Admin
     limiter: Limiter
@@ -95,7 +95,8 @@ class Reconciliation:
         """One counter beside the ledger; None where its window has just ended."""
         now = int(self.clock() * 1000)
         number = window(limit.period, now)
-        known = (await self.spent(limit.scope, start(limit.period, number), now + 1000)).vector()[limit.unit]
+        spent = await self.spent(limits.shard, limit.scope, start(limit.period, number), now + 1000)
+        known = spent.vector()[limit.unit]
         state = await self._state(limits, limit)
         later = window(limit.period, int(self.clock() * 1000))
         return _Look(limits, limit, number, now, state.used, state.reserved, known) if later == number else None

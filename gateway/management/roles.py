@@ -8,6 +8,7 @@ from typing import Protocol
 
 from ..auth import NO_KEY, incorrect
 from ..errors import NoCredential, PermissionDenied
+from ..records.audit import ROLE_ACTOR
 from ..records.grants import Actor
 from ..records.keys import KeyRecord
 
@@ -48,7 +49,7 @@ def actor_of(record: KeyRecord) -> Actor:
     if record.role is None or (record.role == "team_admin" and principal.team is None):
         raise PermissionDenied("This key has no role in the admin API.")
     team = None if record.role == "admin" else principal.team
-    return Actor(f"key:{record.id}", principal.organization, team, principal, record.expires, role=record.role)
+    return Actor(f"{ROLE_ACTOR}{record.id}", principal.organization, team, principal, record.expires, role=record.role)
 
 
 def _digest(key: str) -> str:

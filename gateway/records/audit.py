@@ -18,6 +18,8 @@ from .engine import Connection
 from .tables import audit, audit_head
 
 GENESIS = "0" * 64
+ROLE_ACTOR = "key:"
+"""What the name of an actor begins with who is a key with a role; those of operators begin otherwise."""
 _CHUNK = 1000
 
 
@@ -126,6 +128,16 @@ def chained(previous: str, content: Mapping[str, Any]) -> str:
     """The hash of a row: of the row before and of everything the row says, in the order of the columns."""
     values = [content[name] for name in _CONTENT]
     return hashlib.sha256(previous.encode() + orjson.dumps(values)).hexdigest()
+
+
+async def maker_of(connection: Connection, target: str) -> str | None:
+    """Who made what now has the name ``target`` (``user:ann``), as ``actor`` names them; None where no row tells."""
+    kind = target.partition(":")[0]
+    made = (audit.c.target == _fitting(target, 200), audit.c.action == f"{kind}.create", audit.c.result == "ok")
+    actor: str | None = await connection.scalar(
+        select(audit.c.actor).where(*made).order_by(audit.c.seq.desc()).limit(1)
+    )
+    return actor
 
 
 _CONTENT = ("seq", "at", "actor", "action", "target", "before", "after", "request_id", "result")

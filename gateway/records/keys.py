@@ -22,6 +22,7 @@ from config.schema import Owner as Settings
 
 from ..call import Owner, Principal
 from ..errors import InvalidRequest
+from .audit import ROLE_ACTOR, maker_of
 from .database import Database
 from .engine import Connection
 from .tables import key_digests, keys, organizations, teams, users
@@ -227,20 +228,19 @@ class KeyStore:
         return await self._record(row) if row is not None else None
 
     async def member(self, user: str, team: str | None) -> KeyRecord | None:
-        """A user without a key, in ``team`` or else in their own; None for a team nobody knows or of elsewhere.
+        """A user without a key, in ``team`` or else in their own; None for a team nobody knows.
 
         A user nobody knows has no limits of their own: what the team and organization say holds.
         """
         async with self._database.read() as connection:
-            own = await self._owner(connection, "user", user)
-            team = team or (own.team if own is not None else None)
             of_team = await self._owner(connection, "team", team) if team is not None else None
+            own = await self._vouched(connection, user, team, of_team)
+            if team is None and own is not None and own.team is not None:
+                team, of_team = own.team, await self._owner(connection, "team", own.team)
             if team is not None and of_team is None:
                 return None
-            homes = {o.organization for o in (own, of_team) if o is not None and o.organization is not None}
-            if len(homes) > 1:
-                return None
-            organization = next(iter(homes), DEFAULT_ORGANIZATION)
+            homes = (o.organization for o in (of_team, own) if o is not None)
+            organization = next(filter(None, homes), DEFAULT_ORGANIZATION)
             above = await self._owner(connection, "organization", organization)
         found = {"user": (user, own), "team": (team or "", of_team), "organization": (organization, above)}
         scopes = [Scope(kind, name, o.settings) for kind, (name, o) in found.items() if o is not None]
@@ -252,6 +252,22 @@ class KeyStore:
             blocked=any(o.blocked for o in (own, of_team, above) if o is not None),
             owners=frozenset(_owners(key_id, place)),
         )
+
+    async def _vouched(
+        self, connection: Connection, user: str, team: str | None, of_team: "_Found | None"
+    ) -> "_Found | None":
+        """The record of a user whom a token names, in ``team`` if it names one; None for one that says nothing of them.
+
+        Names of users are those of the whole gateway, and every tenant's roles make some: where the token names no team,
+        or another one, only what an operator wrote holds, or a tenant would get, or stop, the users of others.
+        """
+        own = await self._owner(connection, "user", user)
+        if own is None or (of_team is not None and own.organization not in (None, of_team.organization)):
+            return None
+        if (team is not None and own.team in (None, team)) or user in self._configured["user"]:
+            return own
+        maker = await maker_of(connection, f"user:{user}")
+        return own if maker is not None and not maker.startswith(ROLE_ACTOR) else None
 
     async def _owner(self, connection: Connection, kind: str, name: str) -> "_Found | None":
         configured = self._configured[kind].get(name)

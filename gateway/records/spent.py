@@ -13,20 +13,21 @@ OWNERS: Mapping[str, str] = {"k": "key", "u": "user", "t": "team", "o": "organiz
 
 
 def spent_in(usage: UsageStore, ledger: Ledger, groups: Callable[[], Mapping[str, Sequence[str]]]) -> Spent:
-    """The question that limits ask: ``(scope, start, end)`` in milliseconds -> what was used in between.
+    """The question that limits ask: ``(shard, scope, start, end)`` in milliseconds -> what was used in between.
 
     ``groups`` gives the current model groups. Limits per tier are answered by the tier that served, limits per model by
     the model that was reserved for: a fallback bears its attempts itself. It raises StoreUnavailable while SQL lacks rows
     that this process or a dead one has written.
     """
 
-    async def spent(scope: str, start: int, end: int, without: Sequence[str] = ()) -> Amounts:
+    async def spent(shard: str, scope: str, start: int, end: int, without: Sequence[str] = ()) -> Amounts:
         await ledger.complete()
-        found = [await _sum(usage, wanted, without) for wanted in _filters(scope, start / 1000, end / 1000, groups())]
+        times = (start / 1000, end / 1000)
+        found = [await _sum(usage, wanted, without) for wanted in _filters(shard, scope, *times, groups())]
         kind, _, quoted = scope.partition("|")[0].partition(":")
         owner = f"{kind}:{urllib.parse.unquote(quoted)}"
         if kind in "ku" and await usage.counts(owner):
-            toward = _filters(scope, start / 1000, end / 1000, groups(), counted_toward=owner)
+            toward = _filters(shard, scope, *times, groups(), counted_toward=owner)
             found += [await _sum(usage, wanted, without) for wanted in toward]
         return Amounts(*(sum(column) for column in zip(*found, strict=True)))
 
@@ -34,6 +35,7 @@ def spent_in(usage: UsageStore, ledger: Ledger, groups: Callable[[], Mapping[str
 
 
 def _filters(
+    shard: str,
     scope: str,
     since: float,
     until: float,
@@ -41,12 +43,17 @@ def _filters(
     *,
     counted_toward: str | None = None,
 ) -> Iterator[Filter]:
-    """What a scope selects; a group of models is several. Or what keys of others spend that count toward its owner."""
+    """What a scope selects; a group of models is several. Or what keys of others spend that count toward its owner.
+
+    Of a team or user only what was used in the organization whose shard it is: elsewhere the name may be somebody else's.
+    """
     owner, _, refinement = scope.partition("|")
     kind, _, quoted = owner.partition(":")
     selected = {OWNERS[kind]: urllib.parse.unquote(quoted)}
     if counted_toward is not None:
         selected = {"counted_toward": counted_toward}
+    if kind in "tu":
+        selected["home"] = urllib.parse.unquote(shard)
     by, _, value = refinement.partition(":")
     if by == "m":
         model = urllib.parse.unquote(value)

@@ -72,6 +72,8 @@ class Filter:
     """The model whose limits bear it: the one asked for, or the one that was to serve instead."""
     counted_toward: str | None = None
     """An owner (``k:...``, ``u:...``): of keys that count toward its limits though they are not its own."""
+    home: str | None = None
+    """An organization: what was used in it, or in none, as what an import knows of a user alone."""
 
     def matches(self, table: FromClause) -> ColumnElement[bool]:
         """All but the time."""
@@ -80,6 +82,8 @@ class Filter:
             name = "tier" if dimension == "tier_served" else dimension
             if dimension not in ("tags", "fallback") and (value := getattr(self, name)) is not None:
                 wanted.append(table.c[dimension] == value)
+        if self.home is not None:
+            wanted.append(table.c.organization.in_((self.home, "")))
         if self.borne_by is not None:
             wanted.append(func.coalesce(func.nullif(table.c.fallback, ""), table.c.model) == self.borne_by)
         if self.counted_toward is not None:
@@ -99,9 +103,14 @@ class UsageStore:
         self._database = database
         self._clock = clock
 
-    async def spent(self, kind: ScopeKind, identity: str, since: float | None = None) -> int:
-        """Nano-dollars an owner has spent from ``since`` on (a window's start), to seed counters with."""
-        owner: dict[str, str] = {kind: identity}
+    async def spent(
+        self, kind: ScopeKind, identity: str, since: float | None = None, *, home: str | None = None
+    ) -> int:
+        """Nano-dollars an owner has spent from ``since`` on (a window's start), in its organization ``home`` if given.
+
+        Names of teams and users become free again, and users need not be known: who has one now may not be who spent.
+        """
+        owner = {"home": home, kind: identity}
         parts = _parts(Filter(since, **owner), ("cost",), ())  # type: ignore[arg-type] # all names of ScopeKind are texts
         async with self._database.read() as connection:
             return int(await connection.scalar(select(func.sum(parts.c.cost))) or 0)
