@@ -8,6 +8,7 @@ import pytest
 from adapters.errors import ErrorKind, ProviderError
 from adapters.interface import Target, UpstreamRequest
 from adapters.openai import OpenAI
+from adapters.openai import relay as relaying
 from adapters.openai.relay import Relay
 from adapters.usage import Usage
 
@@ -447,3 +448,28 @@ def test_an_end_of_one_choice_beside_the_text_of_another_is_not_missed() -> None
     assert not r.finished
     assert r.feed(END) == END
     assert r.finished
+
+
+@pytest.mark.parametrize("include_usage", [True, False])
+@pytest.mark.parametrize("length", [1, 5, 19, 60, 4000])
+def test_pieces_of_any_length_are_read_until_their_shape_is_known_and_not_after(
+    length: int, include_usage: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[bytes] = []
+    decode = relaying.loads
+    monkeypatch.setattr(relaying, "loads", lambda data: read.append(data) or decode(data))
+    r = relay(include_usage)
+    for _ in range(50):
+        piece = frame({"content": "x" * length})
+        assert r.feed(piece) == (piece if include_usage else piece.replace(b',"usage":null', b""))
+    assert len(read) <= 4
+    assert r.text_bytes == 50 * length
+
+
+def test_an_error_behind_a_long_piece_in_one_read_is_raised_after_it() -> None:
+    r = relay()
+    long = frame({"content": "x" * 100})
+    r.feed(long)
+    assert r.feed(long + b'data: {"error": {"message": "no", "type": "server_error"}}\n\n') == long
+    with pytest.raises(ProviderError):
+        r.feed(long)

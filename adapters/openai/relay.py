@@ -28,7 +28,7 @@ _OPEN = b'data: {"'
 """How it is nearly always written."""
 _PADDING = b'"obfuscation":"'
 """What OpenAI's padding of an event begins after (checklist C-333)."""
-_MUCH = 12
+_MUCH = 40
 """Bytes of text in one frame from which on it is worth a look whether all of that is text."""
 _SILENT = (b'"finish_reason":null}],"usage":null', b'"finish_reason": null}], "usage": null')
 _CALM = (*_SILENT, b'"finish_reason":null', b'"finish_reason": null')
@@ -249,16 +249,20 @@ class Relay:
         text = size - frames * self._overhead
         if not frames <= text <= frames * _MUCH:
             if not self._call_overhead or block.count(b'"arguments"') != frames:
-                return self._slowly(block)
+                return self._decoded(block)
             # Nearly every piece of arguments has quotes, which are escaped: JSON within JSON.
             text = size - frames * self._call_overhead - block.count(b"\\")
             if not frames <= text <= frames * _MUCH or (frames > 1 and b'"name"' in block):  # the next call begins
-                return self._slowly(block)
+                return self._decoded(block)
         self._text += text
         return out
 
     def _slowly(self, block: bytes) -> bytes:
-        self._straight = False  # it may be the end, or an error
+        """Frames of which one may be the end, or an error."""
+        self._straight = False
+        return self._decoded(block)
+
+    def _decoded(self, block: bytes) -> bytes:
         out: list[bytes] = []
         try:
             for frame in block.split(b"\n\n")[:-1]:
@@ -266,6 +270,7 @@ class Relay:
                     break
                 out.append(self._frame(frame + b"\n\n"))
         except ProviderError as error:
+            self._straight = False
             if not any(out):
                 raise
             self._failure = bare(error)
