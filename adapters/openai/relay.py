@@ -28,7 +28,7 @@ _OPEN = b'data: {"'
 """How it is nearly always written."""
 _PADDING = b'"obfuscation":"'
 """What OpenAI's padding of an event begins after (checklist C-333)."""
-_MUCH = 40
+_MUCH = 12
 """Bytes of text in one frame from which on it is worth a look whether all of that is text."""
 _SILENT = (b'"finish_reason":null}],"usage":null', b'"finish_reason": null}], "usage": null')
 _CALM = (*_SILENT, b'"finish_reason":null', b'"finish_reason": null')
