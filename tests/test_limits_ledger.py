@@ -220,9 +220,9 @@ def restart_with_a_snapshot(workers: Workers) -> None:
 async def test_counters_lost_under_load_end_as_the_ledger(
     workers: Workers, lose: Callable[[Workers], None], leased: bool
 ) -> None:
-    loads = [w.hammer(f"w{i}", 5) for i, w in enumerate(await workers.start(3, leased=leased))]
+    loads = [w.hammer(f"w{i}", 3) for i, w in enumerate(await workers.start(3, leased=leased))]
     running = asyncio.gather(*loads)
-    await asyncio.sleep(1.5)
+    await asyncio.sleep(0.8)
     await asyncio.to_thread(lose, workers)
     await running
     await workers.agree()
