@@ -2,11 +2,14 @@
 
 import asyncio
 import gc
+import sqlite3
 import time
 from pathlib import Path
 
+from pydantic import SecretStr
 from sqlalchemy import ClauseElement, insert, text
 
+from config.schema import Database as DatabaseOptions
 from config.schema import Ledger as LedgerOptions
 from gateway.records.database import Database
 from gateway.records.housekeeping import Housekeeper
@@ -79,3 +82,35 @@ async def test_a_round_leaves_nothing_to_the_garbage_collector(database: Databas
     assert not left
     await keeper.close()
     await ledger.close()
+
+
+async def test_one_that_is_closed_in_the_middle_of_a_round_leaves_no_lock_behind(tmp_path: Path) -> None:
+    """SQLite has one writer: a transaction that was cancelled half-way would keep the next one waiting for its time-out."""
+    database = Database(DatabaseOptions(url=SecretStr(f"sqlite:///{tmp_path}/one.db")))
+    await database.upgrade()
+
+    def write(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO changes (kind, target, at) VALUES ('key', 'k', 0)")
+
+    slowest = 0.0
+    for turns in range(120):
+        keeper = Housekeeper(database, UsageStore(database), StoredCompletions(database))
+        await keeper.start()
+        await asyncio.sleep(turns * 0.0001)
+        began = time.monotonic()
+        await keeper.close()
+        await database.write_at_once(write)
+        slowest = max(slowest, time.monotonic() - began)
+        if slowest > 2:
+            break
+    await database.close()
+    assert slowest < 2
+
+
+async def test_one_that_waits_for_its_next_round_is_closed_at_once(database: Database) -> None:
+    keeper = Housekeeper(database, UsageStore(database))
+    await keeper.start()
+    await asyncio.sleep(0.2)
+    began = time.monotonic()
+    await keeper.close()
+    assert time.monotonic() - began < 1

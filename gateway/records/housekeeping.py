@@ -21,6 +21,9 @@ CHANGES_KEPT = 3600.0
 """Seconds; caches that heard nothing for ten minutes start again from nothing."""
 _BATCHES = 100
 """Of each kind of work in one round, so that none starves the others."""
+_PATIENCE = 2.0
+"""Seconds that ``close`` lets a transaction end by itself: SQLite's lock outlives one that is cancelled half-way, and whoever
+writes last would wait for it."""
 
 
 class Housekeeper:
@@ -43,28 +46,31 @@ class Housekeeper:
         self._interval = interval
         self._clock = clock
         self._task: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
+        self._closing.set()
         if self._task is not None:
+            await asyncio.wait([self._task], timeout=_PATIENCE)
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
     async def round(self) -> None:
         """Do what is due; raises StoreUnavailable."""
-        await _until_done(self._usage.roll_up)
+        await self._until_done(self._usage.roll_up)
         if (days := self._retention_days) is not None:
-            await _until_done(lambda: self._usage.retire(days))
+            await self._until_done(lambda: self._usage.retire(days))
         if self._stored is not None:
-            await _until_done(self._stored.sweep)
+            await self._until_done(self._stored.sweep)
         async with self._database.write() as connection:
             await connection.execute(delete(changes).where(changes.c.at < self._clock() - CHANGES_KEPT))
 
     async def _run(self) -> None:
-        while True:
+        while not self._closing.is_set():
             try:
                 await self.round()
             except StoreUnavailable as error:
@@ -74,10 +80,11 @@ class Housekeeper:
             # SQLAlchemy's statements are cycles. By itself the collector looks only once 50,000 objects are new, which
             # under steady load takes an hour: until then each round would stay.
             gc.collect(0)
-            await asyncio.sleep(self._interval)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval):
+                    await self._closing.wait()
 
-
-async def _until_done(work: Callable[[], Awaitable[int]]) -> None:
-    for _ in range(_BATCHES):
-        if not await work():
-            return
+    async def _until_done(self, work: Callable[[], Awaitable[int]]) -> None:
+        for _ in range(_BATCHES):
+            if self._closing.is_set() or not await work():
+                return
