@@ -115,9 +115,8 @@ class StreamedAnswer:
         out = self._relay.feed(data)
         if out:
             self._since = None
-            return self._reply.push(out) and (
-                out is data or not self._relay.ended
-            )  # what goes on as it is ends nothing
+            going_on = out is data or not self._relay.ended  # bytes that go on as they are end nothing
+            return self._reply.push(out) and going_on
         if self._relay.ended:
             return False
         self._since = progress(self._since, self.deployment, self.tier)

@@ -58,8 +58,7 @@ class Attempts:
             member = self._fleet[deployment.id]
         load, probe = member.load, member.health.take()
         record.begun = number = record.begun + 1
-        row = Attempt(number, deployment.id, deployment.provider, deployment.target.model)
-        row.fallback = record.fallback
+        row = Attempt(number, deployment.id, deployment.provider, deployment.target.model, fallback=record.fallback)
         if not call.admit_now(deployment, number):
             await _admitted(call, deployment, number, member.health if probe else None)
         load.in_flight += 1

@@ -69,7 +69,10 @@ class RemoteImages:
             self._session = aiohttp.ClientSession(
                 connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
             )
-        async with self._slots, self._session.get(address, ssl=tls_for(url), allow_redirects=False) as response:
+        async with (
+            self._slots,
+            self._session.get(address, ssl=tls_for(str(address)), allow_redirects=False) as response,
+        ):
             if response.status != 200 or not response.content_type.startswith("image/"):
                 raise ValueError("no image")
             pieces, size = [], 0

@@ -4,7 +4,7 @@ from config.schema import TimeoutOverrides, Timeouts
 
 LEAST = 0.001
 """Seconds that are left to an attempt whose time is over, so that it fails as one that took too long."""
-_OF_ONE_ATTEMPT = ("connect", "first_byte", "response")
+_BOUNDED = ("connect", "first_byte", "response", "request")
 
 
 def merged(*overrides: TimeoutOverrides) -> Timeouts:
@@ -22,5 +22,4 @@ def merged(*overrides: TimeoutOverrides) -> Timeouts:
 def within(timeouts: Timeouts, left: float) -> Timeouts:
     """Those of an attempt that has only so many seconds until it must have answered."""
     left = max(left, LEAST)
-    bounded = {name: min(getattr(timeouts, name), left) for name in (*_OF_ONE_ATTEMPT, "request")}
-    return timeouts.model_copy(update=bounded)
+    return timeouts.model_copy(update={name: min(getattr(timeouts, name), left) for name in _BOUNDED})

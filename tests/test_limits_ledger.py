@@ -86,6 +86,16 @@ class Worker:
 
         await asyncio.gather(*(one(i) for i in range(12)))
 
+    async def reserve_many(self, number: int) -> None:
+        """Ten each, for ``b0`` and so on."""
+        for i in range(number):
+            await self.reserve(f"b{i}", 10)
+
+    def finish_many(self, which: range) -> None:
+        """All that was reserved for each."""
+        for i in which:
+            self.finish(f"b{i}", 10)
+
     async def used(self, patience: float = 8) -> tuple[int, int, int]:
         """By the counter: spent, reserved and slots."""
         until = time.monotonic() + patience
@@ -142,12 +152,10 @@ async def workers(tmp_path: Path) -> AsyncIterator[Workers]:
 
 async def test_rows_that_another_worker_has_not_written_yet_count_after_a_flush(workers: Workers) -> None:
     a, b = await workers.start(2)
-    for i in range(20):
-        await b.reserve(f"b{i}", 10)
+    await b.reserve_many(20)
     await a.reserve("a", 10)
     await b.ledger.flush()
-    for i in range(20):
-        b.finish(f"b{i}", 10)
+    b.finish_many(range(20))
     await b.used()
     workers.redis.flushall()
     await a.reserve("x", 1, patience=5)
@@ -159,18 +167,15 @@ async def test_rows_that_another_worker_has_not_written_yet_count_after_a_flush(
 
 async def test_what_is_settled_during_an_outage_counts_once_when_redis_comes_back_empty(workers: Workers) -> None:
     a, b = await workers.start(2)
-    for i in range(20):
-        await b.reserve(f"b{i}", 10)
+    await b.reserve_many(20)
     await a.reserve("a", 10)
     workers.server.kill()
-    for i in range(15):
-        b.finish(f"b{i}", 10)
+    b.finish_many(range(15))
     await asyncio.sleep(1)
     workers.server.start()
     await a.reserve("x", 1, patience=5)
     assert await a.used() == (150, 61, 7)
-    for i in range(15, 20):
-        b.finish(f"b{i}", 10)
+    b.finish_many(range(15, 20))
     a.finish("x", 0)
     a.finish("a", 10)
     await workers.agree(210)
@@ -179,17 +184,14 @@ async def test_what_is_settled_during_an_outage_counts_once_when_redis_comes_bac
 async def test_a_worker_that_comes_late_has_everybody_begin_again(workers: Workers) -> None:
     """One that had not used the organization begins its counters anew, because it knows of no loss."""
     a, b = await workers.start(2)
-    for i in range(10):
-        await b.reserve(f"b{i}", 10)
-    for i in range(5):
-        b.finish(f"b{i}", 10)
+    await b.reserve_many(10)
+    b.finish_many(range(5))
     await b.used()
     workers.redis.flushall()
     await a.reserve("a", 10)
     a.finish("a", 10)
     assert (await b.used())[1:] == (50, 5)
-    for i in range(5, 10):
-        b.finish(f"b{i}", 10)
+    b.finish_many(range(5, 10))
     await workers.agree(110)
 
 

@@ -39,12 +39,21 @@ async def hasty(database: Database, database_url: str) -> AsyncIterator[Database
 
 
 @contextlib.asynccontextmanager
+async def pragma(database: Database, name: str, value: object, usual: object) -> AsyncIterator[None]:
+    """The connection of SQLite that writes rows, told something else for a while."""
+    await database._writer.run(lambda c: c.execute(f"PRAGMA {name} = {value}").fetchall())
+    try:
+        yield
+    finally:
+        await database._writer.run(lambda c: c.execute(f"PRAGMA {name} = {usual}").fetchall())
+
+
+@contextlib.asynccontextmanager
 async def full(database: Database) -> AsyncIterator[None]:
     """A disk that is full; PostgreSQL's is not, and a trigger says what it says then."""
     if database.is_sqlite:
-        await database._writer.run(lambda c: c.execute("PRAGMA max_page_count = 1").fetchall())
-        yield
-        await database._writer.run(lambda c: c.execute("PRAGMA max_page_count = 1000000").fetchall())
+        async with pragma(database, "max_page_count", 1, 1_000_000):
+            yield
         return
     raising = "BEGIN RAISE EXCEPTION USING ERRCODE = 'disk_full'; END"
     async with database.write() as connection:
@@ -61,9 +70,8 @@ async def full(database: Database) -> AsyncIterator[None]:
 async def read_only(database: Database) -> AsyncIterator[None]:
     """What a standby is, and what managed servers turn to when their disk is nearly full."""
     if database.is_sqlite:
-        await database._writer.run(lambda c: c.execute("PRAGMA query_only = ON").close())
-        yield
-        await database._writer.run(lambda c: c.execute("PRAGMA query_only = OFF").close())
+        async with pragma(database, "query_only", "ON", "OFF"):
+            yield
         return
     server = await asyncpg.connect(_address(database))
     name = await server.fetchval("SELECT current_database()")
