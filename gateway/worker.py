@@ -54,11 +54,13 @@ async def serve(
     signals: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT),
     beat: Callable[[], bool] | None = None,
     others: Callable[[], None] | None = None,
+    stands_by: bool = False,
 ) -> None:
     """Serve until one of ``signals``. ``sockets``, of data and administration, listen already, as under a supervisor.
 
     ``beat``, of a supervisor, is called every second from when the worker serves; when it says False, the worker ends.
-    Repeated signals are then left to the supervisor. ``others`` has all workers reload.
+    Repeated signals are then left to the supervisor. ``others`` has all workers reload. ``stands_by``:
+    there are more workers than CPUs, and this one takes in whom the others do not.
     """
     seen = stamp_of(path)
     gateway = await build(config, read)
@@ -81,7 +83,7 @@ async def serve(
         loop.add_signal_handler(number, on_signal)
     loop.add_signal_handler(signal.SIGHUP, on_hangup)
     try:
-        await gateway.start(sockets)
+        await gateway.start(sockets, stands_by=stands_by)
     except BaseException:
         await gateway.close()
         raise

@@ -25,7 +25,7 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from config import Config, ConfigError, cpus
 
-from . import logs, slices
+from . import logs
 from .worker import loop_factory, serve
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def run(read: Callable[[], Config], path: Path) -> None:
     logs.configure(config.logging)
     wanted, there = config.server.workers, cpus.available()
     if wanted > there:
-        log.warning("%d workers take turns on %d CPUs: `server.workers: auto` would start %d", wanted, there, there)
+        log.warning("%d of %d workers stand by, for there are %d CPUs", wanted - there, wanted, there)
     supervisor = Supervisor(Application(config, read, path))
     try:
         supervisor.run()
@@ -74,6 +74,7 @@ class Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no typ
             "backlog": 4096,
             "loglevel": "warning",
             "logger_class": Log,
+            "pre_fork": _assign,
             "child_exit": _forget,
         }
         if "control_socket_disable" in self.cfg.settings:  # since gunicorn 25; signals are enough
@@ -92,6 +93,12 @@ class Log(Logger):  # type: ignore[misc]  # gunicorn has no types
         super().setup(cfg)
         self.error_log.handlers.clear()
         self.error_log.propagate = True
+
+
+def _assign(supervisor: "Supervisor", worker: "Process") -> None:
+    """As many workers serve as there are CPUs, the others stand by: taking turns on a CPU costs more than it brings."""
+    serving = sum(not other.stands_by for other in supervisor.WORKERS.values())
+    worker.stands_by = serving >= cpus.available()
 
 
 def _forget(supervisor: "Supervisor", worker: "Process") -> None:
@@ -182,6 +189,8 @@ class Start:
 class Process(Worker):  # type: ignore[misc]  # gunicorn has no types
     """One worker process."""
 
+    stands_by = False
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.start = Start()
@@ -198,8 +207,6 @@ class Process(Worker):  # type: ignore[misc]  # gunicorn has no types
         for listener in self.sockets:
             listener.sock.close()  # else it would go on listening while this worker drains, and nobody would answer
         application: Application = self.app
-        if slices.are_shared(application.config.server.workers):
-            slices.take_long_turns()
         try:
             config = application.read()  # this worker may take the place of one that has reloaded since
         except ConfigError:
@@ -207,6 +214,7 @@ class Process(Worker):  # type: ignore[misc]  # gunicorn has no types
         serving = serve(
             config, application.read, application.path,
             sockets=(data, admin), signals=(signal.SIGTERM,), beat=self._beat, others=self._reload_all,
+            stands_by=self.stands_by,
         )  # fmt: skip
         try:
             with asyncio.Runner(loop_factory=loop_factory()) as runner:
