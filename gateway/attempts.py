@@ -60,7 +60,7 @@ class Attempts:
         record.begun = number = record.begun + 1
         row = Attempt(number, deployment.id, deployment.provider, deployment.target.model, fallback=record.fallback)
         if not call.admit_now(deployment, number):
-            await _admitted(call, deployment, number, member.health if probe else None)
+            await _admitted(call, deployment, number, record, member.health if probe else None)
         load.in_flight += 1
         response: UpstreamResponse | None = None
         try:
@@ -177,9 +177,10 @@ class Attempts:
         if isinstance(why, DeploymentFull):  # which says nothing of the provider
             if probe:
                 health.release()
-            row.status, row.error = why.kind.value, why.kind
+            record.full += (deployment.id,)
             call.over(row, deployment, maybe_billed=False)
-        elif isinstance(why, ProviderError):
+            return
+        if isinstance(why, ProviderError):
             others = self._others(call.plan, deployment)
             queued = deployment.pool is not None and not others
             health.failed(why, last=not others, queued=queued, probe=probe)
@@ -211,7 +212,7 @@ class Attempts:
 
     def _may_go_elsewhere(self, plan: Plan, deployment: Deployment, record: CallRecord) -> bool:
         """Whether another deployment, which was not asked yet, may have room where this one has none."""
-        asked = {row.deployment for row in record.attempts}
+        asked = {*record.full, *[row.deployment for row in record.attempts]}
         return self._others([d for d in plan if d.id not in asked], deployment)
 
     def _others(self, plan: Plan, deployment: Deployment) -> bool:
@@ -238,11 +239,15 @@ def _traced(sent: UpstreamRequest, context: str) -> tuple[UpstreamRequest, Own]:
     return sent, (("traceparent", context),)
 
 
-async def _admitted(call: Sendable, deployment: Deployment, number: int, probed: Health | None) -> None:
+async def _admitted(
+    call: Sendable, deployment: Deployment, number: int, record: CallRecord, probed: Health | None
+) -> None:
     """Hold what an attempt needs; where it is refused nothing is sent, and there is no row."""
     try:
         await call.admit(deployment, number)
-    except BaseException:
+    except BaseException as exc:
+        if isinstance(exc, DeploymentFull):
+            record.full += (deployment.id,)
         if probed is not None:
             probed.release()
         raise
