@@ -1044,6 +1044,23 @@ async def test_S_26_tls_is_verified(authority: tuple[str, str]) -> None:
         await stranger.close()
 
 
+async def test_a_name_with_many_addresses_leaves_each_the_time_for_a_handshake(authority: tuple[str, str]) -> None:
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(*authority)
+
+    async def many(host: str, port: int) -> list[str]:
+        return ["127.0.0.1"] * 20
+
+    async with serving(saying(OK), server) as url, FaultProxy(int(url.split(":")[2].split("/")[0])) as net:
+        net.latency = 0.1  # a provider on another continent
+        client = Upstream(tls=tls_context(authority[0]), resolve=many)
+        far = Timeouts(connect=2)
+        assert await fetch(client, post(f"https://provider.test:{net.port}/v1/x"), far) == (200, b"ok")
+        await net.down()
+        assert await failing(client, post(f"https://provider.test:{net.port}/v1/x"), far) is ErrorKind.CONNECTION
+        await client.close()
+
+
 async def test_S_26_old_tls_is_refused(authority: tuple[str, str]) -> None:
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(*authority)
