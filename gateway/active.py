@@ -21,7 +21,7 @@ from config.schema import ActiveChecks, Timeouts
 from .call import Deployment, Route
 from .credentials import Credentials
 from .fleet import Fleet
-from .upstream import Upstream
+from .upstream import NotSent, Upstream
 
 log = logging.getLogger("sluice.health")
 
@@ -107,6 +107,8 @@ class ActiveHealth:
             return  # a model that completes nothing: no check can be made of it
         self._reachable.labels(first.provider).set(failure is None)
         self._seconds.labels(first.provider).set(time.perf_counter() - began)
+        if isinstance(failure, NotSent):
+            return
         for deployment in group:
             self._note(deployment, failure, runs.routes)
 

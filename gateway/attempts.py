@@ -21,7 +21,7 @@ from .health import Health
 from .hedging import CLIENT_CLOSED, HEDGE_LOST
 from .tiers import AttemptTier
 from .timeouts import within
-from .upstream import DeploymentFull, Upstream, UpstreamResponse
+from .upstream import NotSent, Upstream, UpstreamResponse
 
 NOTICEABLE = 0.05
 """Seconds by which a deployment must be slower than another before that counts."""
@@ -174,7 +174,7 @@ class Attempts:
     ) -> None:
         """Note what a failed attempt tells of the deployment and what it may cost, in its row if anything was sent."""
         health = self._fleet[deployment.id].health
-        if isinstance(why, DeploymentFull):  # which says nothing of the provider
+        if isinstance(why, NotSent):
             if probe:
                 health.release()
             row.status, row.error = why.kind.value, why.kind

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from adapters.errors import ErrorKind, ProviderError
 from adapters.interface import CredentialSpec, UpstreamRequest
-from gateway.credentials import Credentials, HTTPFetch
+from gateway.credentials import Credentials, HTTPFetch, NoCredential
 from gateway.credentials.aws import Keys
 
 from .replay import SHARED
@@ -205,6 +205,31 @@ async def test_a_failed_refresh_leaves_the_old_token_until_it_ends(issuer, sessi
     issuer.status = 200
     issuer.clock.now += 2
     assert await credentials.token(spec) == "token-4"
+
+
+async def test_an_issuer_that_is_not_well_is_asked_again_at_once(issuer, session):
+    issuer.status = 503
+    with pytest.raises(NoCredential):
+        await made(issuer, session).token(entra_spec(issuer))
+    assert len(issuer.asked) == 3
+    waiting = asyncio.create_task(made(issuer, session).token(entra_spec(issuer)))
+    await until(lambda: len(issuer.asked) == 5)
+    issuer.status = 200
+    assert await waiting == "token-6"
+
+
+async def test_an_issuer_that_refuses_is_asked_ever_more_seldom(issuer, session):
+    credentials, spec = made(issuer, session), entra_spec(issuer)
+    issuer.status = 400
+    for asked, pause in enumerate((1, 2, 4, 8, 16, 30, 30), 1):
+        for wait in (0, pause - 0.5):
+            issuer.clock.now += wait
+            with pytest.raises(NoCredential):
+                await credentials.token(spec)
+            assert len(issuer.asked) == asked
+        issuer.clock.now += 1
+    issuer.status = 200
+    assert await credentials.token(spec) == "token-8"
 
 
 @pytest.mark.parametrize(

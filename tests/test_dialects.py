@@ -1,5 +1,6 @@
 """A client that speaks only OpenAI, in front of every dialect: conversations, failovers, credentials, embeddings."""
 
+import asyncio
 import json
 from datetime import UTC, datetime
 from typing import Any
@@ -150,6 +151,19 @@ async def test_a_dead_issuer_is_a_failed_attempt_that_falls_back() -> None:
             raw = await sdk.chat.completions.with_raw_response.create(model=name, **ASK)
             assert raw.headers["x-sluice-deployment"] == "cohere/demo-echo"
         assert [entry.dialect for entry in upstream.journal] == ["cohere"] * 2
+
+
+async def test_a_credential_that_cannot_be_had_for_a_moment_takes_no_deployment_out() -> None:
+    async with every_dialect(each("demo-ok")) as (gateway, _, issuers), client(gateway) as sdk:
+        issuers.failing = 2  # a metadata service that begins with the gateway
+        await sdk.chat.completions.create(model="azure", **ASK)
+        issuers.dead = True
+        with pytest.raises(openai.InternalServerError):
+            await sdk.chat.completions.create(model="vertex", **ASK)
+        assert all(known.serves for known in gateway.lasting.fleet.breakers().values())
+        issuers.dead = False
+        await asyncio.sleep(1.05)
+        await sdk.chat.completions.create(model="vertex", **ASK)
 
 
 async def test_E_041_a_thought_signature_survives_a_client_that_drops_unknown_fields() -> None:

@@ -18,9 +18,9 @@ from .entra import entra
 from .fetch import HTTPFetch
 from .google import google
 from .issue import Fetch, Issuer
-from .refresh import Issued, Refreshed
+from .refresh import Issued, NoCredential, Refreshed
 
-__all__ = ["Credentials", "Fetch", "HTTPFetch"]
+__all__ = ["Credentials", "Fetch", "HTTPFetch", "NoCredential"]
 
 _MAKERS: Mapping[str, Callable[[Mapping[str, Any], Issuer], Callable[[], Awaitable[Issued[Any]]]]] = {
     "google": google,
@@ -63,7 +63,7 @@ class Credentials:
     async def token(self, spec: CredentialSpec) -> str:
         """The bearer token of the moment, empty for AWS (whose requests are signed instead).
 
-        Raises ProviderError(AUTHENTICATION) when the issuer gives none.
+        Raises NoCredential when the issuer gives none.
         """
         if spec.kind == "aws":
             return ""

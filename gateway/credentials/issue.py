@@ -73,7 +73,7 @@ def refused(status: int, body: bytes) -> ProviderError:
     """For the operator's log: the status and the issuer's code word; its sentences may carry what is secret."""
     found = _CODE.search(body)
     word = (found[1] or found[2]).decode() if found else "no reason given"
-    return ProviderError(ErrorKind.AUTHENTICATION, f"the issuer answered {status} ({word})")
+    return ProviderError(ErrorKind.AUTHENTICATION, f"the issuer answered {status} ({word})", status=status)
 
 
 def read_file(name: str) -> str:

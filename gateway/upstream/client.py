@@ -32,8 +32,12 @@ NOTICEABLE = 0.05
 """Seconds of waiting and connecting that a request has less for its answer."""
 
 
-class DeploymentFull(ProviderError):
-    """The gateway itself has no more capacity for a deployment: nothing was sent, so going elsewhere is no retry."""
+class NotSent(ProviderError):
+    """The gateway itself lacked what it needs to send: that says nothing of the provider, and going elsewhere is no retry."""
+
+
+class DeploymentFull(NotSent):
+    """The gateway has no more capacity for a deployment."""
 
 
 class Upstream:
