@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from adapters import ratelimits
-from adapters.errors import ProviderError, UnsupportedParameter
+from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
 from adapters.interface import CredentialSpec, UpstreamRequest
 
 from . import tiers
@@ -174,16 +174,14 @@ class Attempts:
     ) -> None:
         """Note what a failed attempt tells of the deployment and what it may cost, in its row if anything was sent."""
         health = self._fleet[deployment.id].health
-        if isinstance(why, NotSent):
-            if probe:
+        if isinstance(why, ProviderError):
+            if not self._is_ours(deployment, why, row.seconds):
+                others = self._others(call.plan, deployment)
+                queued = deployment.pool is not None and not others
+                health.failed(why, last=not others, queued=queued, probe=probe)
+                call.told(deployment, why)
+            elif probe:
                 health.release()
-            row.status, row.error = why.kind.value, why.kind
-            call.over(row, deployment, maybe_billed=False)
-        elif isinstance(why, ProviderError):
-            others = self._others(call.plan, deployment)
-            queued = deployment.pool is not None and not others
-            health.failed(why, last=not others, queued=queued, probe=probe)
-            call.told(deployment, why)
             row.status, row.error = why.kind.value, why.kind
             call.over(row, deployment, maybe_billed=why.maybe_billed)
         else:
@@ -216,6 +214,17 @@ class Attempts:
 
     def _others(self, plan: Plan, deployment: Deployment) -> bool:
         return any(d.id != deployment.id and self._fleet[d.id].health.serves for d in plan)
+
+    def _is_ours(self, deployment: Deployment, why: ProviderError, seconds: float) -> bool:
+        """Whether a failure says nothing of the provider: nothing was sent, or with a credential that is being renewed."""
+        if isinstance(why, NotSent):
+            return True
+        credential = deployment.credential
+        return (
+            why.kind is ErrorKind.AUTHENTICATION
+            and credential is not None
+            and self._credentials.refused(credential, seconds)
+        )
 
     async def _signed(
         self, operation: Any, request: Mapping[str, Any], deployment: Deployment, credential: CredentialSpec

@@ -17,6 +17,7 @@ from gateway.demo.gemini import SIGNATURE
 
 from .dialects import DIALECTS, EMBEDDERS, each, every_dialect
 from .running import deployment, running
+from .test_active_health import server
 from .test_flow import ASK, client
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -164,6 +165,43 @@ async def test_a_credential_that_cannot_be_had_for_a_moment_takes_no_deployment_
         issuers.dead = False
         await asyncio.sleep(1.05)
         await sdk.chat.completions.create(model="vertex", **ASK)
+
+
+async def test_a_token_that_ends_early_takes_no_deployment_out_and_one_that_may_not_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gateway.credentials.refresh.SETTLED", 0.2)
+    tokens = 0
+    ended: set[str] = set()
+
+    async def answer(request: web.Request) -> web.Response:
+        nonlocal tokens
+        if request.path.endswith("/token"):
+            tokens += 1
+            return web.json_response({"access_token": f"token-{tokens}", "expires_in": 3600})
+        if request.headers["authorization"] in ended or (await request.json())["model"] == "not-ours":
+            return web.json_response({"error": {"code": "401", "message": "no"}}, status=401)
+        return web.json_response({"choices": [{"message": {"content": "ok"}, "finish_reason": "stop"}]})
+
+    async with server(answer) as url:
+        entra = {"tenant_id": "t", "client_id": "c", "client_secret": "s", "authority": url}
+        models = {"m": [deployment("x", "own")], "n": [deployment("not-ours", "own")]}
+        own = {"own": {"adapter": "azure", "base_url": url, "options": entra}}
+        async with running(models, providers=own) as (gateway, _), client(gateway) as sdk:
+            await sdk.chat.completions.create(model="m", **ASK)
+            await asyncio.sleep(0.3)
+            ended.add("Bearer token-1")
+            with pytest.raises(openai.APIStatusError):
+                await sdk.chat.completions.create(model="m", **ASK)
+            async with asyncio.timeout(3):
+                while tokens < 2:
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
+            await sdk.chat.completions.create(model="m", **ASK)
+            with pytest.raises(openai.APIStatusError):
+                await sdk.chat.completions.create(model="n", **ASK)
+            serves = {name: known.serves for name, known in gateway.lasting.fleet.breakers().items()}
+            assert serves == {"own/x": True, "own/not-ours": False}
 
 
 async def test_E_041_a_thought_signature_survives_a_client_that_drops_unknown_fields() -> None:

@@ -36,6 +36,8 @@ class _Source(Protocol):
 
     async def get(self) -> Any: ...
 
+    def refused(self, ago: float) -> bool: ...
+
     async def close(self) -> None: ...
 
 
@@ -76,6 +78,10 @@ class Credentials:
             return sent
         keys = await self._source(spec).get()
         return replace(sent, headers=signed(sent, keys, spec.settings, self._clock()))
+
+    def refused(self, spec: CredentialSpec, ago: float) -> bool:
+        """Whether what a provider refused, of a request that began ``ago`` seconds before, is renewed: it may have ended early."""
+        return self._source(spec).refused(ago)
 
     async def close(self) -> None:
         """Stop the refreshes that run."""

@@ -15,6 +15,8 @@ T = TypeVar("T")
 
 AHEAD = 300.0
 """Seconds before its end from which a value is renewed; a fifth of its life where that is shorter."""
+SETTLED = 60.0
+"""Seconds after which a value that is refused is renewed: a younger one would be refused again."""
 LAST_MOMENT = 5.0
 """Seconds before its end from which a value is not used any more: requests take time."""
 PAUSE = 10.0
@@ -43,6 +45,9 @@ class Refreshed(Generic[T]):
     def __init__(self, issue: Callable[[], Awaitable[Issued[T]]], clock: Callable[[], float], timeout: float) -> None:
         self._issue, self._clock, self._timeout = issue, clock, timeout
         self._held: Issued[T] | None = None
+        self._issued_at = 0.0
+        self._doubted = False
+        """Whether the value was ever renewed because it was refused."""
         self._renew_at = 0.0
         self._failures = 0
         """In a row, without a value that is still good."""
@@ -54,13 +59,28 @@ class Refreshed(Generic[T]):
         held = self._held
         good = held is not None and now < held.expires - LAST_MOMENT
         if self._task is None and now >= self._renew_at:
-            self._task = asyncio.create_task(self._renew())
+            self._begin()
         if held is not None and good:
             return held.value
         if self._task is None:  # an attempt has just failed
             raise _none()
         # shielded: a request that is cancelled must not take the renewal of all others with it
         return (await asyncio.shield(self._task)).value
+
+    def refused(self, ago: float) -> bool:
+        """The provider refused the value of a request that began ``ago`` seconds before: whether there is, or soon will be, another.
+
+        It may have ended early: sessions are revoked, roles granted. The old one serves meanwhile, for elsewhere it may
+        be good.
+        """
+        held, age = self._held, self._clock() - self._issued_at
+        if self._task is None and held is not None and age >= SETTLED and held.expires != float("inf"):
+            self._doubted = True
+            self._begin()
+        return self._task is not None or (self._doubted and age < ago)
+
+    def _begin(self) -> None:
+        self._task = asyncio.create_task(self._renew())
 
     async def close(self) -> None:
         if self._task is not None:
@@ -78,7 +98,7 @@ class Refreshed(Generic[T]):
             raise _none() from None
         else:
             now = self._clock()
-            self._held, self._failures = issued, 0
+            self._held, self._issued_at, self._failures = issued, now, 0
             self._renew_at = issued.expires - max(LAST_MOMENT, min(AHEAD, (issued.expires - now) / 5))
             return issued
         finally:
