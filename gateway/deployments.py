@@ -96,8 +96,9 @@ class _Loaded:
         self.adapter = adapter
         self.options = options
         self.base_url = (config.base_url or adapter.base_url).rstrip("/")
-        self.credential = adapter.credential(options) if config.api_key is None else None
         self.headers = {name.lower(): value.get_secret_value() for name, value in config.headers.items()}
+        given = config.api_key is not None or "authorization" in self.headers
+        self.credential = None if given else adapter.credential(options)
 
 
 def _load(name: str, provider: Provider, problems: list[str]) -> "_Loaded":

@@ -11,6 +11,7 @@ from aiohttp import web
 from openai import AsyncOpenAI
 
 from adapters.interface import UpstreamRequest
+from gateway import demo
 from gateway.credentials.aws import Keys, signed
 from gateway.demo.answer import vectors
 from gateway.demo.gemini import SIGNATURE
@@ -202,6 +203,24 @@ async def test_a_token_that_ends_early_takes_no_deployment_out_and_one_that_may_
                 await sdk.chat.completions.create(model="n", **ASK)
             serves = {name: known.serves for name, known in gateway.lasting.fleet.breakers().items()}
             assert serves == {"own/x": True, "own/not-ours": False}
+
+
+async def test_bedrock_is_signed_for_where_the_configuration_names_no_credential(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKENV")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "sk")
+    upstream = await demo.start()
+    plain = {"adapter": "bedrock", "base_url": f"{upstream.url}/bedrock", "options": {"region": "eu-west-1"}}
+    own = {**plain, "headers": {"Authorization": "Basic of-a-proxy"}}
+    models = {name: [deployment("demo-ok", name)] for name in ("plain", "own")}
+    async with running(models, upstream=upstream, providers={"plain": plain, "own": own}) as (gateway, _):
+        async with client(gateway) as sdk:
+            for name in models:
+                await sdk.chat.completions.create(model=name, **ASK)
+        sent = [entry.headers["authorization"] for entry in upstream.journal]
+    assert sent[0].startswith("AWS4-HMAC-SHA256 Credential=AKENV/")
+    assert sent[1] == "Basic of-a-proxy"
 
 
 async def test_E_041_a_thought_signature_survives_a_client_that_drops_unknown_fields() -> None:

@@ -31,8 +31,8 @@ class Guardrail(Options):
 class BedrockOptions(Options):
     region: str = Field("us-east-1", pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")
     auth: Literal["aws", "api_key"] | None = None
-    """aws: requests are signed; api_key: the provider's ``api_key`` is a Bedrock API key. Absent: aws when any
-    of the following options is given."""
+    """aws: requests are signed; api_key: the provider's ``api_key`` is a Bedrock API key. Absent: aws where the provider has
+    no ``api_key``."""
     access_key_id: str | None = None
     secret_access_key: SecretStr | None = None
     session_token: SecretStr | None = None
@@ -58,7 +58,7 @@ class BedrockOptions(Options):
 
     def credential(self) -> CredentialSpec | None:
         settings = self.model_dump(include=_AWS, exclude_none=True)
-        if self.auth == "api_key" or (self.auth is None and not settings):
+        if self.auth == "api_key":
             return None
         for name, value in settings.items():
             if isinstance(value, SecretStr):
