@@ -477,6 +477,39 @@ async def test_a_web_identity_needs_no_signature(issuer, session, tmp_path):
         made(issuer, session, {"AWS_WEB_IDENTITY_TOKEN_FILE": str(file)}).check(spec)
 
 
+async def test_what_the_settings_name_comes_before_the_environment(issuer, session, tmp_path):
+    file = tmp_path / "token"
+    file.write_text("jwt")
+    environ = {"AWS_ACCESS_KEY_ID": "AKENV", "AWS_SECRET_ACCESS_KEY": "sk", "AZURE_CLIENT_SECRET": "of-another"}
+    credentials = made(issuer, session, environ)
+    container = aws(container_credentials_uri=issuer.url + "/container")
+    assert "Credential=AK1/" in (await credentials.sign(sent(), container)).headers["authorization"]
+    identity = aws(web_identity_token_file=str(file), role_arn="arn:r", sts_endpoint=issuer.url + "/sts")
+    assert "Credential=ASIA2/" in (await credentials.sign(sent(), identity)).headers["authorization"]
+    form = issuer.asked[1][2]
+    assert (form["Action"], form["RoleArn"]) == ("AssumeRoleWithWebIdentity", "arn:r")
+    assert len(issuer.asked) == 2
+    entra = {**entra_spec(issuer).settings, "federated_token_file": str(file)}
+    del entra["client_secret"]
+    await credentials.token(CredentialSpec("entra", entra))
+    assert issuer.asked[2][2]["client_assertion"] == "jwt"
+
+
+@pytest.mark.parametrize("pod", ["arn:pod", "arn:other"])
+async def test_a_role_of_another_account_is_assumed_with_the_pods_own(issuer, session, tmp_path, pod):
+    file = tmp_path / "token"
+    file.write_text("jwt")
+    environ = {"AWS_WEB_IDENTITY_TOKEN_FILE": str(file), "AWS_ROLE_ARN": pod}
+    spec = aws(role_arn="arn:other", sts_endpoint=issuer.url + "/sts")
+    number = 2 if pod == "arn:pod" else 1
+    signed = await made(issuer, session, environ).sign(sent(), spec)
+    assert f"Credential=ASIA{number}/" in signed.headers["authorization"]
+    assert [(form["Action"], form["RoleArn"]) for _, _, form, _ in issuer.asked] == [
+        ("AssumeRoleWithWebIdentity", pod),
+        ("AssumeRole", "arn:other"),
+    ][:number]
+
+
 async def test_keys_of_a_container_and_of_an_instance(issuer, session):
     environ = {
         "AWS_CONTAINER_CREDENTIALS_FULL_URI": issuer.url + "/container",

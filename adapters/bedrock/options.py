@@ -37,7 +37,7 @@ class BedrockOptions(Options):
     secret_access_key: SecretStr | None = None
     session_token: SecretStr | None = None
     role_arn: str | None = None
-    """A role to assume."""
+    """A role to assume, with the keys of whatever source: on EKS with those of the pod's own role."""
     external_id: str | None = None
     session_name: str | None = None
     web_identity_token_file: str | None = None

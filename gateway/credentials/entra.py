@@ -31,8 +31,9 @@ def entra(settings: Mapping[str, Any], issuer: Issuer) -> Callable[[], Awaitable
     for name, value in found.items():
         if not value:
             raise ValueError(f"entra credentials need '{name}'")
-    secret = settings.get("client_secret") or environ.get("AZURE_CLIENT_SECRET")
-    file = settings.get("federated_token_file") or environ.get("AZURE_FEDERATED_TOKEN_FILE")
+    secret, file = settings.get("client_secret"), settings.get("federated_token_file")
+    if not secret and not file:
+        secret, file = environ.get("AZURE_CLIENT_SECRET"), environ.get("AZURE_FEDERATED_TOKEN_FILE")
     if not secret and not file:
         raise ValueError("entra credentials need 'client_secret' or 'federated_token_file'")
     authority = str(settings.get("authority") or environ.get("AZURE_AUTHORITY_HOST") or AUTHORITY).rstrip("/")
