@@ -41,6 +41,7 @@ class AzureOptions(FamilyOptions):
     federated_token_file: str | None = None
     """For workload identity instead of a secret."""
     managed_identity: bool | None = None
+    """Of the virtual machine, App Service or Container App; ``client_id`` chooses among several."""
     authority: str | None = None
     scope: str = "https://cognitiveservices.azure.com/.default"
 

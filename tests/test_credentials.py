@@ -329,6 +329,25 @@ async def test_entra_static_federated_and_managed(issuer, session, tmp_path):
     assert issuer.asked[1][3]["metadata"] == "true"
 
 
+async def test_the_managed_identity_of_app_service_and_container_apps():
+    asked: list[Any] = []
+
+    async def fetch(method: str, url: str, *, headers: Any, **_: Any) -> tuple[int, bytes]:
+        asked.append((method, url, headers))
+        return 200, b'{"access_token": "t", "expires_on": "%d", "resource": "r"}' % (NOW + 400)
+
+    clock = Clock()
+    environ = {"IDENTITY_ENDPOINT": "http://localhost:42356/msi/token", "IDENTITY_HEADER": "proof"}
+    credentials = Credentials(fetch, clock=clock, environ=environ)
+    spec = CredentialSpec("entra", {"managed_identity": True, "client_id": "c"})
+    assert await credentials.token(spec) == "t"
+    query = "api-version=2019-08-01&resource=https%3A%2F%2Fcognitiveservices.azure.com&client_id=c"
+    assert asked == [("GET", f"http://localhost:42356/msi/token?{query}", {"x-identity-header": "proof"})]
+    clock.now += 396
+    await credentials.token(spec)
+    assert len(asked) == 2
+
+
 @pytest.mark.parametrize("settings", [{}, {"tenant_id": "t"}, {"tenant_id": "t", "client_id": "c"}])
 def test_entra_settings_that_lack_something_are_refused_at_load(settings):
     with pytest.raises(ValueError, match="entra credentials need"):
