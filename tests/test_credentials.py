@@ -391,6 +391,24 @@ def verified(private_key: rsa.RSAPrivateKey, signed: bytes, signature: str) -> N
     private_key.public_key().verify(raw, signed, padding.PKCS1v15(), hashes.SHA256())
 
 
+async def test_a_rotated_google_file_is_read_when_the_next_token_is_asked_for(issuer, session, private_key, tmp_path):
+    file = tmp_path / "key.json"
+    file.write_text(json.dumps(account(private_key)))
+    spec = CredentialSpec("google", {"credentials_file": str(file), "token_endpoint": issuer.url + "/token"})
+    credentials = made(issuer, session)
+    assert await credentials.token(spec) == "token-1"
+    fresh = rsa.generate_private_key(public_exponent=65_537, key_size=2048)
+    file.write_text(json.dumps(account(fresh)))
+    issuer.clock.now += 4000
+    assert await credentials.token(spec) == "token-2"
+    head, _, signature = issuer.asked[1][2]["assertion"].rpartition(".")
+    verified(fresh, head.encode(), signature)
+    file.write_text("{")
+    issuer.clock.now += 4000
+    with pytest.raises(NoCredential):
+        await credentials.token(spec)
+
+
 async def test_google_user_and_metadata_server(issuer, session, tmp_path):
     user = {"type": "authorized_user", "client_id": "c", "client_secret": "s", "refresh_token": "r"}
     (tmp_path / "application_default_credentials.json").write_text(json.dumps({**user, "token_uri": issuer.url + "/t"}))
