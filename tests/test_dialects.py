@@ -15,6 +15,7 @@ from gateway import demo
 from gateway.credentials.aws import Keys, signed
 from gateway.demo.answer import vectors
 from gateway.demo.gemini import SIGNATURE
+from gateway.upstream.head import locate
 
 from .dialects import DIALECTS, EMBEDDERS, each, every_dialect
 from .running import deployment, running
@@ -221,6 +222,16 @@ async def test_bedrock_is_signed_for_where_the_configuration_names_no_credential
         sent = [entry.headers["authorization"] for entry in upstream.journal]
     assert sent[0].startswith("AWS4-HMAC-SHA256 Credential=AKENV/")
     assert sent[1] == "Basic of-a-proxy"
+
+
+@pytest.mark.parametrize(
+    "place", ["https://b.example", "https://b.example:443", "https://b.example:8443/x", "http://[::1]:80"]
+)
+def test_the_host_that_is_signed_is_the_host_that_is_written(place: str) -> None:
+    from botocore.auth import _host_from_url
+
+    url = f"{place}/model/a%3A0/converse"
+    assert f"\r\nHost: {_host_from_url(url)}\r\n" in locate(url).opening
 
 
 async def test_E_041_a_thought_signature_survives_a_client_that_drops_unknown_fields() -> None:
