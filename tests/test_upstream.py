@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import random
+import socket
 import ssl
 import time
 import warnings
@@ -1008,6 +1009,39 @@ async def test_the_resolver_remembers_and_shares_look_ups() -> None:
     assert await resolver("localhost", 80) is not first[0]
     with pytest.raises(OSError):
         await resolver("nowhere.invalid", 80)
+
+
+async def test_addresses_hold_while_name_servers_do_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.upstream.addresses.PATIENCE", 0.1)
+    loop, found, broken = asyncio.get_running_loop(), ["127.0.0.7"], [socket.EAI_AGAIN]
+
+    class Names:
+        """The loop, whose name servers are the test's."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(loop, name)
+
+        async def getaddrinfo(self, *_: Any, **__: Any) -> Any:
+            if broken == ["silent"]:
+                await asyncio.sleep(30)
+            if broken:
+                raise socket.gaierror(broken[0], "x")
+            return [(0, 0, 0, "", (address, 1)) for address in found]
+
+    monkeypatch.setattr(asyncio, "get_running_loop", Names)
+    resolver = SystemResolver(ttl=0.0)
+    with pytest.raises(OSError):
+        await resolver("x.test", 1)
+    broken.clear()
+    assert await resolver("x.test", 1) == ("127.0.0.7",)
+    broken.append(socket.EAI_AGAIN)
+    assert await resolver("x.test", 1) == ("127.0.0.7",)
+    broken[:] = [socket.EAI_NONAME]
+    with pytest.raises(OSError):
+        await resolver("x.test", 1)
+    broken[:] = ["silent"]
+    async with asyncio.timeout(1):
+        assert await resolver("x.test", 1) == ("127.0.0.7",)
 
 
 # -- TLS -------------------------------------------------------------------------------------------------------------

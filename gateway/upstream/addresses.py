@@ -65,10 +65,15 @@ def refusal(address: str, *, allow_private: bool, plain_http: bool = False) -> s
     return "not encrypted" if plain_http else None
 
 
+PATIENCE = 1.0
+"""Seconds to wait for a look-up where an answer that has run out is known: a lost packet costs the resolver five."""
+
+
 class SystemResolver:
     """The operating system's resolver with a cache; one per process.
 
-    ``ttl`` is in seconds. Callers that ask for the same name at once share one look-up.
+    ``ttl`` is in seconds. Callers that ask for the same name at once share one look-up. While name servers do not answer,
+    what they said last holds; where they say that there is no such name it does not.
     """
 
     def __init__(self, ttl: float = 30.0, size: int = 1024) -> None:
@@ -86,7 +91,13 @@ class SystemResolver:
         if task is None:
             task = self._asking[key] = loop.create_task(self._ask(key))
             task.add_done_callback(lambda done: self._answered(key, done))
-        return await asyncio.shield(task)
+        try:
+            async with asyncio.timeout(PATIENCE if known else None):
+                return await asyncio.shield(task)
+        except (TimeoutError, socket.gaierror) as error:
+            if known is None or (isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN):
+                raise
+            return known[1]
 
     async def _ask(self, key: tuple[str, int]) -> Sequence[str]:
         loop = asyncio.get_running_loop()
