@@ -22,7 +22,7 @@ from . import series
 from .call import Deployment, Route
 from .credentials import Credentials
 from .fleet import Fleet
-from .upstream import Upstream
+from .upstream import NotSent, Upstream
 
 log = logging.getLogger("sluice.health")
 
@@ -122,6 +122,8 @@ class ActiveHealth:
         self._told.add(first.provider)
         self._reachable.labels(first.provider).set(failure is None)
         self._seconds.labels(first.provider).set(time.perf_counter() - began)
+        if isinstance(failure, NotSent):
+            return
         for deployment in group:
             self._note(deployment, failure, runs.routes)
 

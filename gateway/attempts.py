@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from adapters import ratelimits
-from adapters.errors import ProviderError, UnsupportedParameter
+from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
 from adapters.interface import CredentialSpec, UpstreamRequest
 
 from . import tiers
@@ -21,7 +21,7 @@ from .health import Health
 from .hedging import CLIENT_CLOSED, HEDGE_LOST
 from .tiers import AttemptTier
 from .timeouts import within
-from .upstream import DeploymentFull, Upstream, UpstreamResponse
+from .upstream import DeploymentFull, NotSent, Upstream, UpstreamResponse
 
 NOTICEABLE = 0.05
 """Seconds by which a deployment must be slower than another before that counts."""
@@ -174,17 +174,20 @@ class Attempts:
     ) -> None:
         """Note what a failed attempt tells of the deployment and what it may cost, in its row if anything was sent."""
         health = self._fleet[deployment.id].health
-        if isinstance(why, DeploymentFull):  # which says nothing of the provider
+        if isinstance(why, DeploymentFull):
             if probe:
                 health.release()
             record.full += (deployment.id,)
             call.over(row, deployment, maybe_billed=False)
             return
         if isinstance(why, ProviderError):
-            others = self._others(call.plan, deployment)
-            queued = deployment.pool is not None and not others
-            health.failed(why, last=not others, queued=queued, probe=probe)
-            call.told(deployment, why)
+            if not self._is_ours(deployment, why, row.seconds):
+                others = self._others(call.plan, deployment)
+                queued = deployment.pool is not None and not others
+                health.failed(why, last=not others, queued=queued, probe=probe)
+                call.told(deployment, why)
+            elif probe:
+                health.release()
             row.status, row.error = why.kind.value, why.kind
             call.over(row, deployment, maybe_billed=why.maybe_billed)
         else:
@@ -217,6 +220,17 @@ class Attempts:
 
     def _others(self, plan: Plan, deployment: Deployment) -> bool:
         return any(d.id != deployment.id and self._fleet[d.id].health.serves for d in plan)
+
+    def _is_ours(self, deployment: Deployment, why: ProviderError, seconds: float) -> bool:
+        """Whether a failure says nothing of the provider: nothing was sent, or with a credential that is being renewed."""
+        if isinstance(why, NotSent):
+            return True
+        credential = deployment.credential
+        return (
+            why.kind is ErrorKind.AUTHENTICATION
+            and credential is not None
+            and self._credentials.refused(credential, seconds)
+        )
 
     async def _signed(
         self, operation: Any, request: Mapping[str, Any], deployment: Deployment, credential: CredentialSpec

@@ -113,6 +113,17 @@ async def test_models_are_listed_with_the_account_s_credential(
     assert set(seen) == {("GET", path, credential)}
 
 
+async def test_a_credential_that_cannot_be_had_is_no_word_on_the_deployment() -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    entra = {"tenant_id": "t", "client_id": "c", "client_secret": "s", "authority": nobody}
+    providers = {"second": {"adapter": "azure", "base_url": nobody, "options": entra}}
+    active = {"active": {"interval": 0.05, "timeout": 5, "kind": "models"}}
+    async with running({"m": [deployment("x", "second")]}, providers=providers, health=active) as (gateway, _):
+        value = gateway.registry.get_sample_value
+        await until(lambda: value("sluice_upstream_reachable", {"provider": "second"}) == 0)
+        assert gateway.lasting.fleet.breakers()["second/x"].serves
+
+
 async def test_a_completion_is_asked_for_where_that_is_wanted_and_nothing_is_booked() -> None:
     active = {"active": {**ACTIVE, "kind": "completion"}}
     async with running({"m": [deployment("demo-ok"), deployment("demo-500")]}, health=active) as (gateway, upstream):

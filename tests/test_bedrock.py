@@ -375,8 +375,9 @@ def test_bad_options_are_named(raw: dict[str, Any], word: str):
         ADAPTER.options(raw)
 
 
-def test_signing_is_on_when_an_option_speaks_of_it():
-    assert ADAPTER.credential(ADAPTER.options({"region": "us-west-2"})) is None
+def test_requests_are_signed_where_no_key_is_given():
+    assert ADAPTER.credential(ADAPTER.options({"region": "us-west-2"})) is not None
+    assert ADAPTER.credential(ADAPTER.options({"auth": "api_key"})) is None
     spec = ADAPTER.credential(ADAPTER.options({"access_key_id": "AK", "secret_access_key": "top-secret"}))
     assert spec is not None
     assert (spec.kind, spec.settings["service"], spec.settings["region"]) == ("aws", "bedrock", "us-east-1")

@@ -18,9 +18,9 @@ from .entra import entra
 from .fetch import HTTPFetch
 from .google import google
 from .issue import Fetch, Issuer
-from .refresh import Issued, Refreshed
+from .refresh import Issued, NoCredential, Refreshed
 
-__all__ = ["Credentials", "Fetch", "HTTPFetch"]
+__all__ = ["Credentials", "Fetch", "HTTPFetch", "NoCredential"]
 
 _MAKERS: Mapping[str, Callable[[Mapping[str, Any], Issuer], Callable[[], Awaitable[Issued[Any]]]]] = {
     "google": google,
@@ -35,6 +35,8 @@ class _Source(Protocol):
     """What a spec became: its value of the moment."""
 
     async def get(self) -> Any: ...
+
+    def refused(self, ago: float) -> bool: ...
 
     async def close(self) -> None: ...
 
@@ -63,7 +65,7 @@ class Credentials:
     async def token(self, spec: CredentialSpec) -> str:
         """The bearer token of the moment, empty for AWS (whose requests are signed instead).
 
-        Raises ProviderError(AUTHENTICATION) when the issuer gives none.
+        Raises NoCredential when the issuer gives none.
         """
         if spec.kind == "aws":
             return ""
@@ -76,6 +78,10 @@ class Credentials:
             return sent
         keys = await self._source(spec).get()
         return replace(sent, headers=signed(sent, keys, spec.settings, self._clock()))
+
+    def refused(self, spec: CredentialSpec, ago: float) -> bool:
+        """Whether what a provider refused, of a request that began ``ago`` seconds before, is renewed: it may have ended early."""
+        return self._source(spec).refused(ago)
 
     async def close(self) -> None:
         """Stop the refreshes that run."""
