@@ -16,7 +16,8 @@ from config.schema import Database as DatabaseOptions
 from ..deployments import routes
 from ..errors import GatewayError
 from ..litellm.document import Converted, convert
-from ..litellm.records import Imported, Importer, read
+from ..litellm.records import Imported, Importer
+from ..litellm.tables import plain, read
 from ..records.admin import Admin
 from ..records.database import Database, DatabaseError
 from ..records.keys import Peppers
@@ -99,7 +100,7 @@ async def bring(source_url: str, target_url: str) -> Imported:
     """Copy LiteLLM's owners, keys and spend into our database."""
     source = target = None
     try:
-        source = Database(DatabaseOptions(url=SecretStr(source_url)), timeout=SOURCE_SECONDS)
+        source = Database(DatabaseOptions(url=SecretStr(plain(source_url))), timeout=SOURCE_SECONDS)
         target = Database(DatabaseOptions(url=SecretStr(target_url)))
         await target.upgrade()
         with progress("reading LiteLLM's database"):
