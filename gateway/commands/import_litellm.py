@@ -14,12 +14,12 @@ from config import Config, ConfigError, parse
 from config.schema import Database as DatabaseOptions
 
 from ..deployments import routes
-from ..errors import GatewayError
+from ..errors import GatewayError, StoreUnavailable
 from ..litellm.document import Converted, convert
 from ..litellm.records import Imported, Importer
 from ..litellm.tables import plain, read
 from ..records.admin import Admin
-from ..records.database import Database, DatabaseError
+from ..records.database import Database, DatabaseError, explained
 from ..records.keys import Peppers
 from .operator import dollars
 from .progress import progress
@@ -111,7 +111,7 @@ async def bring(source_url: str, target_url: str) -> Imported:
     except DatabaseError as error:
         raise click.ClickException(str(error)) from None
     except GatewayError as error:
-        raise click.ClickException(error.message) from None
+        raise click.ClickException(explained(error) if isinstance(error, StoreUnavailable) else error.message) from None
     finally:
         for database in (source, target):
             if database is not None:

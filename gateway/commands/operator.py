@@ -13,12 +13,12 @@ import click
 
 from config import Config, ConfigError, load
 
-from ..errors import GatewayError
+from ..errors import GatewayError, StoreUnavailable
 from ..management.catalogue import catalogue, record_operations
 from ..management.operation import JSON, Asked, Download
 from ..records.admin import Admin
 from ..records.audit import AuditLog
-from ..records.database import Database, DatabaseError
+from ..records.database import Database, DatabaseError, explained
 from ..records.grants import Actor
 from ..records.keys import Peppers
 from ..records.usage import UsageStore
@@ -128,7 +128,7 @@ async def opened(file: str) -> AsyncIterator[tuple[Config, Database]]:
     except DatabaseError as exc:
         raise click.ClickException(str(exc)) from None
     except GatewayError as exc:
-        raise click.ClickException(exc.message) from None
+        raise click.ClickException(explained(exc) if isinstance(exc, StoreUnavailable) else exc.message) from None
     finally:
         if database is not None:
             await database.close()
