@@ -23,7 +23,7 @@ from .management.operation import Operation
 from .observers.vitals import Vitals
 from .paths import Records, admin_endpoints, admin_routes, data_routes, operations
 from .pipeline import Pipeline
-from .records.database import DatabaseError
+from .records.database import DatabaseError, explained
 from .reload import Reloader
 from .server import Serving, Site, State
 from .telemetry import Telemetry
@@ -182,7 +182,7 @@ async def build(config: Config, read: Callable[[], Config] | None = None) -> Gat
         if isinstance(exc, DatabaseError):
             raise ConfigError([str(exc)]) from exc
         if isinstance(exc, StoreUnavailable):
-            raise ConfigError([f"database.url: {exc.message}"]) from exc
+            raise ConfigError([f"database.url: {explained(exc)}"]) from exc
         raise
     failures = Failures(config.auth.failures_per_minute)
 

@@ -17,6 +17,7 @@ from . import web
 from .connection import SERVER_HEADER, Listener
 from .doors import BackDoors, Doors
 from .endpoints.exchange import Exchange
+from .endpoints.health import healthz
 from .endpoints.routes import Handler, Routes
 from .errors import ClientDisconnected, GatewayError, LimitExceeded, Overloaded, Unauthenticated
 from .logs import log_crash
@@ -140,7 +141,8 @@ class Site:
         if self._cors and message.method == "OPTIONS":
             return self._preflight, ""
         handler, found = routes.match(message.method, message.path)
-        if self._bounded and len(self._state.running) > self._config.max_requests_in_flight:
+        if self._bounded and len(self._state.running) > self._config.max_requests_in_flight and handler is not healthz:
+            # Who has too much to do is not dead, and must not be taken for it.
             raise Overloaded("The gateway is handling as many requests as it can.")
         return handler, found
 
