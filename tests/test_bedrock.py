@@ -684,6 +684,30 @@ def test_E_029_a_schema_that_closing_would_empty_is_a_tool_that_must_be_called(i
     assert caught.value.param == "response_format"
 
 
+def test_E_029_what_claude_does_not_compile_is_a_tool_that_must_be_called_or_not_strict():
+    fields = {f"f{at}": {"type": ["string", "null"]} for at in range(9)}
+    closed = {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+    form = {"type": "json_schema", "json_schema": {"name": "s", "schema": closed}}
+    strict = [schema_function(name, closed) for name in "fg"]
+    specs = [tool["toolSpec"] for tool in build(tools=strict)["toolConfig"]["tools"]]
+    assert [spec.get("strict") for spec in specs] == [True, None]
+    both = prepare(tools=strict[:1], response_format=form)
+    assert "outputConfig" in json.loads(both.body)
+    assert both.dropped == ("tools[].function.strict",)
+    fields |= {f"g{at}": {"type": ["string", "null"]} for at in range(9)}
+    assert build(response_format=form)["toolConfig"]["toolChoice"] == {"tool": {"name": "json_response"}}
+
+
+def schema_function(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": parameters, "strict": True}}
+
+
+def test_E_017_a_compiled_answer_continues_nothing():
+    form = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "object", "properties": {}}}}
+    turns = build(user("x"), {"role": "assistant", "content": "So"}, response_format=form)["messages"]
+    assert turns[-1] == {"role": "user", "content": [{"text": "Continue."}]}
+
+
 def test_a_root_that_refers_to_an_object_is_resolved_for_the_tool():
     form = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"$ref": "#/$defs/N", "$defs": {"N": NODE}}}}
     told = build(response_format=form)["toolConfig"]["tools"][0]["toolSpec"]["inputSchema"]["json"]

@@ -8,7 +8,6 @@ from urllib.parse import quote
 
 from .. import history, tools
 from ..anthropic import schemas
-from ..anthropic.tools import MAX_STRICT
 from ..draft import RequestDraft
 from ..interface import JSON, ChatRequest, Target, UpstreamRequest
 from ..jsonio import dumps
@@ -49,7 +48,8 @@ class Draft(RequestDraft):
     fields: JSON = field(default_factory=dict)
     """additionalModelRequestFields"""
     json_tool: Tool | None = None
-    strict_tools: int = 0
+    room: schemas.Room = field(default_factory=schemas.Room)
+    """Claude's, for what it compiles."""
 
 
 def build(request: ChatRequest, target: Target) -> UpstreamRequest:
@@ -67,7 +67,7 @@ def build(request: ChatRequest, target: Target) -> UpstreamRequest:
     read = list(history.read(list(messages), TOOL_IDS))
     spoken = Conversation(cache=kind.cache, thinking=kind.claude and plan.on, tools=wanted.choice != "none")
     spoken.add(read)
-    spoken.close(prefill=kind.prefill)
+    spoken.close(prefill=kind.prefill and not (kind.claude and "outputConfig" in body))
     body["messages"] = spoken.turns
     if spoken.system:
         body["system"] = spoken.system
@@ -105,7 +105,7 @@ def _format(draft: Draft, wanted: Tools, body: JSON) -> None:
         return
     described = form.get("json_schema") or {}
     schema = described.get("schema")
-    if (native := _native(draft.family, schema)) is not None:
+    if (native := _native(draft, schema)) is not None:
         definition = {"schema": dumps(native).decode(), "name": described.get("name") or JSON_TOOL}
         if described.get("description"):
             definition["description"] = described["description"]
@@ -127,11 +127,11 @@ def _format(draft: Draft, wanted: Tools, body: JSON) -> None:
     draft.json_tool = Tool(name, text, root)
 
 
-def _native(kind: Family, schema: Any) -> Any:
+def _native(draft: Draft, schema: Any) -> Any:
     """The schema that the model's decoding is held to, or None where it cannot be: Claude's knows closed objects only."""
-    if not kind.schema:
+    if not draft.family.schema:
         return None
-    return schemas.strict(schema) if kind.claude else schema
+    return draft.room.strict(schema) if draft.family.claude else schema
 
 
 def _reasoning(draft: Draft, wanted: Tools, max_output: int | None) -> reasoning.Plan:
@@ -187,9 +187,7 @@ def _strict(draft: Draft, tool: Tool) -> JSON | None:
         return None
     if not draft.family.claude:
         return dict(tool.parameters)
-    schema = schemas.strict(schemas.tool_input(tool.parameters)) if draft.strict_tools < MAX_STRICT else None
-    draft.strict_tools += schema is not None
-    return schema
+    return draft.room.strict(schemas.tool_input(tool.parameters), tool=True)
 
 
 def _choice(draft: Draft, wanted: Tools, config: JSON) -> None:
