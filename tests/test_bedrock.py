@@ -29,7 +29,7 @@ from .replay import Recording, need, recordings, replay_whole
 ADAPTER = Bedrock()
 CLAUDE = "us.anthropic.claude-sonnet-4-5-20250929-v1:0"
 NEWEST = "us.anthropic.claude-opus-4-7"
-FABLE = "us.anthropic.claude-fable-5"
+FABLE = "us.anthropic.claude-fable-5-1"
 NOVA = "us.amazon.nova-pro-v1:0"
 LLAMA = "us.meta.llama4-maverick-17b-instruct-v1:0"
 STRING = {"type": "string"}
@@ -731,8 +731,8 @@ def test_E_082_elsewhere_a_tool_that_must_be_called_stands_for_it(form: dict[str
 # Requests: reasoning and sampling
 
 
-def fields(**request: Any) -> dict[str, Any]:
-    return dict(build(**request).get("additionalModelRequestFields", {}))
+def fields(*messages: Any, **request: Any) -> dict[str, Any]:
+    return dict(build(*messages, **request).get("additionalModelRequestFields", {}))
 
 
 def test_effort_in_each_familys_words():
@@ -755,6 +755,43 @@ def test_E_031_a_forced_tool_wins_over_thinking():
     assert "thinking" not in built.body.decode()
     assert built.dropped == ("reasoning_effort",)
     assert "thinking" in fields(to=NEWEST, reasoning_effort="high", tools=[function()], tool_choice="required")
+
+
+def test_E_017_an_answer_that_was_begun_wins_over_a_budget_of_thinking():
+    begun = (user("x"), {"role": "assistant", "content": "The"})
+    for asked in ({"reasoning_effort": "low"}, {"thinking": {"type": "enabled", "budget_tokens": 2048}}):
+        built = prepare(*begun, **asked)
+        assert "thinking" not in built.body.decode()
+        assert built.dropped == tuple(asked)
+        assert json.loads(built.body)["messages"][-1] == {"role": "assistant", "content": [{"text": "The"}]}
+    assert fields(*begun, to=NEWEST, reasoning_effort="low")["thinking"] == {"type": "adaptive"}
+
+
+def test_a_budget_of_ones_own_is_none_for_models_that_think_as_they_need():
+    own = {"type": "enabled", "budget_tokens": 2048}
+    assert fields(to=NEWEST, thinking=own) == {"thinking": {"type": "adaptive"}}
+    assert fields(to="anthropic.claude-opus-4-6-v1", thinking=own) == {"thinking": own}
+
+
+@pytest.mark.parametrize(
+    ("name", "forced", "off"),
+    [
+        ("us.anthropic.claude-fable-5", True, "low"),
+        ("us.anthropic.claude-mythos-5-1", False, "low"),
+        ("us.anthropic.claude-mythos-preview", True, "low"),
+        ("us.anthropic.claude-opus-5-5", False, "low"),
+        ("us.anthropic.claude-haiku-5-5", True, "disabled"),
+        ("us.anthropic.claude-newer-7-preview", False, "low"),
+        ("us.anthropic.claude-sonnet-5", True, "disabled"),
+    ],
+)
+def test_claude_is_on_bedrock_what_it_is_at_anthropic(name: str, forced: bool, off: str):
+    assert family(name).forced_choice is forced
+    sent = fields(to=name, reasoning_effort="none")
+    assert sent.get("output_config", sent["thinking"]).get("effort", sent["thinking"]["type"]) == off
+    assert prepare(to=name, temperature=0.5).dropped == ("temperature",)
+    said = {"role": "assistant", "content": "a"}
+    assert build(user("x"), said, to=name)["messages"][-1]["content"] == [{"text": "Continue."}]
 
 
 def test_E_038_signed_thoughts_come_first_and_unsigned_loops_do_not_think():

@@ -135,12 +135,16 @@ def _native(draft: Draft, schema: Any) -> Any:
 
 
 def _reasoning(draft: Draft, wanted: Tools, max_output: int | None) -> reasoning.Plan:
-    """The plan, given up where a forced tool or an unsigned tool call forbids thinking (edge cases 31 and 38)."""
+    """The plan, given up where a forced tool, an unsigned tool call or an answer that was begun forbids thinking.
+
+    See edge cases 17, 31 and 38.
+    """
     request = draft.request
     limit = _max_tokens(request) or max_output
     plan = reasoning.plan(request.get("reasoning_effort"), draft.family, limit, request.get("thinking"))
     forced = wanted.choice in ("required", "named") or draft.json_tool is not None
-    if plan.strict and (forced or reasoning.open_loop_unthought(request["messages"])):
+    begun = request["messages"][-1]["role"] == "assistant"
+    if plan.strict and (forced or begun or reasoning.open_loop_unthought(request["messages"])):
         plan = reasoning.Plan(dropped=True)
     if plan.dropped:
         draft.leaves_out("thinking" if request.get("thinking") else "reasoning_effort")
