@@ -106,7 +106,7 @@ class Vitals:
     def _tell_breakers(self, breakers: Mapping[str, Breaker]) -> None:
         for name in self._deployments - breakers.keys():
             for gauge in (self._open, self._cooling):
-                if _series_stay():
+                if series_stay():
                     gauge.labels(name).set(0)
                 else:
                     gauge.remove(name)
@@ -116,7 +116,7 @@ class Vitals:
             self._cooling.labels(name).set(breaker.cooling)
 
     def _tell_version(self, runs: str) -> None:
-        if not _series_stay():
+        if not series_stay():
             for version in self._versions - {runs}:
                 self._config.remove(version)
             self._versions.clear()
@@ -144,7 +144,7 @@ class Vitals:
             self.refresh()
 
 
-def _series_stay() -> bool:
+def series_stay() -> bool:
     """Whether a series can only end with its worker: among several."""
     return "PROMETHEUS_MULTIPROC_DIR" in os.environ
 
