@@ -234,6 +234,11 @@ def _postgres_arguments(timeout: float) -> dict[str, Any]:
     }
 
 
+def sql_text(value: str) -> str:
+    """A text from outside, as both databases take it: PostgreSQL has neither NUL nor lone surrogates."""
+    return value.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
+
+
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
     """The border at which what drivers raise becomes ours."""

@@ -23,7 +23,7 @@ from config.schema import Owner as Settings
 from ..call import Owner, Principal
 from ..errors import InvalidRequest
 from .audit import ROLE_ACTOR, maker_of
-from .database import Database
+from .database import Database, sql_text
 from .engine import Connection
 from .tables import key_digests, keys, organizations, teams, users
 
@@ -222,9 +222,7 @@ class KeyStore:
     async def find(self, key_id: str) -> KeyRecord | None:
         """The key of that id, expired and blocked ones included."""
         async with self._database.read() as connection:
-            row = (
-                await connection.execute(_records().where(keys.c.id == key_id.replace("\x00", "\ufffd")).limit(1))
-            ).first()
+            row = (await connection.execute(_records().where(keys.c.id == sql_text(key_id)).limit(1))).first()
         return await self._record(row) if row is not None else None
 
     async def member(self, user: str, team: str | None) -> KeyRecord | None:
@@ -276,7 +274,7 @@ class KeyStore:
             home = self._configured["team"].get(team) if team is not None else configured
             return _Found(configured, getattr(home, "organization", None), team)
         table = {"user": users, "team": teams, "organization": organizations}[kind]
-        query = select(table).where(table.c.id == name.encode("utf-8", "replace").decode().replace("\x00", "\ufffd"))
+        query = select(table).where(table.c.id == sql_text(name))
         row = (await connection.execute(query)).first()
         if row is None:
             return None
