@@ -295,7 +295,11 @@ class KeyStore:
                 blocked = blocked or bool(getattr(row, f"{kind}_blocked"))
             if found is not None:
                 scopes.append(Scope(kind, name, found))
-        shared = await self._shared(orjson.loads(row.counts_toward)) if row.counts_toward else []
+            elif kind != "organization":
+                blocked = True  # the file has them no more: what bounded the key must not be gone with them
+        toward = orjson.loads(row.counts_toward) if row.counts_toward else []
+        shared = await self._shared(toward) if toward else []
+        blocked = blocked or len(shared) < len(toward)
         ends = [end for end in (row.key_expires, row.digest_expires) if end is not None]
         return KeyRecord(
             id=row.id,
@@ -308,17 +312,17 @@ class KeyStore:
         )
 
     async def _shared(self, ids: Sequence[str]) -> "list[Scope]":
-        """Whoever a key counts toward: their limits hold for it, not what else they may do."""
+        """Whoever a key counts toward and is still there: their limits hold for it, not what else they may do."""
         found = []
         async with self._database.read() as connection:
             for owner in ids:
                 kind, _, name = owner.partition(":")
                 table = {"k": keys, "u": users}[kind]
-                settings = self._configured["user"].get(name) if kind == "u" else None
-                if settings is None:
+                if (settings := self._configured["user"].get(name) if kind == "u" else None) is None:
                     text = await connection.scalar(select(table.c.settings).where(table.c.id == name))
-                    settings = KeySettings.model_validate_json(text or "{}")
-                found.append(Scope(table.name.removesuffix("s"), name, Settings(limits=settings.limits)))
+                    settings = KeySettings.model_validate_json(text) if text is not None else None
+                if settings is not None:
+                    found.append(Scope(table.name.removesuffix("s"), name, Settings(limits=settings.limits)))
         return found
 
 
