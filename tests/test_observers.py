@@ -143,6 +143,19 @@ def test_known_models_and_deployments_over_the_cap_share_one_series() -> None:
     assert {label for name, label in labels if name != "deployment"} == {"m0", "m1", "m2", "other"}
 
 
+def test_codes_over_the_cap_share_one_series() -> None:
+    """What is wrong with a request the provider says in words of its own."""
+    registry = CollectorRegistry()
+    observers = (PrometheusObserver(registry, 3), GenAIMetrics(registry, {}, 3))
+    for code in (*(f"c{number}" for number in range(50)), "ok"):
+        for observer in observers:
+            observer.call_finished(CallRecord("r", model="m", status=400, code=code))
+    samples = [s for metric in registry.collect() for s in metric.samples]
+    told = {s.labels["code"]: s.value for s in samples if s.name == "sluice_requests_total"}
+    assert told == {"c0": 1, "c1": 1, "other": 48, "ok": 1}
+    assert {s.labels["error_type"] for s in samples if "error_type" in s.labels} == {"c0", "c1", "other", ""}
+
+
 def test_durations_are_named_by_the_conventions() -> None:
     registry = CollectorRegistry()
     observer = GenAIMetrics(registry, {"europe": "azure.ai.openai"}, 10)
