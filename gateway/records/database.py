@@ -263,6 +263,11 @@ def explained(error: StoreUnavailable) -> str:
     return f"{error.message} It says: {said}" if said is not None else error.message
 
 
+def sql_text(value: str) -> str:
+    """A text from outside, as both databases take it: PostgreSQL has neither NUL nor lone surrogates."""
+    return value.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
+
+
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
     """The border at which what drivers raise becomes ours."""
