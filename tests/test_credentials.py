@@ -175,6 +175,24 @@ async def test_many_requests_cause_one_refresh(issuer, session):
     assert len(issuer.asked) == 1
 
 
+async def test_a_reload_goes_on_with_the_token_and_asks_for_another(issuer, session):
+    credentials = made(issuer, session)
+    assert await credentials.token(entra_spec(issuer)) == "token-1"
+    issuer.status = 400
+    again, other = entra_spec(issuer), CredentialSpec("entra", {**entra_spec(issuer).settings, "client_id": "d"})
+    credentials.check(again)
+    credentials.check(other)
+    assert await credentials.token(again) == "token-1"
+    await until(lambda: len(issuer.asked) == 2)
+    with pytest.raises(NoCredential):
+        await credentials.token(other)
+    issuer.status = 200
+    issuer.clock.now += 11
+    while await credentials.token(again) == "token-1":
+        await asyncio.sleep(0.005)
+    await credentials.close()
+
+
 async def test_a_cancelled_request_does_not_cancel_the_refresh_of_the_others(issuer, session):
     credentials, spec = made(issuer, session), entra_spec(issuer)
     issuer.gate.clear()

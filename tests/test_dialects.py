@@ -142,8 +142,8 @@ async def test_credentials_come_from_their_issuers_once_and_reach_every_request(
     assert signed["authorization"].startswith("AWS4-HMAC-SHA256 Credential=ASIAROLE/")
     assert "/eu-west-1/bedrock/aws4_request, SignedHeaders=" in signed["authorization"]
     assert signed["x-amz-security-token"] == "session"
-    # one per provider that needs one: both Vertex providers have credentials of their own
-    assert sorted(issuers.asked) == ["/google", "/google", "/sts/", "/tenant/oauth2/v2.0/token"]
+    # one per account: both Vertex providers have the same
+    assert sorted(issuers.asked) == ["/google", "/sts/", "/tenant/oauth2/v2.0/token"]
 
 
 async def test_a_dead_issuer_is_a_failed_attempt_that_falls_back() -> None:

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from adapters.interface import CredentialSpec, UpstreamRequest
 
@@ -31,16 +31,6 @@ TIMEOUT = 10.0
 """Seconds for one refresh, all its requests together."""
 
 
-class _Source(Protocol):
-    """What a spec became: its value of the moment."""
-
-    async def get(self) -> Any: ...
-
-    def refused(self, ago: float) -> bool: ...
-
-    async def close(self) -> None: ...
-
-
 class Credentials:
     """One per process. ``clock`` gives seconds since the epoch, ``environ`` the process's environment."""
 
@@ -55,12 +45,22 @@ class Credentials:
         self._issuer = Issuer(fetch, clock, environ, timeout)
         self._clock = clock
         self._timeout = timeout
-        self._sources: dict[int, tuple[CredentialSpec, _Source]] = {}
+        self._sources: dict[int, tuple[CredentialSpec, Refreshed[Any]]] = {}
         """By identity: a configuration's specs live as long as it does, and hashing secrets per request is waste."""
 
     def check(self, spec: CredentialSpec) -> None:
-        """Build the source now; raises ValueError naming what the settings lack. Nothing is fetched."""
-        self._source(spec)
+        """Build the source now; raises ValueError naming what the settings lack. Nothing is fetched.
+
+        What says the same as another spec shares its value: the account is one, and a reload, which must not depend on
+        issuers, goes on with what there is until the settings are asked with anew.
+        """
+        issue = _MAKERS[spec.kind](spec.settings, self._issuer)
+        source = self._same(spec)
+        if source is None:
+            source = Refreshed(issue, self._clock, self._timeout)
+        else:
+            source.ask_by(issue)
+        self._sources[id(spec)] = (spec, source)
 
     async def token(self, spec: CredentialSpec) -> str:
         """The bearer token of the moment, empty for AWS (whose requests are signed instead).
@@ -89,9 +89,12 @@ class Credentials:
             await source.close()
         self._sources.clear()
 
-    def _source(self, spec: CredentialSpec) -> _Source:
+    def _source(self, spec: CredentialSpec) -> Refreshed[Any]:
         held = self._sources.get(id(spec))
         if held is None or held[0] is not spec:
-            issue = _MAKERS[spec.kind](spec.settings, self._issuer)
-            held = self._sources[id(spec)] = (spec, Refreshed(issue, self._clock, self._timeout))
+            self.check(spec)
+            held = self._sources[id(spec)]
         return held[1]
+
+    def _same(self, spec: CredentialSpec) -> Refreshed[Any] | None:
+        return next((source for known, source in self._sources.values() if known == spec), None)

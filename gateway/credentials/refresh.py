@@ -67,6 +67,10 @@ class Refreshed(Generic[T]):
         # shielded: a request that is cancelled must not take the renewal of all others with it
         return (await asyncio.shield(self._task)).value
 
+    def ask_by(self, issue: Callable[[], Awaitable[Issued[T]]]) -> None:
+        """Renew by ``issue`` from now on, and soon: what it reads may be different."""
+        self._issue, self._renew_at = issue, 0.0
+
     def refused(self, ago: float) -> bool:
         """The provider refused the value of a request that began ``ago`` seconds before: whether there is, or soon will be, another.
 
