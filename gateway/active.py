@@ -18,6 +18,7 @@ from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
 from adapters.interface import UpstreamRequest
 from config.schema import ActiveChecks, Timeouts
 
+from . import series
 from .call import Deployment, Route
 from .credentials import Credentials
 from .fleet import Fleet
@@ -52,6 +53,9 @@ class ActiveHealth:
         self._credentials = credentials
         self._runs = runs
         self._down: set[str] = set()
+        """Deployments that a check found away."""
+        self._told: set[str] = set()
+        """Providers that have series."""
         self._task: asyncio.Task[None] | None = None
 
         def gauge(name: str, text: str, mode: str) -> Gauge:
@@ -71,26 +75,36 @@ class ActiveHealth:
     async def check(self) -> None:
         """Check everything once; never raises for a provider that is away."""
         runs = self._runs()
-        if runs.options is None:
+        options = runs.options
+        found = () if options is None else tuple(groups(runs.routes.values(), alone=options.kind == "completion"))
+        self._forget_all_but({d.id: d.provider for group in found for d in group})
+        if options is None:
             return
         several = asyncio.Semaphore(AT_ONCE)
 
-        async def one(group: tuple[Deployment, ...], options: ActiveChecks) -> None:
+        async def one(group: tuple[Deployment, ...]) -> None:
             async with several:
                 await self._check(group, options, runs)
 
         async with asyncio.TaskGroup() as tasks:
-            for group in groups(runs.routes.values(), alone=runs.options.kind == "completion"):
-                tasks.create_task(one(group, runs.options))
+            for group in found:
+                tasks.create_task(one(group))
+
+    def _forget_all_but(self, checked: Mapping[str, str]) -> None:
+        """A reload may have removed what was checked, or the checks: no series tells of it. ``checked``: the provider of each deployment."""
+        gone = self._told.difference(checked.values())
+        series.end(self._reachable, gone, 1)
+        series.end(self._seconds, gone, 0)
+        self._told -= gone
+        self._down.intersection_update(checked)
 
     async def _watch(self) -> None:
         while True:
             options = self._runs().options
-            if options is not None:
-                try:
-                    await self.check()
-                except Exception:
-                    log.exception("an active check failed")
+            try:
+                await self.check()
+            except Exception:
+                log.exception("an active check failed")
             await asyncio.sleep(options.interval if options is not None else IDLE)
 
     async def _check(self, group: tuple[Deployment, ...], options: ActiveChecks, runs: Checked) -> None:
@@ -105,6 +119,7 @@ class ActiveHealth:
             failure = exc
         except UnsupportedParameter:
             return  # a model that completes nothing: no check can be made of it
+        self._told.add(first.provider)
         self._reachable.labels(first.provider).set(failure is None)
         self._seconds.labels(first.provider).set(time.perf_counter() - began)
         if isinstance(failure, NotSent):

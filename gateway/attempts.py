@@ -21,7 +21,7 @@ from .health import Health
 from .hedging import CLIENT_CLOSED, HEDGE_LOST
 from .tiers import AttemptTier
 from .timeouts import within
-from .upstream import NotSent, Upstream, UpstreamResponse
+from .upstream import DeploymentFull, NotSent, Upstream, UpstreamResponse
 
 NOTICEABLE = 0.05
 """Seconds by which a deployment must be slower than another before that counts."""
@@ -60,7 +60,7 @@ class Attempts:
         record.begun = number = record.begun + 1
         row = Attempt(number, deployment.id, deployment.provider, deployment.target.model, fallback=record.fallback)
         if not call.admit_now(deployment, number):
-            await _admitted(call, deployment, number, member.health if probe else None)
+            await _admitted(call, deployment, number, record, member.health if probe else None)
         load.in_flight += 1
         response: UpstreamResponse | None = None
         try:
@@ -174,6 +174,12 @@ class Attempts:
     ) -> None:
         """Note what a failed attempt tells of the deployment and what it may cost, in its row if anything was sent."""
         health = self._fleet[deployment.id].health
+        if isinstance(why, DeploymentFull):
+            if probe:
+                health.release()
+            record.full += (deployment.id,)
+            call.over(row, deployment, maybe_billed=False)
+            return
         if isinstance(why, ProviderError):
             if not self._is_ours(deployment, why, row.seconds):
                 others = self._others(call.plan, deployment)
@@ -209,7 +215,7 @@ class Attempts:
 
     def _may_go_elsewhere(self, plan: Plan, deployment: Deployment, record: CallRecord) -> bool:
         """Whether another deployment, which was not asked yet, may have room where this one has none."""
-        asked = {row.deployment for row in record.attempts}
+        asked = {*record.full, *[row.deployment for row in record.attempts]}
         return self._others([d for d in plan if d.id not in asked], deployment)
 
     def _others(self, plan: Plan, deployment: Deployment) -> bool:
@@ -247,11 +253,15 @@ def _traced(sent: UpstreamRequest, context: str) -> tuple[UpstreamRequest, Own]:
     return sent, (("traceparent", context),)
 
 
-async def _admitted(call: Sendable, deployment: Deployment, number: int, probed: Health | None) -> None:
+async def _admitted(
+    call: Sendable, deployment: Deployment, number: int, record: CallRecord, probed: Health | None
+) -> None:
     """Hold what an attempt needs; where it is refused nothing is sent, and there is no row."""
     try:
         await call.admit(deployment, number)
-    except BaseException:
+    except BaseException as exc:
+        if isinstance(exc, DeploymentFull):
+            record.full += (deployment.id,)
         if probed is not None:
             probed.release()
         raise

@@ -210,6 +210,8 @@ class CallRecord:
     reached: float = 0.0
     """Seconds to get to the provider that answered: a place among its connections, connecting, writing the request."""
     dropped: tuple[str, ...] = ()
+    full: tuple[str, ...] = ()
+    """Deployments that the gateway itself had no room for: nothing was sent there."""
     client_request_id: str | None = None
     """The client's own ``X-Client-Request-Id``: for its support cases, not ours."""
     traceparent: str | None = None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol, TypeAlias
 
-from tenacity import AsyncRetrying, retry_if_exception, retry_never, stop_after_attempt, wait_none
+from tenacity import AsyncRetrying, retry_if_exception, retry_never, wait_none
 
 from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter, bare
 from config.schema import Retries
@@ -173,7 +173,6 @@ class Dispatcher:
     async def _again(self, call: Prepared, walk: Walk, record: CallRecord, failed: Failed) -> Answer:
         """The further attempts. The first one is made without this, because most calls need no second."""
         attempts = AsyncRetrying(
-            stop=stop_after_attempt(self._retries.attempts),
             wait=lambda _: walk.delay,
             retry=retry_if_exception(lambda exc: walk.goes_on(exc, self._attempts.left(call, record))),
             sleep=_pause,

@@ -19,6 +19,7 @@ from .errors import (
 )
 from .logs import log_crash
 from .pools import FlexFull
+from .upstream import DeploymentFull
 from .walk import CapacityUsedUp
 
 CLASSES: Mapping[ErrorKind, type[GatewayError]] = {
@@ -82,8 +83,9 @@ def unforeseen(error: Exception) -> ProviderError:
 
 def to_gateway_error(error: ProviderError, *, tried: int = 1) -> GatewayError:
     """The error that a client is told; the SDK's own retries are declined after several of ours, and where we make none."""
+    ours = isinstance(error, DeploymentFull)
     made = CLASSES[error.kind](
-        MESSAGES.get(error.kind, error.message),
+        error.message if ours else MESSAGES.get(error.kind, error.message),
         param=error.param or PARAMS.get(error.kind),
         code=(error.code if error.kind in THEIR_CODES else None) or CODES.get(error.kind),
         retry_after=error.retry_after,
@@ -97,7 +99,7 @@ def to_gateway_error(error: ProviderError, *, tried: int = 1) -> GatewayError:
 
 def _say_whose(made: GatewayError, full: CapacityUsedUp) -> None:
     """Tell of a limit of our own: no provider was asked."""
-    made.message, made.type, made.should_retry = full.message, full.type or made.type, full.should_retry
+    made.type, made.should_retry = full.type or made.type, full.should_retry
     made.extra_headers[LIMIT_SCOPE] = full.scope
 
 

@@ -29,6 +29,8 @@ class Reloader:
         self._lock = asyncio.Lock()
         self.others: Callable[[], None] | None = None
         """Has the other workers of the same listener read again too."""
+        self.applied: Callable[[Config], None] | None = None
+        """Told of what runs after a reload."""
         self._results = Counter(
             "sluice_config_reloads", "Reloads of the configuration by result.", ["result"], registry=registry
         )
@@ -54,7 +56,8 @@ class Reloader:
             try:
                 if self._read is None:
                     raise ConfigError(["this gateway was not started from a file"])
-                version = self._apply(await asyncio.to_thread(self._read))
+                config = await asyncio.to_thread(self._read)
+                version = self._apply(config)
             except ConfigError as exc:
                 self._results.labels("invalid").inc()
                 self._good.set(0)
@@ -64,6 +67,8 @@ class Reloader:
             self._results.labels("ok").inc()
             self._good.set(1)
             self._refused = False
+            if self.applied is not None:
+                self.applied(config)
             LOGGER.info("%s", orjson.dumps({"event": "config reloaded", "version": version}).decode())
             return version
 

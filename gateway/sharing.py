@@ -176,7 +176,13 @@ class Sharing:
         now = self._clock()
         for name, ago in probes:
             self._last[_text(name)] = max(self._last.get(_text(name), 0.0), now - ago / 1000)
+        self._forget(now)
         self._hear(heard)
+
+    def _forget(self, now: float) -> None:
+        """What says no more than nothing does: rights that have run out, and probes that keep nobody waiting any longer."""
+        self._granted = {name: until for name, until in self._granted.items() if until > now}
+        self._last = {name: at for name, at in self._last.items() if now - at < QUIET_SECONDS}
 
     def _hear(self, rows: Sequence[Row]) -> None:
         learnt = {}

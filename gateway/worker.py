@@ -18,7 +18,7 @@ from config.schema import Config
 
 from . import lean, logs  # noqa: F401 - before anything that imports aiohttp
 from .app import build
-from .reload import stamp_of
+from .reload import Stamp, stamp_of
 from .server import drain
 
 LOGGER = logging.getLogger("sluice.server")
@@ -30,10 +30,11 @@ def run(read: Callable[[], Config], path: Path) -> None:
 
     ``read`` gives the configuration of ``path``; on SIGHUP and when the file changes it is read again.
     """
+    seen = stamp_of(path)
     config = read()
     logs.configure(config.logging)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(serve(config, read, path))
+        runner.run(serve(config, read, path, seen))
 
 
 def loop_factory() -> "type[asyncio.AbstractEventLoop] | None":
@@ -49,20 +50,24 @@ async def serve(
     config: Config,
     read: Callable[[], Config],
     path: Path,
+    seen: Stamp | None,
     *,
     sockets: tuple[socket.socket, socket.socket] | None = None,
     signals: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT),
     beat: Callable[[], bool] | None = None,
     others: Callable[[], None] | None = None,
+    stands_by: bool = False,
+    applied: Callable[[Config], None] | None = None,
 ) -> None:
-    """Serve until one of ``signals``. ``sockets``, of data and administration, listen already, as under a supervisor.
+    """Serve until one of ``signals``. ``seen`` is the stamp of ``path`` from before ``config`` was read from it: where it is
+    another by now, it is read again at once. ``sockets``, of data and administration, listen already, as under a supervisor.
 
     ``beat``, of a supervisor, is called every second from when the worker serves; when it says False, the worker ends.
-    Repeated signals are then left to the supervisor. ``others`` has all workers reload.
+    Repeated signals are then left to the supervisor. ``others`` has all workers reload; ``applied`` is told of each reload.
+    ``stands_by``: there are more workers than CPUs, and this one takes in whom the others do not.
     """
-    seen = stamp_of(path)
     gateway = await build(config, read)
-    gateway.reloader.others = others
+    gateway.reloader.others, gateway.reloader.applied = others, applied
     loop = asyncio.get_running_loop()
     stop, reloads = asyncio.Event(), set[asyncio.Task[None]]()
 
@@ -81,7 +86,7 @@ async def serve(
         loop.add_signal_handler(number, on_signal)
     loop.add_signal_handler(signal.SIGHUP, on_hangup)
     try:
-        await gateway.start(sockets)
+        await gateway.start(sockets, stands_by=stands_by)
     except BaseException:
         await gateway.close()
         raise

@@ -5,9 +5,11 @@ cannot be used, because it serves a ``web.Application`` and our listener is a ha
 """
 
 import asyncio
+import hashlib
 import logging
 import mmap
 import os
+import pickle
 import signal
 import socket
 import sys
@@ -15,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
@@ -25,7 +27,8 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from config import Config, ConfigError, cpus
 
-from . import logs, slices
+from . import logs
+from .reload import Stamp, stamp_of
 from .worker import loop_factory, serve
 
 log = logging.getLogger(__name__)
@@ -37,17 +40,31 @@ CLOSE_SECONDS = 15
 RETRY_SECONDS = 5
 """Between the end of a worker that could not start and the start of the next, once others have served."""
 TEXT_BYTES = 65_536
+CONFIG_BYTES = 16 * 1024 * 1024
+"""Room for a configuration; of memory only what it needs is used, and none before a reload."""
+DIGEST_BYTES = 32
+
+
+class Running(NamedTuple):
+    """A configuration that workers run."""
+
+    config: Config
+    stamp: Stamp | None
+    """Of its file, from before it was read."""
+    since: float
+    """On the monotonic clock, which all processes share."""
 
 
 def run(read: Callable[[], Config], path: Path) -> None:
     """Serve with ``server.workers`` processes. SIGTERM and SIGINT drain all of them, a second one ends them at once;
     SIGHUP makes all of them read the configuration again. Raises ConfigError where none can start."""
+    stamp = stamp_of(path)
     config = read()
     logs.configure(config.logging)
     wanted, there = config.server.workers, cpus.available()
     if wanted > there:
-        log.warning("%d workers take turns on %d CPUs: `server.workers: auto` would start %d", wanted, there, there)
-    supervisor = Supervisor(Application(config, read, path))
+        log.warning("%d of %d workers stand by, for there are %d CPUs", wanted - there, wanted, there)
+    supervisor = Supervisor(Application(Running(config, stamp, 0.0), read, path))
     try:
         supervisor.run()
     except SystemExit:
@@ -59,12 +76,14 @@ def run(read: Callable[[], Config], path: Path) -> None:
 class Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """The settings of gunicorn that ours come to."""
 
-    def __init__(self, config: Config, read: Callable[[], Config], path: Path) -> None:
-        self.config, self.read, self.path = config, read, path
+    def __init__(self, running: Running, read: Callable[[], Config], path: Path) -> None:
+        self.running = running
+        """What a worker begins with."""
+        self.read, self.path = read, path
         super().__init__()
 
     def load_config(self) -> None:
-        server, admin = self.config.server, self.config.admin
+        server, admin = self.running.config.server, self.running.config.admin
         settings: dict[str, Any] = {
             "bind": [_address(server.host, server.port), _address(admin.host, admin.port)],
             "workers": server.workers,
@@ -74,6 +93,7 @@ class Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no typ
             "backlog": 4096,
             "loglevel": "warning",
             "logger_class": Log,
+            "pre_fork": _assign,
             "child_exit": _forget,
         }
         if "control_socket_disable" in self.cfg.settings:  # since gunicorn 25; signals are enough
@@ -92,6 +112,12 @@ class Log(Logger):  # type: ignore[misc]  # gunicorn has no types
         super().setup(cfg)
         self.error_log.handlers.clear()
         self.error_log.propagate = True
+
+
+def _assign(supervisor: "Supervisor", worker: "Process") -> None:
+    """As many workers serve as there are CPUs, the others stand by: taking turns on a CPU costs more than it brings."""
+    serving = sum(not other.stands_by for other in supervisor.WORKERS.values())
+    worker.stands_by = serving >= cpus.available()
 
 
 def _forget(supervisor: "Supervisor", worker: "Process") -> None:
@@ -139,6 +165,7 @@ class Supervisor(Arbiter):  # type: ignore[misc]  # gunicorn has no types
     def gone(self, worker: "Process") -> None:
         """What keeps the first workers from starting ends all, as it ends a single one. Once there are some that serve,
         they go on, and another is tried after a pause: what is missing may come back."""
+        self._learn(worker)
         self.served = self.served or any(w.start.serves for w in (worker, *self.WORKERS.values()))
         if worker.start.serves or self.ending or self.problems:
             return
@@ -151,16 +178,28 @@ class Supervisor(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         if problems:
             log.error("a worker cannot start and is tried again in %d s: %s", RETRY_SECONDS, "; ".join(problems))
 
+    def spawn_worker(self) -> Any:
+        """One that takes the place of another begins with what the others run: the file may say by now what they refused."""
+        self._learn(*self.WORKERS.values())
+        return super().spawn_worker()
+
+    def _learn(self, *workers: "Process") -> None:
+        for worker in workers:
+            found = worker.start.running
+            if found is not None and found.since > self.app.running.since:
+                self.app.running = found
+
     def spawn_workers(self) -> None:
         if time.monotonic() >= self.not_before:
             super().spawn_workers()
 
 
 class Start:
-    """What becomes of a worker's start, in memory that it shares with its parent; made before the fork."""
+    """What becomes of a worker's start and of its reloads, in memory that it shares with its parent; made before the fork."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, 1 + TEXT_BYTES)
+        self._config = mmap.mmap(-1, DIGEST_BYTES + CONFIG_BYTES)
 
     @property
     def serves(self) -> bool:
@@ -178,9 +217,29 @@ class Start:
         text = "\n".join(problems).encode()[:TEXT_BYTES]
         self._memory[1 : 1 + len(text)] = text
 
+    @property
+    def running(self) -> Running | None:
+        """What a reload brought; None where there was none, or where the worker died in the middle of telling."""
+        size = int.from_bytes(self._config[DIGEST_BYTES : DIGEST_BYTES + 8])
+        told = self._config[DIGEST_BYTES : DIGEST_BYTES + 8 + size]
+        if not size or hashlib.sha256(told).digest() != self._config[:DIGEST_BYTES]:
+            return None
+        running: Running = pickle.loads(told[8:])  # noqa: S301 - a worker of ours wrote it, into memory that nobody else has
+        return running
+
+    def reloaded(self, config: Config, stamp: Stamp | None) -> None:
+        text = pickle.dumps(Running(config, stamp, time.monotonic()))
+        if len(text) + 8 > CONFIG_BYTES:
+            return  # who begins with the one before reads the file as soon as it serves
+        told = len(text).to_bytes(8) + text
+        self._config[DIGEST_BYTES : DIGEST_BYTES + len(told)] = told
+        self._config[:DIGEST_BYTES] = hashlib.sha256(told).digest()
+
 
 class Process(Worker):  # type: ignore[misc]  # gunicorn has no types
     """One worker process."""
+
+    stands_by = False
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -191,22 +250,25 @@ class Process(Worker):  # type: ignore[misc]  # gunicorn has no types
         for number in self.SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the worker runs: it has just read the file
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the worker runs: it looks at the file then
 
     def run(self) -> None:
         data, admin = (_duplicate(listener.sock) for listener in self.sockets)
         for listener in self.sockets:
             listener.sock.close()  # else it would go on listening while this worker drains, and nobody would answer
         application: Application = self.app
-        if slices.are_shared(application.config.server.workers):
-            slices.take_long_turns()
-        try:
-            config = application.read()  # this worker may take the place of one that has reloaded since
-        except ConfigError:
-            config = application.config
+        config, stamp, _ = application.running
+
+        def read() -> Config:
+            nonlocal stamp
+            stamp = stamp_of(application.path)
+            return application.read()
+
         serving = serve(
-            config, application.read, application.path,
+            config, read, application.path, stamp,
             sockets=(data, admin), signals=(signal.SIGTERM,), beat=self._beat, others=self._reload_all,
+            stands_by=self.stands_by,
+            applied=lambda config: self.start.reloaded(config, stamp),
         )  # fmt: skip
         try:
             with asyncio.Runner(loop_factory=loop_factory()) as runner:

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from .running import KEY, deployment, running
 from .servers import free_port
+from .test_reload import reloadable
 
 ACTIVE = {"interval": 0.05, "timeout": 0.5}
 
@@ -142,3 +143,31 @@ async def test_a_server_that_says_nothing_counts_as_away() -> None:
         async with running({"m": [deployment("x", "second")]}, providers=account(url), health=active) as (gateway, _):
             value = gateway.registry.get_sample_value
             await until(lambda: value("sluice_upstream_reachable", {"provider": "second"}) == 0)
+
+
+@pytest.mark.parametrize(("workers", "gone"), [("one", (None, None)), ("several", (1, 0))])
+async def test_what_is_checked_no_longer_is_in_no_gauge(
+    workers: str, gone: tuple[float | None, float | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Among several workers a series ends with its worker: there it raises no alarm."""
+    models = {"m": [deployment("demo-ok", "second"), deployment("demo-ok")]}
+    sections = {"providers": account(f"http://127.0.0.1:{free_port()}"), "health": {"active": ACTIVE}}
+    async with reloadable(models, **sections) as (gateway, _, file, other):
+
+        def told(provider: str) -> tuple[float | None, ...]:
+            gauges = ("sluice_upstream_reachable", "sluice_upstream_check_seconds")
+            return tuple([gateway.registry.get_sample_value(gauge, {"provider": provider}) for gauge in gauges])
+
+        await until(lambda: told("second")[0] == 0 and told("openai")[0] == 1)
+        if workers == "several":
+            monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "/nowhere")
+        file.now = other({"m": [deployment("demo-ok")]})
+        await gateway.reloader.reload()
+        await until(lambda: told("second") == gone)
+        assert told("openai")[0] == 1
+        file.now = other(models)  # somebody's mistake is undone
+        await gateway.reloader.reload()
+        await until(lambda: told("second")[0] == 0)
+        file.now = other(models, health={})
+        await gateway.reloader.reload()
+        await until(lambda: told("second") == told("openai") == gone)

@@ -1,20 +1,24 @@
 """When an attempt is over: what the provider says counts, not its HTTP; and no wait is longer than its time-outs."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import aiohttp
 import orjson
 import pytest
+from prometheus_client import generate_latest
 
 from gateway import hedging
 from gateway.answer import Answer
 from gateway.app import Gateway
 
 from .running import KEY, deployment, running
+from .test_metering import rows, states
 
 Play = Callable[[dict[str, Any], asyncio.StreamWriter], Awaitable[None]]
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -180,6 +184,69 @@ async def test_where_there_is_no_other_a_full_provider_is_waited_for_and_then_re
         over.set()
         assert ((await first)[0], (await waiting)[0]) == (200, 200)
         assert server.requests == 2
+
+
+def at_once(*models: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Deployments that take one request at once each, and their providers."""
+    names = [f"openai-{model}" for model in models]
+    deployments = [deployment(model, name) for model, name in zip(models, names, strict=True)]
+    return {"m": {"deployments": deployments}}, {name: {"max_concurrency": 1} for name in names}
+
+
+async def held(over: asyncio.Event, request: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+    """A stream that goes on until ``over``."""
+    writer.write(HEAD + frame({"role": "assistant", "content": "Hello"}))
+    await over.wait()
+    writer.write(frame({}, "stop") + frame(None, usage=USAGE) + DONE + b"0\r\n\r\n")
+
+
+async def test_where_nothing_was_sent_there_was_no_attempt() -> None:
+    """Neither in the ledger nor in metrics, limits and what the client is told: the gateway itself had no room."""
+    over = asyncio.Event()
+    models, providers = at_once("a", "b")
+    keys = [{"name": "test", "key": KEY, "limits": {"rpd": 100, "concurrency": 50}}]
+    options = {"providers": providers, "timeouts": {"connect": 0.2}, "keys": keys}
+    async with gateway_of(partial(held, over), models, **options) as (gateway, server):
+        streams = []
+        for number in (1, 2):
+            streams.append(asyncio.create_task(asked(gateway, stream=True)))
+            async with asyncio.timeout(5):
+                while server.requests < number:
+                    await asyncio.sleep(0.01)
+        status, body, _, headers = await asked(gateway, stream=True)
+        assert (status, headers["x-sluice-attempts"]) == (503, "0")
+        assert orjson.loads(body)["error"]["message"] == "Too many requests to the provider are in flight."
+        assert "x-should-retry" not in headers
+        over.set()
+        assert [headers["x-sluice-attempts"] for *_, headers in await asyncio.gather(*streams)] == ["1", "1"]
+        assert [(r["deployment"], r["status"]) for r in await rows(gateway)] == [
+            ("openai-a/a", "ok"),
+            ("openai-b/b", "ok"),
+        ]
+        assert (await states(gateway))["rpd"].used == 2
+        text = generate_latest(gateway.registry).decode()
+        assert "sluice_retries_total{" not in text
+        assert set(re.findall(r'sluice_attempts_total{.*status="(\w+)"}', text)) == {"ok"}
+
+
+async def test_deployments_that_are_full_use_up_no_attempts_of_those_that_are_not() -> None:
+    over = asyncio.Event()
+    models, providers = at_once("a", "b", "c", "d", "e")
+    options = {"providers": providers, "retries": {"attempts": 1}, "timeouts": {"connect": 5}}
+    async with gateway_of(partial(held, over), models, **options) as (gateway, server):
+        streams = []
+        async with asyncio.timeout(5):
+            for number in range(1, 6):
+                streams.append(asyncio.create_task(asked(gateway, stream=True)))
+                while server.requests < number:
+                    await asyncio.sleep(0.01)
+        waiting = asyncio.create_task(asked(gateway, stream=True))
+        await asyncio.sleep(0.1)
+        over.set()  # the last of them is waited for, as a single one is
+        answers = await asyncio.gather(*streams, waiting)
+    assert [status for status, *_ in answers] == [200] * 6
+    served = [headers["x-sluice-deployment"].partition("/")[2] for *_, headers in answers]
+    assert served == ["a", "b", "c", "d", "e", "e"]
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -1,6 +1,7 @@
 """Fallback models, cheaper models, retry budgets and breakers, end to end."""
 
 import asyncio
+import resource
 import time
 from typing import Any
 
@@ -11,6 +12,7 @@ from gateway.demo import Verbatim
 
 from .running import FREE, KEY, deployment, running
 from .test_flow import ASK, client
+from .test_metering import rows
 
 FALLBACKS = {
     "rate_limited": "demo-429",
@@ -78,6 +80,36 @@ async def test_a_provider_whose_budget_is_used_up_falls_back_as_one_without_quot
     async with running(models) as (gateway, _), client(gateway) as sdk:
         raw = await sdk.chat.completions.with_raw_response.create(model="a", **ASK)
     assert raw.headers["x-sluice-fallback"] == "b"
+
+
+async def test_what_was_reserved_for_a_fallback_that_the_ledger_cannot_note_is_given_back() -> None:
+    """A full disk, by the process's own file size limit: what remains charged is what the failed attempt may be billed."""
+    per_model = {name: {"budget": {"day": 50}} for name in ("a", "b", "c")}
+    keys = [{"name": "test", "key": KEY, "limits": {"concurrency": 9, "budget": {"day": 100}, "per_model": per_model}}]
+    slow = deployment("demo-slow+delay=5", timeouts={"response": 0.3})
+    models = {"a": model(slow, fallbacks={"any": ["b", "c"]}), "b": "demo-ok", "c": "demo-ok"}
+    async with running(models, keys=keys) as (gateway, upstream), client(gateway) as sdk:
+        ledger = gateway.records.ledger
+        assert ledger is not None
+        asking = asyncio.create_task(sdk.chat.completions.create(model="a", **ASK))
+        while not upstream.in_flight:
+            await asyncio.sleep(0.01)
+        segment, limits = ledger._journal._segments[-1], resource.getrlimit(resource.RLIMIT_FSIZE)
+        room = len(segment.map or b"")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+        try:
+            segment.put(b"-" * (room - segment.size - 50))
+            with pytest.raises(openai.InternalServerError, match="did not answer in time"):
+                await asking
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        principal = await gateway.pipeline.auth.authenticate(KEY, time.time())
+        found = await gateway.pipeline.meter.limiter.usage(principal.owners[0], principal.organization)
+        (row,) = await rows(gateway)
+    assert row["cost"] > 0
+    held = {(s.limit.scope, s.limit.field == "c"): (s.used, s.reserved) for s in found}
+    charged = {"k:test": row["cost"], "k:test|m:a": row["cost"], "k:test|m:b": 0, "k:test|m:c": 0}
+    assert held == {("k:test", True): (0, 0), **{(scope, False): (cost, 0) for scope, cost in charged.items()}}
 
 
 async def test_retries_of_a_request_are_counted_over_all_models_that_serve_it() -> None:

@@ -13,6 +13,7 @@ from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
 from adapters.gemini import Gemini
 from adapters.gemini.models import gates
 from adapters.gemini.signatures import SKIP, Memory
+from adapters.gemini.vertex import VertexGemini
 from adapters.interface import Target, UpstreamRequest
 from adapters.params import PARAMS
 from adapters.registry import load
@@ -214,6 +215,17 @@ def test_E_013_the_same_id_twice_in_a_conversation_stays_apart():
     assert len(set(ids)) == 2
 
 
+def test_E_013_one_id_for_two_calls_keeps_the_signature_of_each():
+    def signed(name, signature):
+        return call("a", name, extra_content={"google": {"thought_signature": signature}})
+
+    body = build(user("hi"), called(signed("f", "c2ln"), signed("g", "c2lo")), result("a", "1"), result("a", "2"))
+    made = body["contents"][1]["parts"]
+    assert [(p["functionCall"]["name"], p["thoughtSignature"]) for p in made] == [("f", "c2ln"), ("g", "c2lo")]
+    told = [p["functionResponse"] for p in body["contents"][2]["parts"]]
+    assert [(r["name"], r["response"]["output"]) for r in told] == [("f", "1"), ("g", "2")]
+
+
 def test_E_016_instructions_alone_become_the_question():
     body = build({"role": "system", "content": "Say hi."})
     assert body["contents"] == [{"role": "user", "parts": [{"text": "Say hi."}]}]
@@ -229,6 +241,14 @@ def test_E_019_blank_texts_and_empty_turns_are_left_out():
     body = build(user([{"type": "text", "text": ""}, image(f"data:image/png;base64,{PNG}")]), user(""))
     assert body["contents"] == [{"role": "user", "parts": [{"inlineData": {"mimeType": "image/png", "data": PNG}}]}]
     assert build(user(""))["contents"][0]["parts"]
+
+
+@pytest.mark.parametrize("content", ["", [{"type": "text", "text": " "}]])
+def test_E_019_a_blank_turn_after_an_answer_stays_one(content):
+    body = build(user("x"), {"role": "assistant", "content": "a"}, user(content))
+    assert body["contents"][2:] == [{"role": "user", "parts": [{"text": "."}]}]
+    answered = build(user("x"), called(call("a")), result("a"), user(content))["contents"]
+    assert [list(p) for c in answered[2:] for p in c["parts"]] == [["functionResponse"]]
 
 
 def test_a_call_at_the_very_begin_follows_a_user():
@@ -519,7 +539,7 @@ def test_every_parameter_has_a_fate():
 def test_generation_parameters():
     body = build(
         temperature=0.5, top_p=0.9, top_k=40, presence_penalty=0.1, frequency_penalty=0.2, n=2, seed=2**40 + 5,
-        stop=["a", ""], max_tokens=5, max_completion_tokens=9, logprobs=True, top_logprobs=3,
+        stop=["a", ""], max_tokens=5, max_completion_tokens=9, logprobs=True, top_logprobs=3, model=OLD,
     )  # fmt: skip
     assert body["generationConfig"] == {
         "temperature": 0.5, "topP": 0.9, "topK": 40, "presencePenalty": 0.1, "frequencyPenalty": 0.2,
@@ -531,6 +551,32 @@ def test_generation_parameters():
 def test_E_084_E_085_empty_values_ask_for_nothing():
     body = build(stop="", tools=[], logprobs=False, top_logprobs=0, user="", logit_bias={}, n=1, modalities=["text"])
     assert set(body) == {"contents"}
+    assert set(build(presence_penalty=0, frequency_penalty=0)) == {"contents"}
+
+
+@pytest.mark.parametrize(
+    ("model", "studio", "vertex"),
+    [
+        ("gemini-2.0-flash", True, True),
+        ("gemini-2.5-pro", False, True),
+        ("gemini-2.5-flash", False, True),
+        ("gemini-3.1-pro-preview", False, False),
+        ("gemini-flash-latest", False, False),
+    ],
+)
+def test_penalties_that_a_model_refuses_are_left_out_and_named(model, studio, vertex):
+    request = {"model": "x", "messages": [user("hi")], "presence_penalty": 0.5, "frequency_penalty": 0.1}
+    options = VertexGemini().options({"project": "p"})
+    for adapter, goes, taken in (
+        (Gemini(), target(model), studio),
+        (VertexGemini(), Target("", model, "key", options), vertex),
+    ):
+        sent = adapter.prepare(request, goes)
+        assert json.loads(sent.body).get("generationConfig", {}).get("presencePenalty") == (0.5 if taken else None)
+        assert sent.dropped == (() if taken else ("presence_penalty", "frequency_penalty"))
+    if not studio:
+        with pytest.raises(UnsupportedParameter, match="presence_penalty"):
+            Gemini().prepare(request, target(model, unsupported="reject"))
 
 
 def test_an_int64_seed_fits_into_32_bits_and_stays_itself_where_it_did():
@@ -587,6 +633,11 @@ def test_E_083_json_together_with_tools_needs_generation_3():
         build(response_format=form, tools=[CLOCK], model=BUDGET)
     assert caught.value.param == "response_format"
     assert "generationConfig" not in build(response_format=form, tools=[CLOCK], model=BUDGET, policy="drop")
+    final = build(
+        user("x"), called(call("a")), result("a"), response_format=form, tools=[CLOCK], tool_choice="none", model=BUDGET
+    )
+    assert final["generationConfig"] == {"responseMimeType": "application/json"}
+    assert not {"tools", "toolConfig"} & final.keys()
 
 
 @pytest.mark.parametrize(

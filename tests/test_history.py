@@ -64,6 +64,19 @@ def test_E_013_an_id_used_twice_is_two_ids():
     assert len(set(ids)) == 2
 
 
+def test_E_013_one_id_for_several_calls_is_answered_in_their_order():
+    calls = {"role": "assistant", "tool_calls": [call("a", "f"), call("b", "g"), call("a", "h")]}
+    made, *results = read(calls, tool("a", "1"), tool("a", "2"), tool("b", "3"))
+    assert [c.name for c in made.calls] == ["f", "g", "h"]
+    assert len({c.id for c in made.calls}) == 3
+    assert [(r.name, r.parts[0]["text"]) for r in results] == [("f", "1"), ("h", "2"), ("g", "3")]
+    assert {r.call_id for r in results} == {c.id for c in made.calls}
+    with pytest.raises(UnsupportedParameter, match="did not have response messages: a"):
+        read(calls, tool("a"), tool("b"))
+    with pytest.raises(UnsupportedParameter, match="must be a response"):
+        read(calls, tool("b"), tool("b"))
+
+
 def test_E_024_deprecated_functions_become_tools():
     first, second = read(
         {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": '{"x":1}'}},
@@ -111,6 +124,7 @@ def test_E_035_custom_tools_are_one_string_there_and_back():
     told = tools.back("1", "c", '{"input":"free \\"text"}', wanted.notes())
     assert told == {"id": "1", "type": "custom", "custom": {"name": "c", "input": 'free "text'}}
     assert tools.back("1", "c", "not json", wanted.notes())["custom"]["input"] == "not json"
+    assert tools.back("1", "c", "{}", wanted.notes())["custom"]["input"] == ""  # as it is streamed
     assert tools.back("1", "f", "{}", wanted.notes())["function"] == {"name": "f", "arguments": "{}"}
 
 

@@ -122,17 +122,27 @@ def _address(database: Database) -> str:
 
 
 @contextlib.asynccontextmanager
-async def refusing(database: Database, call_id: str) -> AsyncIterator[None]:
-    """A table with a constraint that the rows of one call break."""
+async def refusing(database: Database, call_id: str, how: str = "constraint") -> AsyncIterator[None]:
+    """A table with a constraint that the rows of one call break, or with a trigger that raises for them."""
     if database.is_sqlite:
         condition = f"BEFORE INSERT ON ledger WHEN NEW.request_id = '{call_id}'"
-        make = f"CREATE TRIGGER odd {condition} BEGIN SELECT RAISE(ABORT, 'no'); END"
+        action = "ROLLBACK" if how == "trigger" else "ABORT"
+        make = [f"CREATE TRIGGER odd {condition} BEGIN SELECT RAISE({action}, 'no'); END"]
         mend = "DROP TRIGGER odd"
+    elif how == "trigger":
+        raising = "BEGIN RAISE EXCEPTION 'no'; END"
+        condition = f"BEFORE INSERT ON ledger FOR EACH ROW WHEN (NEW.request_id = '{call_id}')"
+        make = [
+            f"CREATE FUNCTION odd() RETURNS trigger LANGUAGE plpgsql AS $${raising}$$",
+            f"CREATE TRIGGER odd {condition} EXECUTE FUNCTION odd()",
+        ]
+        mend = "DROP FUNCTION odd CASCADE"
     else:
-        make = f"ALTER TABLE ledger ADD CONSTRAINT odd CHECK (request_id <> '{call_id}')"
+        make = [f"ALTER TABLE ledger ADD CONSTRAINT odd CHECK (request_id <> '{call_id}')"]
         mend = "ALTER TABLE ledger DROP CONSTRAINT odd"
     async with database.write() as connection:
-        await connection.execute(text(make))
+        for statement in make:
+            await connection.execute(text(statement))
     try:
         yield
     finally:
@@ -193,12 +203,13 @@ async def test_attempts_become_fewer_while_they_fail(tmp_path: Path, hasty: Data
     assert 3 <= attempts <= 6
 
 
+@pytest.mark.parametrize("how", ["constraint", "trigger"])
 async def test_a_row_that_the_database_refuses_holds_up_no_other(
-    tmp_path: Path, database: Database, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, database: Database, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     ledger = ledger_in(tmp_path / "journal", database)
     await ledger.start()
-    async with refusing(database, "req_7"):
+    async with refusing(database, "req_7", how):
         for number in range(100):
             ledger.append(record(f"req_{number}", 1))
         await ledger.flush()

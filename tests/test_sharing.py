@@ -16,8 +16,9 @@ from adapters.errors import ErrorKind, ProviderError
 from adapters.ratelimits import RateLimits
 from config.schema import Health as HealthConfig
 from config.schema import Redis, Retries
+from gateway import sharing
 from gateway.fleet import Fleet
-from gateway.sharing import LOST_SECONDS, Sharing
+from gateway.sharing import GRANT_SECONDS, LOST_SECONDS, Sharing
 
 from .replicas import ADMIN, Replica, replicas
 from .running import deployment
@@ -148,6 +149,18 @@ async def test_a_lone_request_after_a_while_need_not_wait_for_the_right(own_redi
         await soon(lambda: not b[NAME].health.closed)
         b[NAME].health.opened_at -= 3.5
         assert b.may_probe("m", [NAME])
+
+
+async def test_probes_that_nobody_makes_any_more_are_forgotten(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of deployments that a reload removed."""
+    monkeypatch.setattr(sharing, "QUIET_SECONDS", 0.5)
+    async with Sharing(Fleet(), Redis(url=SecretStr(own_redis.url))) as shared:
+        assert shared.may_probe("p/made", time.monotonic() - 1)
+        assert not shared.may_probe("p/granted", time.monotonic())
+        await soon(lambda: "p/granted" in shared._granted and "p/made" in shared._last)
+        await soon(lambda: not shared._granted and not shared._last, 3 * GRANT_SECONDS)
 
 
 async def test_without_redis_each_goes_on_with_what_it_knows_and_shares_again_later(own_redis: RedisServer) -> None:

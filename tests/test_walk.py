@@ -8,6 +8,7 @@ import pytest
 from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
 from config.schema import Health, Retries
 from gateway.fleet import Fleet
+from gateway.upstream import DeploymentFull
 from gateway.walk import Walk
 
 from .test_routing import route
@@ -48,9 +49,11 @@ def test_the_requests_own_fault_ends_it(kind: ErrorKind) -> None:
     assert walked(walk(Fleet(), "x", "y"), failure(kind)) == ["x"]
 
 
-def test_what_one_provider_lacks_another_may_have_and_costs_no_retry() -> None:
-    one = walk(Fleet(retries=NONE), "x", "y")
-    assert walked(one, UnsupportedParameter("a", "b")) == ["x", "y"]
+@pytest.mark.parametrize("unsent", [UnsupportedParameter("a", "b"), DeploymentFull(ErrorKind.OVERLOADED, "x")])
+def test_what_one_provider_lacks_another_may_have_and_costs_no_retry(unsent: Exception) -> None:
+    one = walk(Fleet(retries=NONE), "x", "y", "z", attempts=1)
+    assert walked(one, unsent, unsent, unsent) == ["x", "y", "z"]
+    assert walked(walk(Fleet(retries=NONE), "x", "y", "z", attempts=1), unsent, failure()) == ["x", "y"]
 
 
 @pytest.mark.parametrize("kind", [ErrorKind.TIMEOUT, ErrorKind.AUTHENTICATION, ErrorKind.PROTOCOL])

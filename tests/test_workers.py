@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -108,6 +109,50 @@ def test_one_that_cannot_take_the_place_of_another_is_tried_again(tmp_path: Path
     assert events(said)[f"Worker (pid:{killed}) was sent SIGKILL! Perhaps out of memory?"] == 1
     first, second, *_ = (datetime.fromisoformat(line["at"]) for line in lines(said) if "tried again" in line["event"])
     assert (second - first).total_seconds() >= RETRY_SECONDS
+
+
+def test_one_that_takes_the_place_of_another_runs_what_the_others_run_whatever_the_file_says(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    """They have reloaded since the start, and refused what the file says now: it can be read, and not be built."""
+    said = tmp_path / "said"
+    path = written(tmp_path, redis_server.url)
+    first = path.read_text()
+    good = (
+        first
+        + "providers: {p: {adapter: openai, api_key: k}}\nmodels: {new: {deployments: [{provider: p, model: x}]}}\n"
+    )
+    with serving(path, said) as process:
+        until(lambda: events(said)["serving"] == 2)
+        replace(path, good)
+        until(lambda: events(said)["config reloaded"] == 2)
+        replace(path, good.replace("adapter: openai", "adapter: nobody"))
+        until(lambda: events(said)["config refused"] == 2)
+        os.kill(min(children(process.pid)), signal.SIGKILL)
+        until(lambda: events(said)["serving"] == 3)
+        until(lambda: events(said)["config refused"] == 3)
+        assert {tuple(listed(path)) for _ in range(20)} == {("new",)}
+        for worker in children(process.pid):
+            os.kill(worker, signal.SIGKILL)  # nobody is left who could be asked
+        until(lambda: events(said)["serving"] == 5)
+        assert {tuple(listed(path)) for _ in range(20)} == {("new",)}
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    assert not [event for event in events(said) if "tried again" in event]
+
+
+def listed(path: Path) -> list[str]:
+    """The models of whichever worker answers."""
+    port = yaml.safe_load(path.read_text())["server"]["port"]
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}/v1/models", headers={"authorization": f"Bearer {KEY}"})
+    with urllib.request.urlopen(asked, timeout=10) as answer:
+        return [model["id"] for model in json.load(answer)["data"]]
+
+
+def replace(path: Path, text: str) -> None:
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.replace(path)
 
 
 def lines(said: Path) -> list[dict[str, Any]]:

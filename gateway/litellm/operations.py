@@ -16,7 +16,7 @@ from ..management.operation import JSON, Asked, Handler, Level, Operation
 from ..management.reports import moment
 from ..records.admin import Admin
 from ..records.cache import KeyCache
-from ..records.database import Database
+from ..records.database import Database, sql_text
 from ..records.grants import Actor
 from ..records.resources import KindName
 from ..records.tables import key_digests, keys
@@ -165,7 +165,7 @@ class Compatible:
             await self.admin.get(actor, "key", key)  # a key of somebody else is as unknown as one that nobody has
         wanted = Filter(since, until, actor.organization, actor.team, query.get("user_id"), key)
         request = query.get("request_id")
-        rows = await self.usage.rows(wanted, limit=_MAX_ROWS, request_id=request and request.replace("\x00", "\ufffd"))
+        rows = await self.usage.rows(wanted, limit=_MAX_ROWS, request_id=request)
         return [log_row(item) for item in rows]
 
     async def models(self, _: Asked) -> JSON:
@@ -200,12 +200,12 @@ class Compatible:
         record = await self.cache.record(given)
         if record is not None:
             return record.id
-        return await self._id(select(key_digests.c.key_id).where(key_digests.c.digest == f"sha256:{_plain(given)}"))
+        return await self._id(select(key_digests.c.key_id).where(key_digests.c.digest == f"sha256:{sql_text(given)}"))
 
     async def _named(self, actor: Actor, alias: str) -> str:
         """Names are an organization's own: somebody else's key of the same name does not matter."""
         own = [] if actor.organization is None else [keys.c.organization == actor.organization]
-        return await self._id(select(keys.c.id).where(keys.c.name == _plain(alias), *own))
+        return await self._id(select(keys.c.id).where(keys.c.name == sql_text(alias), *own))
 
     async def _id(self, query: Any) -> str:
         async with self.database.read() as connection:
@@ -242,7 +242,3 @@ def _texts(body: Mapping[str, Any], option: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise InvalidRequest(f"Invalid '{option}': a list of texts.", param=option, code="invalid_type")
     return value
-
-
-def _plain(text: str) -> str:
-    return text.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")

@@ -7,12 +7,13 @@ workers can be summed (prometheus_client's multiprocess mode takes values only).
 import asyncio
 import contextlib
 import mmap
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
+
+from .. import series
 
 SECONDS = 0.5
 PAGE = mmap.PAGESIZE
@@ -104,19 +105,15 @@ class Vitals:
             refresh()
 
     def _tell_breakers(self, breakers: Mapping[str, Breaker]) -> None:
-        for name in self._deployments - breakers.keys():
-            for gauge in (self._open, self._cooling):
-                if _series_stay():
-                    gauge.labels(name).set(0)
-                else:
-                    gauge.remove(name)
+        for gauge in (self._open, self._cooling):
+            series.end(gauge, self._deployments - breakers.keys(), 0)
         self._deployments = set(breakers)
         for name, breaker in breakers.items():
             self._open.labels(name).set(not breaker.closed)
             self._cooling.labels(name).set(breaker.cooling)
 
     def _tell_version(self, runs: str) -> None:
-        if not _series_stay():
+        if not series.stay():
             for version in self._versions - {runs}:
                 self._config.remove(version)
             self._versions.clear()
@@ -142,11 +139,6 @@ class Vitals:
             await asyncio.sleep(SECONDS)
             self._lag.set(max(loop.time() - due, 0.0))
             self.refresh()
-
-
-def _series_stay() -> bool:
-    """Whether a series can only end with its worker: among several."""
-    return "PROMETHEUS_MULTIPROC_DIR" in os.environ
 
 
 def resident() -> int:

@@ -19,9 +19,9 @@ _OF_A_ROW = (
     *(OverflowError, UnicodeError),  # of the drivers themselves, before the database sees anything
 )
 """What is said of a row and its values. All else may hold for every row: a full disk, a lock, a standby, a missing table."""
-_CLASSES_OF_A_ROW = ("22", "23", "44", "54")
+_CLASSES_OF_A_ROW = ("22", "23", "44", "54", "P0")
 """PostgreSQL's classes of the same: data, constraints, check options, limits of a program (as of the size of an index
-entry). https://www.postgresql.org/docs/16/errcodes-appendix.html"""
+entry), what a trigger of the operator's own raises. https://www.postgresql.org/docs/16/errcodes-appendix.html"""
 _AT_ONCE = (400, 50)
 """Rows of one INSERT, as many as there are: SQLite's driver hands the interpreter over at every statement. Their values
 stay below the 32,766 that SQLite takes."""

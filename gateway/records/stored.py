@@ -19,7 +19,7 @@ from sqlalchemy.sql import FromClause
 from config.schema import StoredCompletions as Options
 
 from ..call import Principal
-from .database import Database
+from .database import Database, sql_text
 from .engine import Connection
 from .sealing import sealer
 from .stored_shapes import (
@@ -82,7 +82,7 @@ class StoredCompletions:
             "owner": owner,
             "id": body["id"],
             "created": body["created"],
-            "model": _sql_text(body["model"]),
+            "model": sql_text(body["model"]),
             "expires": self._clock() + self._lifetime,
             "removed": False,
             "body": self._sealer.seal(orjson.dumps(body), context),
@@ -191,7 +191,7 @@ class StoredCompletions:
         """
         wanted = [self._visible(owner)]
         if page.model is not None:
-            wanted.append(table.c.model == _sql_text(page.model))
+            wanted.append(table.c.model == sql_text(page.model))
         digests = [self._sealer.digests(_pair(owner, name, value)) for name, value in page.metadata.items()]
         if not digests:
             yield table, (table.c.created, table.c.seq), wanted
@@ -242,8 +242,3 @@ class StoredCompletions:
 
 def _pair(owner: str, name: str, value: str) -> str:
     return orjson.dumps([part.encode("utf-8", "replace").decode() for part in (owner, name, value)]).decode()
-
-
-def _sql_text(value: str) -> str:
-    """PostgreSQL takes neither NUL nor lone surrogates."""
-    return value.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
