@@ -156,6 +156,17 @@ async def test_a_dead_issuer_is_a_failed_attempt_that_falls_back() -> None:
         assert [entry.dialect for entry in upstream.journal] == ["cohere"] * 2
 
 
+async def test_a_dead_issuer_hides_no_deployment_and_is_named_where_there_is_no_other() -> None:
+    several = [deployment("demo-echo", "azure", name=f"azure-{at}") for at in range(4)]
+    models = {"some": [*several, deployment("demo-echo", "cohere")], "none": several}
+    async with every_dialect(models) as (gateway, _, issuers), client(gateway) as sdk:
+        issuers.dead = True
+        raw = await sdk.chat.completions.with_raw_response.create(model="some", **ASK)
+        assert raw.headers["x-sluice-deployment"] == "cohere/demo-echo"
+        with pytest.raises(openai.InternalServerError, match="could not get its credential"):
+            await sdk.chat.completions.create(model="none", **ASK)
+
+
 async def test_a_credential_that_cannot_be_had_for_a_moment_takes_no_deployment_out() -> None:
     async with every_dialect(each("demo-ok")) as (gateway, _, issuers), client(gateway) as sdk:
         issuers.failing = 2  # a metadata service that begins with the gateway
