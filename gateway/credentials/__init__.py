@@ -11,8 +11,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from adapters.errors import ErrorKind, ProviderError
 from adapters.interface import CredentialSpec, UpstreamRequest
 
+from ..upstream import NotSent
 from .aws import AWS, signed
 from .entra import entra
 from .fetch import HTTPFetch
@@ -79,9 +81,14 @@ class Credentials:
         keys = await self._source(spec).get()
         return replace(sent, headers=signed(sent, keys, spec.settings, self._clock()))
 
-    def refused(self, spec: CredentialSpec, ago: float) -> bool:
-        """Whether what a provider refused, of a request that began ``ago`` seconds before, is renewed: it may have ended early."""
-        return self._source(spec).refused(ago)
+    def at_fault(self, spec: CredentialSpec | None, why: ProviderError, ago: float) -> bool:
+        """Whether a failure says nothing of the provider: nothing was sent, or with what is renewed because it was refused.
+
+        The request began ``ago`` seconds before.
+        """
+        if isinstance(why, NotSent):
+            return True
+        return spec is not None and why.kind is ErrorKind.AUTHENTICATION and self._source(spec).refused(ago)
 
     async def close(self) -> None:
         """Stop the refreshes that run."""
