@@ -213,7 +213,7 @@ async def test_a_failed_refresh_leaves_the_old_token_until_it_ends(issuer, sessi
     issuer.status = 400
     issuer.clock.now += 3400
     assert await credentials.token(spec) == "token-1"
-    await until(lambda: "invalid_grant" in caplog.text)
+    await until(lambda: "a credential of entra failed: the issuer answered 400 (invalid_grant)" in caplog.text)
     assert await credentials.token(spec) == "token-1"
     assert len(issuer.asked) == 2  # not asked again at once
     issuer.clock.now += 300

@@ -59,7 +59,7 @@ class Credentials:
         issue = _MAKERS[spec.kind](spec.settings, self._issuer)
         source = self._same(spec)
         if source is None:
-            source = Refreshed(issue, self._clock, self._timeout)
+            source = Refreshed(spec.kind, issue, self._clock, self._timeout)
         else:
             source.ask_by(issue)
         self._sources[id(spec)] = (spec, source)
