@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from adapters import ratelimits
-from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
+from adapters.errors import ProviderError, UnsupportedParameter
 from adapters.interface import CredentialSpec, UpstreamRequest
 
 from . import tiers
@@ -21,7 +21,7 @@ from .health import Health
 from .hedging import CLIENT_CLOSED, HEDGE_LOST
 from .tiers import AttemptTier
 from .timeouts import within
-from .upstream import DeploymentFull, NotSent, Upstream, UpstreamResponse
+from .upstream import DeploymentFull, Upstream, UpstreamResponse
 
 NOTICEABLE = 0.05
 """Seconds by which a deployment must be slower than another before that counts."""
@@ -181,7 +181,7 @@ class Attempts:
             call.over(row, deployment, maybe_billed=False)
             return
         if isinstance(why, ProviderError):
-            if not self._is_ours(deployment, why, row.seconds):
+            if not self._credentials.at_fault(deployment.credential, why, row.seconds):
                 others = self._others(call.plan, deployment)
                 queued = deployment.pool is not None and not others
                 health.failed(why, last=not others, queued=queued, probe=probe)
@@ -220,17 +220,6 @@ class Attempts:
 
     def _others(self, plan: Plan, deployment: Deployment) -> bool:
         return any(d.id != deployment.id and self._fleet[d.id].health.serves for d in plan)
-
-    def _is_ours(self, deployment: Deployment, why: ProviderError, seconds: float) -> bool:
-        """Whether a failure says nothing of the provider: nothing was sent, or with a credential that is being renewed."""
-        if isinstance(why, NotSent):
-            return True
-        credential = deployment.credential
-        return (
-            why.kind is ErrorKind.AUTHENTICATION
-            and credential is not None
-            and self._credentials.refused(credential, seconds)
-        )
 
     async def _signed(
         self, operation: Any, request: Mapping[str, Any], deployment: Deployment, credential: CredentialSpec

@@ -19,7 +19,7 @@ from .errors import (
 )
 from .logs import log_crash
 from .pools import FlexFull
-from .upstream import DeploymentFull
+from .upstream import NotSent
 from .walk import CapacityUsedUp
 
 CLASSES: Mapping[ErrorKind, type[GatewayError]] = {
@@ -83,7 +83,7 @@ def unforeseen(error: Exception) -> ProviderError:
 
 def to_gateway_error(error: ProviderError, *, tried: int = 1) -> GatewayError:
     """The error that a client is told; the SDK's own retries are declined after several of ours, and where we make none."""
-    ours = isinstance(error, DeploymentFull)
+    ours = isinstance(error, NotSent)
     made = CLASSES[error.kind](
         error.message if ours else MESSAGES.get(error.kind, error.message),
         param=error.param or PARAMS.get(error.kind),

@@ -104,7 +104,7 @@ class Walk:
     def goes_on(self, failure: BaseException, patience: float = math.inf) -> bool:
         """Decide what follows a failure, within ``patience`` seconds: sets ``following`` and ``delay``."""
         failed, begun, self.following = self._last, self._begun, None
-        if isinstance(failure, UnsupportedParameter | DeploymentFull):
+        if isinstance(failure, UnsupportedParameter | NotSent):
             self._left += 1  # nothing was sent
         if failed is None or begun is None or not self._left or patience <= 0 or not may_try_elsewhere(failure):
             return False

@@ -24,6 +24,9 @@ from .replay import SHARED
 NOW = 1_767_323_045.0  # 2026-01-02T03:04:05Z
 
 
+REFUSED = ProviderError(ErrorKind.AUTHENTICATION, "no")
+
+
 class Clock:
     now = NOW
 
@@ -175,6 +178,24 @@ async def test_many_requests_cause_one_refresh(issuer, session):
     assert len(issuer.asked) == 1
 
 
+async def test_a_reload_goes_on_with_the_token_and_asks_for_another(issuer, session):
+    credentials = made(issuer, session)
+    assert await credentials.token(entra_spec(issuer)) == "token-1"
+    issuer.status = 400
+    again, other = entra_spec(issuer), CredentialSpec("entra", {**entra_spec(issuer).settings, "client_id": "d"})
+    credentials.check(again)
+    credentials.check(other)
+    assert await credentials.token(again) == "token-1"
+    await until(lambda: len(issuer.asked) == 2)
+    with pytest.raises(NoCredential):
+        await credentials.token(other)
+    issuer.status = 200
+    issuer.clock.now += 11
+    while await credentials.token(again) == "token-1":
+        await asyncio.sleep(0.005)
+    await credentials.close()
+
+
 async def test_a_cancelled_request_does_not_cancel_the_refresh_of_the_others(issuer, session):
     credentials, spec = made(issuer, session), entra_spec(issuer)
     issuer.gate.clear()
@@ -192,7 +213,7 @@ async def test_a_failed_refresh_leaves_the_old_token_until_it_ends(issuer, sessi
     issuer.status = 400
     issuer.clock.now += 3400
     assert await credentials.token(spec) == "token-1"
-    await until(lambda: "invalid_grant" in caplog.text)
+    await until(lambda: "a credential of entra failed: the issuer answered 400 (invalid_grant)" in caplog.text)
     assert await credentials.token(spec) == "token-1"
     assert len(issuer.asked) == 2  # not asked again at once
     issuer.clock.now += 300
@@ -277,26 +298,28 @@ async def test_S_no_secret_is_in_an_error_a_log_or_a_repr(issuer, session, caplo
 
 async def test_a_value_that_is_refused_is_renewed_once_in_a_minute_and_serves_meanwhile(issuer, session):
     credentials, spec = made(issuer, session), entra_spec(issuer)
-    assert not credentials.refused(spec, 1)
+    assert not credentials.at_fault(spec, REFUSED, 1)
     assert await credentials.token(spec) == "token-1"
-    assert not credentials.refused(spec, 1)  # a fresh one that is refused is not ended, but not allowed
+    assert not credentials.at_fault(spec, REFUSED, 1)  # a fresh one that is refused is not ended, but not allowed
     issuer.clock.now += 61
     issuer.gate.clear()
-    assert credentials.refused(spec, 1)
-    assert credentials.refused(spec, 1)
+    assert credentials.at_fault(spec, REFUSED, 1)
+    assert credentials.at_fault(spec, REFUSED, 1)
     assert await credentials.token(spec) == "token-1"
     issuer.gate.set()
     await until(lambda: len(issuer.asked) == 2)
     while await credentials.token(spec) == "token-1":
         await asyncio.sleep(0.005)
     issuer.clock.now += 2
-    assert credentials.refused(spec, 3)  # it was sent before there was another
-    assert not credentials.refused(spec, 1)
+    assert credentials.at_fault(spec, REFUSED, 3)  # it was sent before there was another
+    assert not credentials.at_fault(spec, REFUSED, 1)
     assert len(issuer.asked) == 2
     fixed = CredentialSpec("entra", {"token": "fixed"})
     await credentials.token(fixed)
     issuer.clock.now += 61
-    assert not credentials.refused(fixed, 1)
+    assert not credentials.at_fault(fixed, REFUSED, 1)
+    assert not credentials.at_fault(None, REFUSED, 1)
+    assert not credentials.at_fault(spec, ProviderError(ErrorKind.SERVER, "away"), 1)
 
 
 # Entra

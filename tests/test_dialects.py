@@ -142,8 +142,8 @@ async def test_credentials_come_from_their_issuers_once_and_reach_every_request(
     assert signed["authorization"].startswith("AWS4-HMAC-SHA256 Credential=ASIAROLE/")
     assert "/eu-west-1/bedrock/aws4_request, SignedHeaders=" in signed["authorization"]
     assert signed["x-amz-security-token"] == "session"
-    # one per provider that needs one: both Vertex providers have credentials of their own
-    assert sorted(issuers.asked) == ["/google", "/google", "/sts/", "/tenant/oauth2/v2.0/token"]
+    # one per account: both Vertex providers have the same
+    assert sorted(issuers.asked) == ["/google", "/sts/", "/tenant/oauth2/v2.0/token"]
 
 
 async def test_a_dead_issuer_is_a_failed_attempt_that_falls_back() -> None:
@@ -154,6 +154,17 @@ async def test_a_dead_issuer_is_a_failed_attempt_that_falls_back() -> None:
             raw = await sdk.chat.completions.with_raw_response.create(model=name, **ASK)
             assert raw.headers["x-sluice-deployment"] == "cohere/demo-echo"
         assert [entry.dialect for entry in upstream.journal] == ["cohere"] * 2
+
+
+async def test_a_dead_issuer_hides_no_deployment_and_is_named_where_there_is_no_other() -> None:
+    several = [deployment("demo-echo", "azure", name=f"azure-{at}") for at in range(4)]
+    models = {"some": [*several, deployment("demo-echo", "cohere")], "none": several}
+    async with every_dialect(models) as (gateway, _, issuers), client(gateway) as sdk:
+        issuers.dead = True
+        raw = await sdk.chat.completions.with_raw_response.create(model="some", **ASK)
+        assert raw.headers["x-sluice-deployment"] == "cohere/demo-echo"
+        with pytest.raises(openai.InternalServerError, match="could not get its credential"):
+            await sdk.chat.completions.create(model="none", **ASK)
 
 
 async def test_a_credential_that_cannot_be_had_for_a_moment_takes_no_deployment_out() -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -688,6 +689,8 @@ def test_the_address_and_the_key():
     sent = adapter.prepare(request, target("gemini-3-flash", headers={"x-extra": "1"}))
     assert sent.url == "https://generativelanguage.googleapis.com/v1beta/models/gemini-3-flash:generateContent"
     assert sent.headers == {"content-type": "application/json", "x-goog-api-key": "key", "x-extra": "1"}
+    own = replace(target("gemini-3-flash", headers={"authorization": "Bearer x"}), api_key="")
+    assert adapter.prepare(request, own).headers == {"content-type": "application/json", "authorization": "Bearer x"}
     sent = adapter.prepare({**request, "stream": True}, target("tunedModels/mine"))
     assert sent.url.endswith("/v1beta/tunedModels/mine:streamGenerateContent?alt=sse")
     assert sent.stream

@@ -3,9 +3,12 @@
 import asyncio
 import contextlib
 import gc
+import os
 import random
 import socket
 import ssl
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -1112,3 +1115,15 @@ async def test_S_26_old_tls_is_refused(authority: tuple[str, str]) -> None:
     async with serving(saying(OK), server) as url:
         client = Upstream(tls=tls_context(authority[0]), resolve=loopback)
         assert await failing(client, post(url.replace("127.0.0.1", "provider.test"))) is ErrorKind.CONNECTION
+
+
+def test_S_26_authorities_of_ones_own_are_those_of_the_environment(authority: tuple[str, str]) -> None:
+    code = "from gateway.tls import default_tls; print([c['subject'] for c in default_tls().get_ca_certs()])"
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "SSL_CERT_FILE": authority[0]},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "provider.test" in told.stdout

@@ -99,7 +99,10 @@ class Gemini:
         return versioned(target.base_url or self.base_url, self.base_url)
 
     def _headers(self, target: Target) -> dict[str, str]:
-        return {"content-type": "application/json", "x-goog-api-key": target.api_key}
+        headers = {"content-type": "application/json"}
+        if target.api_key:
+            headers["x-goog-api-key"] = target.api_key
+        return headers
 
     def _tier(self, asked: ChatRequest) -> JSON:
         """The body's part of the service tier; ``auto`` and ``default`` are what is served unasked."""

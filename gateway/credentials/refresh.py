@@ -42,8 +42,10 @@ class Issued(Generic[T]):
 class Refreshed(Generic[T]):
     """``get`` gives the value and renews it when its end is near: the old one serves as long as it is good."""
 
-    def __init__(self, issue: Callable[[], Awaitable[Issued[T]]], clock: Callable[[], float], timeout: float) -> None:
-        self._issue, self._clock, self._timeout = issue, clock, timeout
+    def __init__(
+        self, kind: str, issue: Callable[[], Awaitable[Issued[T]]], clock: Callable[[], float], timeout: float
+    ) -> None:
+        self._kind, self._issue, self._clock, self._timeout = kind, issue, clock, timeout
         self._held: Issued[T] | None = None
         self._issued_at = 0.0
         self._doubted = False
@@ -66,6 +68,10 @@ class Refreshed(Generic[T]):
             raise _none()
         # shielded: a request that is cancelled must not take the renewal of all others with it
         return (await asyncio.shield(self._task)).value
+
+    def ask_by(self, issue: Callable[[], Awaitable[Issued[T]]]) -> None:
+        """Renew by ``issue`` from now on, and soon: what it reads may be different."""
+        self._issue, self._renew_at = issue, 0.0
 
     def refused(self, ago: float) -> bool:
         """The provider refused the value of a request that began ``ago`` seconds before: whether there is, or soon will be, another.
@@ -94,7 +100,7 @@ class Refreshed(Generic[T]):
         except (ProviderError, OSError, TimeoutError, ValueError) as exc:
             self._renew_at = self._after_failure()
             reason = exc.message if isinstance(exc, ProviderError) else type(exc).__name__
-            logger.warning("renewing a credential failed: %s", reason)
+            logger.warning("renewing a credential of %s failed: %s", self._kind, reason)
             raise _none() from None
         else:
             now = self._clock()
