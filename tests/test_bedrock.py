@@ -529,7 +529,7 @@ def test_cache_breakpoints_become_cache_points_where_the_model_has_them():
     tool = {**function(), "cache_control": {"type": "ephemeral"}}
     body = build({"role": "system", "content": [part]}, user("x"), tools=[tool])
     assert body["system"][1] == {"cachePoint": {"type": "default", "ttl": "1h"}}
-    assert body["toolConfig"]["tools"][1] == {"cachePoint": {"type": "default"}}
+    assert body["toolConfig"]["tools"][1] == {"cachePoint": {"type": "default", "ttl": "1h"}}  # as what follows
     assert "cachePoint" not in json.dumps(
         build({"role": "system", "content": [part]}, user("x"), to=LLAMA, tools=[tool])
     )
@@ -696,6 +696,21 @@ def test_E_029_what_claude_does_not_compile_is_a_tool_that_must_be_called_or_not
     assert both.dropped == ("tools[].function.strict",)
     fields |= {f"g{at}": {"type": ["string", "null"]} for at in range(9)}
     assert build(response_format=form)["toolConfig"]["toolChoice"] == {"tool": {"name": "json_response"}}
+
+
+def test_four_cache_points_stay_and_none_for_an_hour_follows_a_shorter_one():
+    def marked(text: str, **ttl: str) -> dict[str, Any]:
+        return {"type": "text", "text": text, "cache_control": {"type": "ephemeral", **ttl}}
+
+    body = build({"role": "system", "content": [marked("s")]}, user([marked(str(n)) for n in range(5)]))
+    assert body["system"] == [{"text": "s"}]
+    point = {"cachePoint": {"type": "default"}}
+    assert body["messages"][0]["content"][:4] == [{"text": "0"}, {"text": "1"}, point, {"text": "2"}]
+    tool = {**function(), "cache_control": {"type": "ephemeral"}}
+    body = build({"role": "system", "content": [marked("s", ttl="1h")]}, user([marked("u")]), tools=[tool])
+    told = [body["toolConfig"]["tools"][-1], body["system"][-1], body["messages"][0]["content"][-1]]
+    hour = {"cachePoint": {"type": "default", "ttl": "1h"}}
+    assert told == [hour, hour, point]
 
 
 def schema_function(name: str, parameters: dict[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,7 @@ TOOL_IDS = history.IdRule(r"[a-zA-Z0-9_.:-]+")
 _METADATA = re.compile(r"[a-zA-Z0-9\s:_@$#=/+,.-]{0,256}")
 JSON_TOOL = "json_response"
 """The tool that stands for a JSON answer, where the model has no such mode."""
+MAX_CACHE_POINTS = 4
 SPARE_OUTPUT = 8192
 """maxTokens beyond the thinking budget, when the client gave no bound and the model's own is not known."""
 
@@ -77,6 +78,7 @@ def build(request: ChatRequest, target: Target) -> UpstreamRequest:
         _tools(draft, wanted, [call.name for message in read for call in message.calls], body)
     _inference(draft, plan, target.max_output, body)
     _operation(draft, options, body)
+    _cache(body)
     stream = request.get("stream") is True
     host = endpoint(target.base_url, options.region)
     return UpstreamRequest(
@@ -268,6 +270,21 @@ def _refused(kind: Family, plan: reasoning.Plan, asked: Mapping[str, Any]) -> li
     if kind.sampling == "one" and "temperature" in asked and "topP" in asked:
         return ["topP"]
     return []
+
+
+def _cache(body: JSON) -> None:
+    """Keep the last four cache points, and none for an hour behind one for less: both are a 400."""
+    places = [body.get("toolConfig", {}).get("tools", []), body.get("system", [])]
+    places += [turn["content"] for turn in body["messages"]]
+    points = [(blocks, block) for blocks in places for block in blocks if "cachePoint" in block]
+    for blocks, block in points[:-MAX_CACHE_POINTS]:
+        blocks.remove(block)  # the first that is equal, which is this one
+    hour = False
+    for _, block in reversed(points[-MAX_CACHE_POINTS:]):
+        if block["cachePoint"].get("ttl") == "1h":
+            hour = True
+        elif hour:
+            block["cachePoint"] = {"type": "default", "ttl": "1h"}
 
 
 def _operation(draft: Draft, options: BedrockOptions, body: JSON) -> None:
