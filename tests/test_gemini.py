@@ -213,6 +213,17 @@ def test_E_013_the_same_id_twice_in_a_conversation_stays_apart():
     assert len(set(ids)) == 2
 
 
+def test_E_013_one_id_for_two_calls_keeps_the_signature_of_each():
+    def signed(name, signature):
+        return call("a", name, extra_content={"google": {"thought_signature": signature}})
+
+    body = build(user("hi"), called(signed("f", "c2ln"), signed("g", "c2lo")), result("a", "1"), result("a", "2"))
+    made = body["contents"][1]["parts"]
+    assert [(p["functionCall"]["name"], p["thoughtSignature"]) for p in made] == [("f", "c2ln"), ("g", "c2lo")]
+    told = [p["functionResponse"] for p in body["contents"][2]["parts"]]
+    assert [(r["name"], r["response"]["output"]) for r in told] == [("f", "1"), ("g", "2")]
+
+
 def test_E_016_instructions_alone_become_the_question():
     body = build({"role": "system", "content": "Say hi."})
     assert body["contents"] == [{"role": "user", "parts": [{"text": "Say hi."}]}]

@@ -64,6 +64,19 @@ def test_E_013_an_id_used_twice_is_two_ids():
     assert len(set(ids)) == 2
 
 
+def test_E_013_one_id_for_several_calls_is_answered_in_their_order():
+    calls = {"role": "assistant", "tool_calls": [call("a", "f"), call("b", "g"), call("a", "h")]}
+    made, *results = read(calls, tool("a", "1"), tool("a", "2"), tool("b", "3"))
+    assert [c.name for c in made.calls] == ["f", "g", "h"]
+    assert len({c.id for c in made.calls}) == 3
+    assert [(r.name, r.parts[0]["text"]) for r in results] == [("f", "1"), ("h", "2"), ("g", "3")]
+    assert {r.call_id for r in results} == {c.id for c in made.calls}
+    with pytest.raises(UnsupportedParameter, match="did not have response messages: a"):
+        read(calls, tool("a"), tool("b"))
+    with pytest.raises(UnsupportedParameter, match="must be a response"):
+        read(calls, tool("b"), tool("b"))
+
+
 def test_E_024_deprecated_functions_become_tools():
     first, second = read(
         {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": '{"x":1}'}},

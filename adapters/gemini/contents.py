@@ -96,9 +96,10 @@ class Conversation:
                 parts.append({"text": ""})  # it may ride on an empty text (edge case 42)
             parts[-1]["thoughtSignature"] = signature
         self._order = [call.id for call in message.calls]
-        sources = {given.get("id"): given for given in source.get("tool_calls") or ()}
+        sources = [*(source.get("tool_calls") or ()), None]  # none of the deprecated function_call
         parts.extend(
-            self._call(call, sources.get(call.id), first=position == 0) for position, call in enumerate(message.calls)
+            self._call(call, given, first=position == 0)
+            for position, (call, given) in enumerate(zip(message.calls, sources, strict=False))
         )
         self._add("model", parts)
 
