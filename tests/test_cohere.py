@@ -355,6 +355,13 @@ def test_roles_and_content():
         prepare(user([{"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}]))
 
 
+@pytest.mark.parametrize("content", ["", [{"type": "text", "text": " "}]])
+def test_E_019_a_blank_turn_after_an_answer_stays_one(content: Any):
+    answer = {"role": "assistant", "content": "a"}
+    assert build(user("x"), answer, user(content))["messages"][2:] == [{"role": "user", "content": "."}]
+    assert len(build(user("x"), user(content), answer, user("y"))["messages"]) == 3
+
+
 def test_tool_turns_plans_and_thoughts():
     turn = called(("a", "f", ""), reasoning_content="I will look.")
     body = build(user("x"), turn, result("a", ""), tools=[function()])

@@ -241,6 +241,14 @@ def test_E_019_blank_texts_and_empty_turns_are_left_out():
     assert build(user(""))["contents"][0]["parts"]
 
 
+@pytest.mark.parametrize("content", ["", [{"type": "text", "text": " "}]])
+def test_E_019_a_blank_turn_after_an_answer_stays_one(content):
+    body = build(user("x"), {"role": "assistant", "content": "a"}, user(content))
+    assert body["contents"][2:] == [{"role": "user", "parts": [{"text": "."}]}]
+    answered = build(user("x"), called(call("a")), result("a"), user(content))["contents"]
+    assert [list(p) for c in answered[2:] for p in c["parts"]] == [["functionResponse"]]
+
+
 def test_a_call_at_the_very_begin_follows_a_user():
     assert build(called(call("a")), result("a"))["contents"][0]["role"] == "user"
 

@@ -24,6 +24,8 @@ def messages(given: Iterable[Message], *, thinks: bool) -> list[JSON]:
             made = {"role": "tool", "tool_call_id": message.call_id, "content": content}
         else:
             made = _said(message)
+            if made is None and message.role == "user" and out and out[-1]["role"] == "assistant":
+                made = {"role": "user", "content": PLACEHOLDER}  # else that answer would go on
         if made is not None:
             out.append(made)
     if not any(m["role"] in ("user", "tool") for m in out):

@@ -77,7 +77,9 @@ class Conversation:
         self._system.extend({"text": part["text"]} for part in message.parts if part.get("type") == "text")
 
     def _user(self, message: Message) -> None:
-        self._add("user", list(self._parts(message)))
+        parts = list(self._parts(message))
+        answered = bool(self._contents) and self._contents[-1]["role"] == "model"
+        self._add("user", [dict(_NOTHING)] if answered and not parts else parts)  # else that answer would go on
 
     def _parts(self, message: Message) -> Iterator[JSON]:
         for position, part in enumerate(message.parts):
