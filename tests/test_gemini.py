@@ -605,6 +605,11 @@ def test_E_083_json_together_with_tools_needs_generation_3():
         build(response_format=form, tools=[CLOCK], model=BUDGET)
     assert caught.value.param == "response_format"
     assert "generationConfig" not in build(response_format=form, tools=[CLOCK], model=BUDGET, policy="drop")
+    final = build(
+        user("x"), called(call("a")), result("a"), response_format=form, tools=[CLOCK], tool_choice="none", model=BUDGET
+    )
+    assert final["generationConfig"] == {"responseMimeType": "application/json"}
+    assert not {"tools", "toolConfig"} & final.keys()
 
 
 @pytest.mark.parametrize(

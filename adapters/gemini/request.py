@@ -69,6 +69,8 @@ def build(
     dropped = _left_out(asked, target)
     model = gates(target.model)
     tools = openai_tools.read(asked)
+    if tools.choice == "none" and _wants_json(asked) and not model.generation_3:
+        tools = openai_tools.Tools()  # JSON cannot be asked for beside tools, and these may not be called
     system, contents = Conversation(model, memory, files).read(list(request["messages"]))
     body: JSON = {"contents": contents}
     if system is not None:
