@@ -119,6 +119,8 @@ def custom_input(arguments: str) -> str:
         value = json.loads(arguments)
     except ValueError:
         return arguments
+    if value == {}:
+        return ""
     if isinstance(value, dict) and isinstance(text := value.get(INPUT), str):
         return text
     return arguments

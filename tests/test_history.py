@@ -124,6 +124,7 @@ def test_E_035_custom_tools_are_one_string_there_and_back():
     told = tools.back("1", "c", '{"input":"free \\"text"}', wanted.notes())
     assert told == {"id": "1", "type": "custom", "custom": {"name": "c", "input": 'free "text'}}
     assert tools.back("1", "c", "not json", wanted.notes())["custom"]["input"] == "not json"
+    assert tools.back("1", "c", "{}", wanted.notes())["custom"]["input"] == ""  # as it is streamed
     assert tools.back("1", "f", "{}", wanted.notes())["function"] == {"name": "f", "arguments": "{}"}
 
 

@@ -61,7 +61,7 @@ def _message(content: list[Any], notes: Mapping[str, Any]) -> JSON:
         elif kind == "tool_use":
             name, arguments = str(block.get("name")), dumps(block.get("input") or {}).decode()
             if name == notes.get("answer"):
-                answered = arguments
+                answered = answered or arguments
             else:
                 calls.append(shared.back(str(block.get("id")), name, arguments, notes))
     message: JSON = {"content": _text("".join(texts), notes) if answered is None else answered}
