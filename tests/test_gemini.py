@@ -12,6 +12,7 @@ from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
 from adapters.gemini import Gemini
 from adapters.gemini.models import gates
 from adapters.gemini.signatures import SKIP, Memory
+from adapters.gemini.vertex import VertexGemini
 from adapters.interface import Target, UpstreamRequest
 from adapters.params import PARAMS
 from adapters.registry import load
@@ -537,7 +538,7 @@ def test_every_parameter_has_a_fate():
 def test_generation_parameters():
     body = build(
         temperature=0.5, top_p=0.9, top_k=40, presence_penalty=0.1, frequency_penalty=0.2, n=2, seed=2**40 + 5,
-        stop=["a", ""], max_tokens=5, max_completion_tokens=9, logprobs=True, top_logprobs=3,
+        stop=["a", ""], max_tokens=5, max_completion_tokens=9, logprobs=True, top_logprobs=3, model=OLD,
     )  # fmt: skip
     assert body["generationConfig"] == {
         "temperature": 0.5, "topP": 0.9, "topK": 40, "presencePenalty": 0.1, "frequencyPenalty": 0.2,
@@ -549,6 +550,32 @@ def test_generation_parameters():
 def test_E_084_E_085_empty_values_ask_for_nothing():
     body = build(stop="", tools=[], logprobs=False, top_logprobs=0, user="", logit_bias={}, n=1, modalities=["text"])
     assert set(body) == {"contents"}
+    assert set(build(presence_penalty=0, frequency_penalty=0)) == {"contents"}
+
+
+@pytest.mark.parametrize(
+    ("model", "studio", "vertex"),
+    [
+        ("gemini-2.0-flash", True, True),
+        ("gemini-2.5-pro", False, True),
+        ("gemini-2.5-flash", False, True),
+        ("gemini-3.1-pro-preview", False, False),
+        ("gemini-flash-latest", False, False),
+    ],
+)
+def test_penalties_that_a_model_refuses_are_left_out_and_named(model, studio, vertex):
+    request = {"model": "x", "messages": [user("hi")], "presence_penalty": 0.5, "frequency_penalty": 0.1}
+    options = VertexGemini().options({"project": "p"})
+    for adapter, goes, taken in (
+        (Gemini(), target(model), studio),
+        (VertexGemini(), Target("", model, "key", options), vertex),
+    ):
+        sent = adapter.prepare(request, goes)
+        assert json.loads(sent.body).get("generationConfig", {}).get("presencePenalty") == (0.5 if taken else None)
+        assert sent.dropped == (() if taken else ("presence_penalty", "frequency_penalty"))
+    if not studio:
+        with pytest.raises(UnsupportedParameter, match="presence_penalty"):
+            Gemini().prepare(request, target(model, unsupported="reject"))
 
 
 def test_an_int64_seed_fits_into_32_bits_and_stays_itself_where_it_did():

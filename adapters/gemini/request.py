@@ -58,16 +58,17 @@ def build(
     *,
     files: str,
     safety: list[Mapping[str, Any]],
-    both: bool,
+    vertex: bool,
 ) -> Built:
     """Translate; raises UnsupportedParameter for what cannot be told.
 
-    ``files`` is the address of Google's own file service, where there is one. ``both`` tells whether web search and functions may be
-    asked for together (where the model can).
+    ``files`` is the address of Google's own file service, where there is one. ``vertex`` tells whether the request goes to Vertex AI.
     """
     asked = {name: value for name, value in request.items() if value is not None and value not in ({}, [])}
     dropped = _left_out(asked, target)
     model = gates(target.model)
+    if model.penalties != "everywhere" and not (vertex and model.penalties == "vertex"):
+        _leave_out_penalties(asked, target, dropped)
     tools = openai_tools.read(asked)
     if tools.choice == "none" and _wants_json(asked) and not model.generation_3:
         tools = openai_tools.Tools()  # JSON cannot be asked for beside tools, and these may not be called
@@ -75,7 +76,7 @@ def build(
     body: JSON = {"contents": contents}
     if system is not None:
         body["systemInstruction"] = system
-    body.update(_tools(request, tools, model, both=both))
+    body.update(_tools(request, tools, model, both=not vertex))
     if tools.tools and not model.generation_3 and _wants_json(asked):
         _refuse("response_format", "JSON together with tools is not supported with this model.", target, dropped)
         del asked["response_format"]
@@ -99,6 +100,15 @@ def _left_out(asked: Mapping[str, Any], target: Target) -> list[str]:
         elif value is not None:
             dropped.append(f"web_search_options.{hint}")
     return dropped
+
+
+def _leave_out_penalties(asked: JSON, target: Target, dropped: list[str]) -> None:
+    for name in ("presence_penalty", "frequency_penalty"):
+        if not asked.pop(name, 0):
+            continue
+        if target.unsupported == "reject":
+            _refuse(name, f"Unsupported parameter: '{name}' is not supported with this model.", target, dropped)
+        dropped.append(name)
 
 
 def _refuse(param: str, message: str, target: Target, dropped: list[str]) -> None:
