@@ -30,7 +30,7 @@ SOURCE_SECONDS = 600.0
 """For reading whole tables, which may hold a million keys."""
 _PLACEHOLDER = "x" * 40
 """Stands for secrets of the environment while the result is checked."""
-_ADDRESS = re.compile(r"(?:base_)?url: '?\$\{(\w+)\}'?$", re.MULTILINE)
+_ADDRESS = re.compile(r"(?:base_)?url: '?\$\{(\w+)\}(?:/v1)?'?$", re.MULTILINE)
 _PORT = re.compile(r":\$\{(\w+)\}/[0-9]+'?$", re.MULTILINE)
 
 
