@@ -29,7 +29,8 @@ def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Config:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError([f"{path}: cannot be read: {exc}"]) from None
+        why = exc.strerror if isinstance(exc, OSError) else "not UTF-8"
+        raise ConfigError([f"cannot be read: {why}"]) from None
     return parse(text, environ)
 
 

@@ -135,6 +135,8 @@ def test_what_no_request_can_be_written_with_is_a_mistake_of_the_configuration(t
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
+        (("serve", "{0}/none.yaml"), "{0}/none.yaml: cannot be read: No such file or directory"),
+        (("serve", "{0}/latin"), "{0}/latin: cannot be read: not UTF-8"),
         (("explain", "{0}/latin", "-c", "{0}/sluice.yaml"), "latin: not UTF-8"),
         (("explain", "{0}/list", "-c", "{0}/sluice.yaml"), "list: not a JSON object"),
         (("explain", "{0}/object", "-c", "{0}/secret.yaml"), "secret.yaml: not YAML: line 1, column 31: "),

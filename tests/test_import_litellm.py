@@ -286,7 +286,7 @@ def test_keys_and_addresses_that_litellm_finds_in_its_environment_are_found_ther
             model("gpt", model="openai/gpt-5-mini"), model("gpt", model="gpt-5"), model("claude", model="anthropic/claude-haiku-4-5"),
             model("az", model="azure/gpt-4o"), model("az2", model="azure/gpt-4o", api_base="os.environ/AZURE_TWO", tenant_id="t", client_id="c"),
             model("own", model="openai/qwen", base_url="http://127.0.0.1:8000/v1"), model("llama", model="ollama/llama3", api_base="http://127.0.0.1:11434"),
-            model("br", model="bedrock/anthropic.claude-sonnet-4-5-20250929-v1:0", aws_region_name="eu-west-1"),
+            model("far", model="ollama_chat/llama3", api_base="os.environ/OLLAMA"), model("br", model="bedrock/anthropic.claude-sonnet-4-5-20250929-v1:0", aws_region_name="eu-west-1"),
             model("org", model="openai/gpt-5", organization="org-1", api_key="os.environ/K"),
         ],
         "router_settings": {"redis_host": "os.environ/REDIS_HOST", "redis_port": "os.environ/REDIS_PORT"},
@@ -299,11 +299,12 @@ def test_keys_and_addresses_that_litellm_finds_in_its_environment_are_found_ther
     providers = yaml.safe_load((tmp_path / "o.yaml").read_text())["providers"]
     assert {name: p.get("api_key") for name, p in providers.items()} == {
         "openai": "${OPENAI_API_KEY}", "anthropic": "${ANTHROPIC_API_KEY}", "azure": "${AZURE_API_KEY}", "azure-2": None, "openai-2": None,
-        "ollama": None, "bedrock": None, "openai-3": "${K}",
+        "ollama": None, "ollama-chat": None, "bedrock": None, "openai-3": "${K}",
     }  # fmt: skip
     assert (providers["azure"]["base_url"], providers["azure-2"]["base_url"]) == ("${AZURE_API_BASE}", "${AZURE_TWO}")
     assert providers["openai-2"]["adapter"] == "openai-compatible"
     assert providers["ollama"]["base_url"] == "http://127.0.0.1:11434/v1"
+    assert providers["ollama-chat"]["base_url"] == "${OLLAMA}/v1"
     assert providers["bedrock"]["options"] == {"region": "eu-west-1", "auth": "aws"}
     assert providers["openai-3"]["headers"] == {"OpenAI-Organization": "org-1"}
     told = [note for note in report["notes"] if "OPENAI_API_KEY" in note]

@@ -203,6 +203,7 @@ async def test_whatever_is_left_behind_or_changes_is_named(tmp_path: Path) -> No
         "key a: max_budget is for 90d; here it holds for a month",
         "key c: max_budget is left out: not an amount up to $9000000",
         "key c: model_max_budget of m is for 12h; here it holds for a day",
+        "key c: model_max_budget of m begins with nothing spent: LiteLLM's database does not tell it",
         "key e: not made: one of its limits is not a number",
         "LiteLLM_Config: 1 rows not taken: settings kept in the database; write them into the configuration",
         "LiteLLM_NewFeatureTable: 1 rows not taken: not known here",

@@ -27,10 +27,10 @@ from .progress import progress
 
 _VARIABLE = re.compile(r"(?<!\$)\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 SOURCE_SECONDS = 600.0
-"""For reading whole tables of LiteLLM's, which may hold a million keys."""
+"""For reading whole tables, which may hold a million keys."""
 _PLACEHOLDER = "x" * 40
 """Stands for secrets of the environment while the result is checked."""
-_ADDRESS = re.compile(r"(?:base_)?url: '?\$\{(\w+)\}'?$", re.MULTILINE)
+_ADDRESS = re.compile(r"(?:base_)?url: '?\$\{(\w+)\}(?:/v1)?'?$", re.MULTILINE)
 _PORT = re.compile(r":\$\{(\w+)\}/[0-9]+'?$", re.MULTILINE)
 
 
@@ -127,7 +127,7 @@ async def bring(source_url: str, target_url: str) -> Imported:
     source = target = None
     try:
         source = Database(DatabaseOptions(url=SecretStr(plain(source_url))), timeout=SOURCE_SECONDS)
-        target = Database(DatabaseOptions(url=SecretStr(target_url)))
+        target = Database(DatabaseOptions(url=SecretStr(target_url)), timeout=SOURCE_SECONDS)
         await target.upgrade()
         with progress("reading LiteLLM's database"):
             tables = await read(source)

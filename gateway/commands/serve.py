@@ -54,6 +54,8 @@ def command(file: str, host: str | None, port: int | None, as_json: bool) -> Non
     try:
         run(read, Path(file))
     except ConfigError as exc:
-        for problem in exc.problems:
-            click.echo(f"{file}: {problem}", err=True)
+        problems = [f"{file}: {problem}" for problem in exc.problems]
+        if as_json:
+            raise click.ClickException("\n".join(problems)) from None
+        click.echo("\n".join(problems), err=True)
         sys.exit(1)

@@ -44,6 +44,8 @@ def surprises(row: Mapping[str, Any]) -> Iterator[str]:
             yield f"{what} is left out: not an amount up to $9000000"
         elif amount is not None and span and seconds(str(span)) not in _CALENDAR:
             yield f"{what} is for {span}; here it holds for a {window(str(span))}".replace("a total", "ever")
+        if model is not None and money(amount):
+            yield f"{what} begins with nothing spent: LiteLLM's database does not tell it"
 
 
 def _budgets(row: Mapping[str, Any]) -> Iterator[tuple[str | None, Any, Any]]:

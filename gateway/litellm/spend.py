@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
+from itertools import islice
 from typing import Any, TypeAlias
 
 from sqlalchemy import select
@@ -28,6 +29,10 @@ PREFIX = "import-litellm-"
 """Of the ids of rows: who has one was counted by an earlier run."""
 PROXY = "litellm-proxy-budget"
 """The user that stands for the whole proxy there: under it is what everybody spent of ``litellm_settings.max_budget``."""
+_AT_ONCE = 500
+"""Ids of one query."""
+_SECONDS = 600.0
+"""For all rows: there may be a million keys."""
 _IDS: Mapping[str, str] = {"organization": "organization_id", "team": "team_id", "user": "user_id"}
 Whose: TypeAlias = tuple[str, str]
 """Kind and id."""
@@ -36,14 +41,18 @@ Whose: TypeAlias = tuple[str, str]
 async def bring(database: Database, tables: Mapping[str, list[dict[str, Any]]], actor: str) -> int:
     """Write what nobody has counted yet, all of it or nothing; the nano-dollars written."""
     async with database.read() as connection:
-        found = await connection.scalars(select(ledger.c.request_id).where(ledger.c.request_id.startswith(PREFIX)))
-        counted = frozenset(found.all())
         made = select(key_digests.c.digest, keys.c.id, keys.c.organization, keys.c.team, keys.c.user)
         placed = {row.digest: row for row in await connection.execute(made.join_from(key_digests, keys))}
         homes = {row.id: row.organization for row in await connection.execute(select(teams.c.id, teams.c.organization))}
-    rows = [*_rows(Shares(tables, placed, homes, counted).all())]
+    shares = Shares(tables, placed, homes)
+    async with database.read() as connection:
+        ids = shares.ids()
+        while some := [*islice(ids, _AT_ONCE)]:
+            found = await connection.scalars(select(ledger.c.request_id).where(ledger.c.request_id.in_(some)))
+            shares.counted.update(found.all())
+    rows = [*_rows(shares.all())]
     if rows:
-        async with database.write(timeout=60) as connection:
+        async with database.write(timeout=_SECONDS) as connection:
             await database.lock(connection, LEDGER_LOCK, shared=True)
             insert = database.insert(ledger).on_conflict_do_nothing(index_elements=["request_id", "attempt"])
             await connection.execute(insert, rows)
@@ -62,11 +71,11 @@ class Shares:
         tables: Mapping[str, list[dict[str, Any]]],
         placed: Mapping[str, Any],
         homes: Mapping[str, str],
-        counted: Iterable[str],
     ) -> None:
         now = datetime.now(UTC)
         self._placed, self._homes = placed, homes
-        self._counted = frozenset(counted)
+        self.counted: set[str] = set()
+        """Ids of rows that are there."""
         self._keys = [(str(row.get("token") or ""), spent(row, now)) for row in tables["keys"]]
         self._sums = {
             (kind, name(row.get(column))): spent(row, now)
@@ -78,6 +87,11 @@ class Shares:
             self._sums["organization", DEFAULT_ORGANIZATION] = proxy
         self._left = dict(self._sums)
         """How much of a sum no row has told yet."""
+
+    def ids(self) -> Iterator[str]:
+        """Of the first row of everybody who has spent something."""
+        yield from (f"{PREFIX}key-{token[:32]}" for token, cost in self._keys if cost)
+        yield from (f"{PREFIX}{kind}-{identity}" for (kind, identity), cost in self._sums.items() if cost)
 
     def all(self) -> Iterator[tuple[str, Principal, int]]:
         """(id, whose it is, nano-dollars)."""
@@ -99,7 +113,7 @@ class Shares:
         There is one for nothing, too: it says that its owner is counted.
         """
         number, left = 0, self._left
-        owners = [(k, i) for k, i in above if i is not None and f"{PREFIX}{k}-{i}" not in self._counted]
+        owners = [(k, i) for k, i in above if i is not None and f"{PREFIX}{k}-{i}" not in self.counted]
         while cost > 0 or not number:
             if cost:
                 owners = [owner for owner in owners if left.get(owner) != 0]
@@ -107,7 +121,7 @@ class Shares:
             for owner in owners:
                 if owner in left:
                     left[owner] -= part
-            if f"{PREFIX}{origin}" not in self._counted:
+            if f"{PREFIX}{origin}" not in self.counted:
                 yield f"{PREFIX}{origin}" + (f"-{number}" if number else ""), _principal(own, *owners), part
             cost -= part
             number += 1
