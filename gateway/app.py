@@ -21,7 +21,7 @@ from .generation import Generation, Lasting, generation, needs_restart
 from .management.configuration import Configuration
 from .management.operation import Operation
 from .observers.vitals import Vitals
-from .paths import Records, admin_endpoints, admin_routes, data_routes, operations
+from .paths import Records, Replays, admin_endpoints, admin_routes, data_routes, operations
 from .pipeline import Pipeline
 from .records.database import DatabaseError, explained
 from .reload import Reloader
@@ -54,6 +54,7 @@ class Gateway:
     leaving: list[tuple[Serving, Generation]] = field(default_factory=list)
     """Earlier configurations that requests still run on."""
     retiring: set[asyncio.Task[None]] = field(default_factory=set)
+    replays: Replays = field(default_factory=Replays)
 
     @property
     def config(self) -> Config:
@@ -138,7 +139,7 @@ class Gateway:
         return operations(self.config, self.records, self.pipeline, described)
 
     def _admin_routes(self) -> Routes:
-        admin = admin_endpoints(self.config, self.records, self.failures)
+        admin = admin_endpoints(self.config, self.records, self.failures, self.replays)
         listed = (*self.operations(), *self.compatible())
         return admin_routes(self.unready, self.registry, self.vitals.refresh, admin, listed)
 

@@ -1,7 +1,7 @@
 """What is answered where: the paths of the two listeners, and the operations behind the admin API."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
 
@@ -29,7 +29,7 @@ from .records.admin import Admin
 from .records.audit import AuditLog
 from .records.cache import KeyCache
 from .records.database import Database
-from .records.idempotency import MemoryIdempotency, secret_of
+from .records.idempotency import IdempotencyStore, MemoryIdempotency, secret_of
 from .records.ledger import Ledger
 from .records.spent import spent_in
 from .records.stored import StoredCompletions
@@ -50,6 +50,14 @@ class Records:
     stored: StoredCompletions | None
     configure: Callable[[Config], None]
     """Take the owners and keys of another configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replays:
+    """Answers to POSTs of operators, for a repeated Idempotency-Key, whatever configuration runs meanwhile."""
+
+    store: IdempotencyStore = field(default_factory=lambda: MemoryIdempotency(ttl=600))
+    secret: bytes = field(default_factory=lambda: secret_of(None))
 
 
 def data_routes(pipeline: Pipeline, once: Once | None) -> Routes:
@@ -96,9 +104,9 @@ def operations(config: Config, records: Records, pipeline: Pipeline, described: 
     )
 
 
-def admin_endpoints(config: Config, records: Records, failures: Failures) -> AdminEndpoints:
+def admin_endpoints(config: Config, records: Records, failures: Failures, replays: Replays) -> AdminEndpoints:
     gate = Gate({name: key.get_secret_value() for name, key in config.admin.keys.items()}, records.keys)
-    return AdminEndpoints(gate, failures, MemoryIdempotency(ttl=600), secret_of(None))
+    return AdminEndpoints(gate, failures, replays.store, replays.secret)
 
 
 def admin_routes(

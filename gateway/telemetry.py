@@ -79,7 +79,7 @@ def telemetry(
         others=() if ledger is None else (RefusalObserver(ledger),),
     )
     standing = StandingObserver(registry, counters, cap=cap, labelled=labelled)
-    observers: list[Observer] = [calls, standing, AccessLog()]
+    observers: list[Observer] = [calls, standing]
     if labelled:
         observers.append(TenantObserver(registry, cap))
     trace: Callable[[CallRecord], str | None] | None = None
@@ -92,6 +92,7 @@ def telemetry(
         closers.append(tracing.closer())
         observers.append(tracing)
         trace = tracing.announce
+    observers.append(AccessLog(trace))
     if not config.tracing.propagate:
         trace = _nobody_s
     made = Telemetry(tuple(observers), calls, standing, StoreHealth(registry, asks), providers, trace)

@@ -143,6 +143,20 @@ async def test_nothing_is_passed_on_where_that_is_switched_off() -> None:
         assert "traceparent" not in entry.headers
 
 
+async def test_a_line_of_the_log_names_the_trace_though_providers_are_told_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "sluice.access")
+    async with receiver() as otlp:
+        tracing = {"endpoint": f"{otlp.url}/v1/traces", "propagate": False}
+        async with running({"m": "demo-echo"}, tracing=tracing) as (gateway, _):
+            await ask(gateway.url)
+            await ask(gateway.url, headers={"traceparent": PARENT})
+    told = [json.loads(r.getMessage())["trace_id"] for r in caplog.records if r.name == "sluice.access"]
+    assert told == [span.trace_id.hex() for span in otlp.spans]
+    assert told[1] == TRACE
+
+
 async def test_embeddings_are_no_chat() -> None:
     async with receiver() as otlp:
         async with running({"m": "demo-echo"}, tracing={"endpoint": f"{otlp.url}/v1/traces"}) as (gateway, _):

@@ -1,6 +1,7 @@
 """One line of JSON for each finished call. No prompt, answer, key or header is in it."""
 
 import logging
+from collections.abc import Callable
 
 import orjson
 
@@ -10,6 +11,11 @@ LOGGER = logging.getLogger("sluice.access")
 
 
 class AccessLog:
+    """``traced`` gives the trace context of a call's span, where calls are traced."""
+
+    def __init__(self, traced: Callable[[CallRecord], str | None] | None = None) -> None:
+        self._traced = traced
+
     def call_finished(self, record: CallRecord) -> None:
         if not LOGGER.isEnabledFor(logging.INFO):
             return
@@ -23,7 +29,7 @@ class AccessLog:
                     "request_id": record.id,
                     "client_request_id": record.client_request_id,
                     "client_retries": record.client_retries,
-                    "trace_id": trace_id(record),
+                    "trace_id": self._trace_id(record),
                     "key": principal.key_id if principal else None,
                     "team": principal.team if principal else None,
                     "operation": record.operation,
@@ -42,8 +48,9 @@ class AccessLog:
             ).decode(),
         )
 
-
-def trace_id(record: CallRecord) -> str | None:
-    """Where the call is found among traces: the client's trace, or one of our own."""
-    context = record.passed_on or record.traceparent
-    return context[3:35] if context is not None else None
+    def _trace_id(self, record: CallRecord) -> str | None:
+        """Where the call is found among traces: the client's trace, or one of our own."""
+        context = record.passed_on or record.traceparent
+        if context is None and self._traced is not None:  # providers are told nothing of it
+            context = self._traced(record)
+        return context[3:35] if context is not None else None
