@@ -26,10 +26,10 @@ AZURE = replace(
 
 
 class AzureOptions(FamilyOptions):
-    """Where the resource's API is, and who asks. With ``api_version`` the classic deployment address is used."""
+    """Where the resource's API is, and who asks. With the date of an ``api_version`` the classic deployment address is used."""
 
     api_version: str | None = None
-    """Say ``2024-10-21``; absent: the v1 API, which needs none."""
+    """Say ``2024-10-21``; absent, or one of the v1 API's own words (``preview``): the v1 API, which needs none."""
     deployment: str | None = None
     """The deployment; absent: the model's name."""
     auth: Literal["api_key", "entra"] | None = None
@@ -41,10 +41,17 @@ class AzureOptions(FamilyOptions):
     federated_token_file: str | None = None
     """For workload identity instead of a secret."""
     managed_identity: bool | None = None
+    """Of the virtual machine, App Service or Container App; ``client_id`` chooses among several."""
     authority: str | None = None
     scope: str = "https://cognitiveservices.azure.com/.default"
 
+    @property
+    def is_v1(self) -> bool:
+        return (self.api_version or "v1") in _V1
 
+
+_V1 = {"v1": "", "latest": "", "preview": "?api-version=preview"}
+"""What stands for an ``api_version`` of the v1 API, and what it adds to the address."""
 _ENTRA = {"tenant_id", "client_id", "federated_token_file", "managed_identity", "authority", "scope"}
 
 
@@ -68,20 +75,31 @@ class Azure(OpenAI):
         return CredentialSpec("entra", settings)
 
     def prepare(self, request: ChatRequest, target: Target) -> UpstreamRequest:
-        return _addressed(super().prepare(request, target), target, "chat/completions")
+        return _addressed(super().prepare(request, _named(target)), target, "chat/completions")
 
     def prepare_embeddings(self, request: Mapping[str, Any], target: Target) -> UpstreamRequest:
-        return _addressed(super().prepare_embeddings(request, target), target, "embeddings")
+        return _addressed(super().prepare_embeddings(request, _named(target)), target, "embeddings")
+
+
+def _named(target: Target) -> Target:
+    """With the deployment as the model, where the address does not name it."""
+    options: AzureOptions = target.options or AzureOptions()
+    if options.deployment is None or not options.is_v1:
+        return target
+    named: Target = target.memo.get("named") or replace(target, model=options.deployment)
+    target.memo["named"] = named
+    return named
 
 
 def _addressed(sent: UpstreamRequest, target: Target, operation: str) -> UpstreamRequest:
     options: AzureOptions = target.options or AzureOptions()
     base = target.base_url.removesuffix("/openai/v1").removesuffix("/openai")
-    if options.api_version is None:
-        url = f"{base}/openai/v1/{operation}"
+    version = options.api_version or "v1"
+    if options.is_v1:
+        url = f"{base}/openai/v1/{operation}{_V1[version]}"
     else:
         deployment = quote(options.deployment or target.model, safe="")
-        query = urlencode({"api-version": options.api_version})
+        query = urlencode({"api-version": version})
         url = f"{base}/openai/deployments/{deployment}/{operation}?{query}"
     headers = dict(sent.headers)
     told = options.tenant_id or options.client_id or options.managed_identity

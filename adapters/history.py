@@ -10,9 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
-from .errors import UnsupportedParameter
+from .errors import ProviderError, UnsupportedParameter
+from .jsonio import loads
 from .tools import INPUT
 
 
@@ -58,8 +57,8 @@ ROLES = {"developer": "system", "function": "tool"}
 
 def read(messages: list[Mapping[str, Any]], rule: IdRule) -> Iterator[Message]:
     """Normalise; raises UnsupportedParameter for a call without its result, or a result without its call."""
-    open_calls: dict[str, Call] = {}
-    """What the client calls them -> the call, in order, until each is answered."""
+    open_calls: dict[str, list[Call]] = {}
+    """What the client calls them -> the calls, in order, until each is answered: some give one id to several."""
     used: set[str] = set()
     for index, message in enumerate(messages):
         role = ROLES.get(message["role"], message["role"])
@@ -68,14 +67,16 @@ def read(messages: list[Mapping[str, Any]], rule: IdRule) -> Iterator[Message]:
             continue
         if open_calls:
             raise _unanswered(open_calls)
-        calls = _calls(index, message, rule, used) if role == "assistant" else {}
-        open_calls = calls
-        yield Message(index, role, tuple(_parts(message)), tuple(calls.values()), source=message)
+        calls = _calls(index, message, rule, used) if role == "assistant" else []
+        open_calls = {}
+        for given, call in calls:
+            open_calls.setdefault(given, []).append(call)
+        yield Message(index, role, tuple(_parts(message)), tuple(call for _, call in calls), source=message)
     if open_calls:
         raise _unanswered(open_calls)
 
 
-def _unanswered(open_calls: Mapping[str, Call]) -> UnsupportedParameter:
+def _unanswered(open_calls: Mapping[str, list[Call]]) -> UnsupportedParameter:
     ids = ", ".join(open_calls)
     return UnsupportedParameter(
         "messages",
@@ -84,19 +85,23 @@ def _unanswered(open_calls: Mapping[str, Call]) -> UnsupportedParameter:
     )
 
 
-def _result(index: int, message: Mapping[str, Any], open_calls: dict[str, Call]) -> Message:
-    key = message.get("tool_call_id") if message["role"] == "tool" else message.get("name")
-    call = open_calls.pop(key or "", None)
-    if call is None:
+def _result(index: int, message: Mapping[str, Any], open_calls: dict[str, list[Call]]) -> Message:
+    key = (message.get("tool_call_id") if message["role"] == "tool" else message.get("name")) or ""
+    waiting = open_calls.get(key)
+    if not waiting:
         raise UnsupportedParameter(
             f"messages[{index}].role",
             "Invalid parameter: messages with role 'tool' must be a response to a preceding message with 'tool_calls'.",
         )
+    call = waiting.pop(0)
+    if not waiting:
+        del open_calls[key]
     return Message(index, "tool", tuple(_parts(message)), call_id=call.id, name=call.name, source=message)
 
 
-def _calls(index: int, message: Mapping[str, Any], rule: IdRule, used: set[str]) -> dict[str, Call]:
-    calls: dict[str, Call] = {}
+def _calls(index: int, message: Mapping[str, Any], rule: IdRule, used: set[str]) -> list[tuple[str, Call]]:
+    """Each call, and what the client calls it."""
+    calls: list[tuple[str, Call]] = []
     for position, call in enumerate(message.get("tool_calls") or ()):
         at = f"messages[{index}].tool_calls[{position}]"
         arguments: Mapping[str, Any]
@@ -104,10 +109,11 @@ def _calls(index: int, message: Mapping[str, Any], rule: IdRule, used: set[str])
             name, arguments = call["custom"]["name"], {INPUT: call["custom"].get(INPUT) or ""}
         else:
             name, arguments = call["function"]["name"], _arguments(call["function"].get("arguments"), at)
-        calls[call["id"]] = Call(_unique(rule.apply(call["id"]), used, index, position), name, arguments)
+        made = Call(_unique(rule.apply(call["id"]), used, index, position), name, arguments)
+        calls.append((call["id"], made))
     if legacy := message.get("function_call"):
         arguments = _arguments(legacy.get("arguments"), f"messages[{index}].function_call")
-        calls[legacy["name"]] = Call(_unique("call_function", used, index, 0), legacy["name"], arguments)
+        calls.append((legacy["name"], Call(_unique("call_function", used, index, 0), legacy["name"], arguments)))
     return calls
 
 
@@ -124,8 +130,8 @@ def _arguments(text: Any, at: str) -> Mapping[str, Any]:
     if isinstance(text, Mapping):
         return text
     try:
-        value = orjson.loads(text) if isinstance(text, str) and text.strip() else None
-    except orjson.JSONDecodeError:
+        value = loads(text) if isinstance(text, str) and text.strip() else None
+    except ProviderError:
         raise UnsupportedParameter(
             f"{at}.function.arguments" if "tool_calls" in at else f"{at}.arguments",
             f"Invalid '{at}': the arguments are not valid JSON, which this model's provider requires.",

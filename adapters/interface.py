@@ -200,7 +200,7 @@ class EmbeddingAdapter(Protocol):
     def prepare_embeddings(self, request: Mapping[str, Any], target: Target) -> UpstreamRequest: ...
 
     def parse_embeddings(self, body: bytes, sent: UpstreamRequest) -> Answer:
-        """``completion`` is a CreateEmbeddingResponse whose embeddings are lists of floats."""
+        """``completion`` is a CreateEmbeddingResponse whose embeddings are lists of floats, or float32 in base64."""
         ...
 
 

@@ -90,6 +90,7 @@ def _tool(tool: Mapping[str, Any]) -> Tool:
     parameters = body.get("parameters") or NO_PARAMETERS
     if parameters.get("type") != "object":
         parameters = {**parameters, "type": "object"}
+    cache = cache or body.get("cache_control")  # where LiteLLM's clients put it
     return Tool(body["name"], body.get("description") or "", parameters, bool(body.get("strict")), cache)
 
 
@@ -119,6 +120,8 @@ def custom_input(arguments: str) -> str:
         value = json.loads(arguments)
     except ValueError:
         return arguments
+    if value == {}:
+        return ""
     if isinstance(value, dict) and isinstance(text := value.get(INPUT), str):
         return text
     return arguments

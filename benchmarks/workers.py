@@ -3,10 +3,11 @@
 Workers share their counters through Redis, so one worker with Redis is what they are compared with. Two ways, since
 load and upstream need CPU too, and a machine with two CPUs has none to spare for them:
 
-  4 on 1 CPU    the workers share the CPU that one worker has in `1 on 1 CPU`, load, upstream and Redis the other.
+  4 on 1 CPU    the workers have the CPU that one worker has in `1 on 1 CPU`, load, upstream and Redis the other.
   4 on all CPUs workers, load, upstream and Redis run where they like, as they do in `1 on all CPUs`.
 
-`auto on all CPUs` has as many workers as CPUs, as `server.workers: auto` starts them: more only take turns.
+As many workers as CPUs serve, and those beyond stand by. `auto on all CPUs` has only as many, as `server.workers: auto`
+starts them.
 
 Requests/s for each CPU used are requests over the CPU seconds of the workers and their parent; efficiency is the
 ratio of that to one worker's in the same place. Each worker gets 64 connections: four get 256. `1 with 256` gets as
@@ -44,6 +45,11 @@ class Setting:
     beside: str
     """The setting that it is compared with."""
     connections: int
+
+    @property
+    def cpus(self) -> str:
+        """Where the contestant runs, from its start: workers are made for the CPUs that are there then."""
+        return ",".join(map(str, sorted(ALL))) if self.spread else GATEWAY
 
 
 def ours(workers: int) -> Contestant:
@@ -83,7 +89,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="sluice-bench-") as folder, Bench(Path(folder)) as bench:
         bench.upstream(latency_us=0, gap_us=0, burst=0)
         for number, (name, setting) in enumerate(table.items()):
-            bench.start(name, folder=str(number), contestant=setting.contestant)
+            bench.start(name, folder=str(number), cpus=setting.cpus, contestant=setting.contestant)
         for _ in range(arguments.rounds):
             for name, setting in table.items():
                 measured.setdefault(name, []).append(measure(bench, name, setting, arguments.seconds))
@@ -95,7 +101,7 @@ def measure(bench: Bench, name: str, setting: Setting, seconds: float) -> Row:
     bench.spread(name, set(ALL) if setting.spread else {int(GATEWAY)})
     if not setting.spread:
         bench.spread("", {int(DRIVER)})
-    cpus = ",".join(map(str, sorted(ALL))) if setting.spread else DRIVER
+    cpus = setting.cpus if setting.spread else DRIVER
     return bench.load(name, ("-c", str(setting.connections), "-w", "1", "-d", str(seconds)), stream=False, cpus=cpus)
 
 

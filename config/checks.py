@@ -185,6 +185,24 @@ def _addresses(config: Config) -> Iterator[str]:
         if "@" in url.split("//", 1)[-1].split("/", 1)[0]:
             yield f"providers.{name}.base_url: must not carry a user or password"
 
+    if config.redis is not None:
+        schemes = ("redis", "rediss", "redis+cluster", "rediss+cluster", "unix")
+        if not _is_address(config.redis.url.get_secret_value(), *schemes):
+            yield "redis.url: not an address; write redis://HOST:6379/0, rediss://, redis+cluster:// or unix://"
+    webhook = config.counters.webhook
+    if webhook is not None and not _is_address(webhook.get_secret_value(), "http", "https"):
+        yield "counters.webhook: not an address; write https://..."
+    if config.tracing.endpoint is not None and not _is_address(config.tracing.endpoint, "http", "https"):
+        yield "tracing.endpoint: not an address; write http://collector:4318/v1/traces"
+
+
+def _is_address(url: str, *schemes: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in schemes and parts.port != 0 and bool(parts.hostname or parts.scheme == "unix")
+    except ValueError:  # a port that is no number
+        return False
+
 
 def _identity(config: Config) -> Iterator[str]:
     if config.auth.jwt is not None:

@@ -38,7 +38,7 @@ def parse(text: str, environ: Mapping[str, str] | None = None) -> Config:
     try:
         document = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader that also refuses duplicate keys
     except yaml.YAMLError as exc:
-        raise ConfigError([f"not YAML: {exc}"]) from None
+        raise ConfigError([f"not YAML: {where(exc)}"]) from None
     mistakes: list[str] = []
     expanded = _expand(
         document if document is not None else {}, os.environ if environ is None else environ, "", mistakes
@@ -55,6 +55,13 @@ def parse(text: str, environ: Mapping[str, str] | None = None) -> Config:
     if mistakes:
         raise ConfigError(mistakes)
     return config
+
+
+def where(error: yaml.YAMLError) -> str:
+    """What is wrong with a document and where, in a line; the line that it stands in is not shown: it may hold a secret."""
+    mark = getattr(error, "problem_mark", None)
+    problem = str(getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be read")
+    return problem if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
 
 
 class _Loader(yaml.SafeLoader):

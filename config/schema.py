@@ -346,8 +346,8 @@ class Server(Model):
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     workers: Workers = Field(
         1,
-        description="Processes; `auto`: as many as CPUs that it may use, counting a container's limit. More than one needs "
-        "`redis`.",
+        description="Processes; `auto`: as many as CPUs that it may use, counting a container's limit; more than that stand by. "
+        "More than one needs `redis`.",
     )
     max_body: Annotated[int, Field(ge=1024, le=512 * 1024 * 1024)] = Field(
         64 * 1024 * 1024, description="The largest request body. Base64 images and audio need room."

@@ -280,8 +280,8 @@ Names and labels are those of OpenTelemetry's conventions for generative AI wher
 is called `sluice_*`. Times are in seconds, money in US dollars.
 
 **No client can make series.** Models and deployments are those of the configuration, the first `metrics.max_label_values` (500) of them, and
-`other` from there on; requests that named no known model count under `unknown`. Teams and keys are labels only with
-`metrics.tenant_labels: true`, and as many of them as that. Prompts, answers, keys and addresses are in no label.
+`other` from there on; so are codes of errors, some of which are a provider's own. Requests that named no known model count under `unknown`.
+Teams and keys are labels only with `metrics.tenant_labels: true`, and as many of them as that. Prompts, answers, keys and addresses are in no label.
 
 `deploy/prometheus/alerts.yml` holds alerts on these metrics with tests, `deploy/grafana/` four dashboards.
 
@@ -401,7 +401,7 @@ def admin_reference() -> str:
     rows = []
     for operation in asyncio.run(operations()):
         query = "; ".join(f"`{name}`: {text.replace('|', chr(92) + '|')}" for name, text in operation.query.items())
-        body = f", body `{operation.body.__name__}`" if operation.body is not None else ""
+        body = f", body `{operation.body_name}`" if operation.body is not None else ""
         rows.append(
             f"| `{operation.method} {operation.path}` | {operation.level} | {operation.summary}{body} | {query} |"
         )

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -52,18 +52,36 @@ class Lazy(click.Group):
         try:
             code = super().main(given, standalone_mode=False, **extra)
         except click.ClickException as exc:
-            if "--json" in given:
-                click.echo(json.dumps({"error": {"message": exc.format_message()}}), err=True)
-            else:
-                exc.show()
-            sys.exit(exc.exit_code)
+            _fail(exc, given)
         except click.Abort:
             click.echo("Aborted!", err=True)
             sys.exit(1)
         except BrokenPipeError:  # as with `| head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
+        except Exception as exc:
+            if (text := _of_operator(exc)) is None:
+                raise
+            _fail(click.ClickException(text), given)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(error: click.ClickException, given: Sequence[str]) -> NoReturn:
+    if "--json" in given:
+        click.echo(json.dumps({"error": {"message": error.format_message()}}), err=True)
+    else:
+        error.show()
+    sys.exit(error.exit_code)
+
+
+def _of_operator(error: Exception) -> str | None:
+    """What an operator can mend is a line and no stack trace: the configuration, files, ports; None for all else."""
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+    if isinstance(error, UnicodeDecodeError):
+        return "A file is not UTF-8."
+    problems = getattr(error, "problems", None)  # a ConfigError's, which is not imported for this
+    return "\n".join(problems) if isinstance(problems, list) else None
 
 
 @click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -120,8 +120,11 @@ class ActiveHealth:
         except UnsupportedParameter:
             return  # a model that completes nothing: no check can be made of it
         self._told.add(first.provider)
+        took = time.perf_counter() - began
         self._reachable.labels(first.provider).set(failure is None)
-        self._seconds.labels(first.provider).set(time.perf_counter() - began)
+        self._seconds.labels(first.provider).set(took)
+        if failure is not None and self._credentials.at_fault(first.credential, failure, took):
+            return
         for deployment in group:
             self._note(deployment, failure, runs.routes)
 

@@ -3,7 +3,7 @@
 import sys
 import time
 from array import array
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol, TypeAlias
@@ -270,19 +270,46 @@ class Embeddings:
     ) -> WholeAnswer:
         assert isinstance(deployment.adapter, EmbeddingAdapter), "prepare has seen to it"
         answer = deployment.adapter.parse_embeddings(body, sent)
-        if call.request.get("encoding_format") == "base64":
-            for item in answer.completion["data"]:
-                item["embedding"] = packed(item["embedding"])
-        told = orjson.dumps({**answer.completion, "model": answer.completion.get("model") or deployment.target.model})
-        return WholeAnswer(deployment, sent, told, answer.usage, tier, "default", answer.completion)
+        data, given = answer.completion["data"], call.request["input"]
+        if len(data) != (1 if type(given) is str or type(given[0]) is int else len(given)):
+            raise ProviderError(ErrorKind.PROTOCOL, "The upstream did not return one embedding for each input.")
+        told = packed if call.request.get("encoding_format") == "base64" else unpacked
+        for item in data:
+            item["embedding"] = told(item["embedding"])
+        whole = orjson.dumps({**answer.completion, "model": answer.completion.get("model") or deployment.target.model})
+        return WholeAnswer(deployment, sent, whole, answer.usage, tier, "default", answer.completion)
 
 
-def packed(embedding: list[float]) -> str:
+def packed(embedding: list[float] | str) -> str:
     """Little-endian float32 in base64: what the SDKs ask for when the caller names no format (checklist C-505)."""
+    if isinstance(embedding, str):
+        _bytes(embedding)
+        return embedding
     numbers = array("f", embedding)
     if sys.byteorder == "big":
         numbers.byteswap()
     return b64encode(numbers.tobytes()).decode()
+
+
+def unpacked(embedding: list[float] | str) -> list[float]:
+    """The numbers of either form."""
+    if not isinstance(embedding, str):
+        return embedding
+    numbers = array("f", _bytes(embedding))
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers.tolist()
+
+
+def _bytes(text: str) -> bytes:
+    """Of float32 in base64; raises ProviderError for a text that is none."""
+    try:
+        data = b64decode(text, validate=True)
+    except ValueError:
+        data = b""
+    if not data or len(data) % 4:
+        raise ProviderError(ErrorKind.PROTOCOL, "The upstream sent an embedding that is not a list of numbers.")
+    return data
 
 
 def progress(since: float | None, deployment: Deployment, tier: AttemptTier) -> float:

@@ -23,7 +23,7 @@ from .management.operation import Operation
 from .observers.vitals import Vitals
 from .paths import Records, admin_endpoints, admin_routes, data_routes, operations
 from .pipeline import Pipeline
-from .records.database import DatabaseError
+from .records.database import DatabaseError, explained
 from .reload import Reloader
 from .server import Serving, Site, State
 from .telemetry import Telemetry
@@ -71,15 +71,20 @@ class Gateway:
     def admin_url(self) -> str:
         return f"http://{self.config.admin.host}:{self.admin.port}"
 
-    async def start(self, sockets: tuple[socket.socket, socket.socket] | None = None) -> None:
-        """Listen, on ``sockets`` (data, administration) where they are given; raises ConfigError where that is impossible."""
+    async def start(
+        self, sockets: tuple[socket.socket, socket.socket] | None = None, *, stands_by: bool = False
+    ) -> None:
+        """Listen, on ``sockets`` (data, administration) where they are given; raises ConfigError where that is impossible.
+
+        ``stands_by``: requests that come to the given sockets are the other workers' first.
+        """
         data, admin = sockets or (None, None)
         for name, site, where, given in (
             ("admin", self.admin, self.config.admin, admin),
             ("server", self.data, self.config.server, data),
         ):
             try:
-                await site.start(where.host, where.port, given)
+                await site.start(where.host, where.port, given, stands_by=stands_by and site is self.data)
             except OSError as exc:
                 raise ConfigError([f"{name}.port: {where.host}:{where.port}: {_why(exc)}"]) from exc
         self.state.ready = True
@@ -177,7 +182,7 @@ async def build(config: Config, read: Callable[[], Config] | None = None) -> Gat
         if isinstance(exc, DatabaseError):
             raise ConfigError([str(exc)]) from exc
         if isinstance(exc, StoreUnavailable):
-            raise ConfigError([f"database.url: {exc.message}"]) from exc
+            raise ConfigError([f"database.url: {explained(exc)}"]) from exc
         raise
     failures = Failures(config.auth.failures_per_minute)
 

@@ -147,6 +147,7 @@ async def lasting_of(
     watching = telemetry(
         config, registry, pools=pools, ledger=records.ledger, counters=counters, asks=asks, closers=closers
     )
+    records.keys.on_change.append(watching.standing.forget)
     lasting = Lasting(
         credentials=credentials,
         limiter=limiter,

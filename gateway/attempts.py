@@ -174,17 +174,20 @@ class Attempts:
     ) -> None:
         """Note what a failed attempt tells of the deployment and what it may cost, in its row if anything was sent."""
         health = self._fleet[deployment.id].health
-        if isinstance(why, DeploymentFull):  # which says nothing of the provider
+        if isinstance(why, DeploymentFull):
             if probe:
                 health.release()
             record.full += (deployment.id,)
             call.over(row, deployment, maybe_billed=False)
             return
         if isinstance(why, ProviderError):
-            others = self._others(call.plan, deployment)
-            queued = deployment.pool is not None and not others
-            health.failed(why, last=not others, queued=queued, probe=probe)
-            call.told(deployment, why)
+            if not self._credentials.at_fault(deployment.credential, why, row.seconds):
+                others = self._others(call.plan, deployment)
+                queued = deployment.pool is not None and not others
+                health.failed(why, last=not others, queued=queued, probe=probe)
+                call.told(deployment, why)
+            elif probe:
+                health.release()
             row.status, row.error = why.kind.value, why.kind
             call.over(row, deployment, maybe_billed=why.maybe_billed)
         else:

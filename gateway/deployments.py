@@ -12,6 +12,7 @@ from config.schema import Deployment as DeploymentConfig
 from .call import Deployment, Route
 from .errors import InvalidRequest
 from .timeouts import merged, within
+from .upstream.head import OURS, lines, locate
 from .validation import validate_chat
 
 NO_DEFAULT = GATEWAY_PARAMS | {
@@ -25,6 +26,8 @@ NO_DEFAULT = GATEWAY_PARAMS | {
     "audio",
 }
 """What an answer is read or accounted by: it must be what the client sees itself ask for."""
+FRAMING = "the gateway writes this header itself, or sends it to nobody"
+UNWRITABLE = "a header's name is one word, and its value has no line break (many a secret of a file ends in one) and nothing beyond Latin-1"
 
 
 def routes(config: Config, check: Callable[[CredentialSpec], None] | None = None) -> dict[str, Route]:
@@ -96,8 +99,9 @@ class _Loaded:
         self.adapter = adapter
         self.options = options
         self.base_url = (config.base_url or adapter.base_url).rstrip("/")
-        self.credential = adapter.credential(options) if config.api_key is None else None
         self.headers = {name.lower(): value.get_secret_value() for name, value in config.headers.items()}
+        given = config.api_key is not None or "authorization" in self.headers
+        self.credential = None if given else adapter.credential(options)
 
 
 def _load(name: str, provider: Provider, problems: list[str]) -> "_Loaded":
@@ -117,7 +121,24 @@ def _load(name: str, provider: Provider, problems: list[str]) -> "_Loaded":
         return None  # type: ignore[return-value]  # as above
     if not provider.base_url and not adapter.base_url:
         problems.append(f"{path}.base_url: this adapter has no address of its own; name one")
+    problems += (f"{path}.{problem}" for problem in unsendable(provider))
     return _Loaded(provider, adapter, options)
+
+
+def unsendable(provider: Provider) -> Iterator[str]:
+    """What no request can be written with: every one would fail as if the provider were away."""
+    if provider.base_url is not None:
+        try:
+            locate(provider.base_url)
+        except ValueError as exc:
+            yield f"base_url: {exc}"
+    key = provider.api_key
+    given = {"api_key": ("authorization", key)} if key is not None else {}
+    for where, (name, value) in {**given, **{f"headers.{n}": (n, v) for n, v in provider.headers.items()}}.items():
+        try:
+            lines([(name, value.get_secret_value())])
+        except ValueError:
+            yield f"{where}: cannot be sent: {FRAMING if name.lower() in OURS else UNWRITABLE}"
 
 
 def _deployment(config: Config, name: str, deployment: DeploymentConfig, provider: _Loaded) -> Deployment:

@@ -1,4 +1,4 @@
-"""Accepts who waits outside: libuv takes in one connection a turn of the event loop, and under load a turn is long."""
+"""Who waits to be accepted: behind long turns of the event loop, or because all other workers are busy or gone."""
 
 import asyncio
 import os
@@ -11,10 +11,13 @@ PAUSE = 1.0
 """Seconds without a connection after which nobody can have waited for a turn to end."""
 MOST = 100
 """Connections that are accepted at once, at most."""
+PATIENCE = 0.05
+"""Seconds that a worker that stands by leaves to the others for accepting somebody."""
 
 
 class Doors:
-    """Listening sockets that the event loop accepts from too. Workers that share them are given their part still.
+    """Listening sockets that the event loop accepts from too: libuv takes in one connection a turn, and under load a turn
+    is long. Workers that share them are given their part still.
 
     ``knock`` whenever a connection was made: those behind it come in with it.
     """
@@ -44,18 +47,58 @@ class Doors:
         since, self._last = now - self._last, now
         most = min(int(since / EACH), MOST) if since < PAUSE else 0
         for door in self._sockets:
-            for _ in range(most):
-                try:
-                    client, _address = door.accept()
-                except OSError:  # nobody, or no file is left: the event loop's own accepting knows what to do
-                    break
-                client.setblocking(False)
-                entering = self._loop.create_task(self._enter(client))
-                self._entering.add(entering)
-                entering.add_done_callback(self._entering.discard)
+            self._accept(door, most)
+
+    def _accept(self, door: socket.socket, most: int) -> int:
+        """How many came in."""
+        for count in range(most):
+            try:
+                client, _address = door.accept()
+            except OSError:  # nobody, or no file is left: the event loop's own accepting knows what to do
+                return count
+            client.setblocking(False)
+            entering = self._loop.create_task(self._enter(client))
+            self._entering.add(entering)
+            entering.add_done_callback(self._entering.discard)
+        return most
 
     async def _enter(self, client: socket.socket) -> None:
         try:
             await self._loop.connect_accepted_socket(self._make, client)
         except OSError:
             client.close()  # it has left already
+
+
+class BackDoors(Doors):
+    """The same of a worker that stands by: nobody else accepts from them here, and who has just come is left to the other
+    workers first. Who still waits after ``PATIENCE`` is taken in, one at first, then twice as many each time that more do:
+    workers that are only slow keep most of what is theirs, and nobody waits long for those that hang or are gone.
+    """
+
+    def open(self, listening: Iterable[socket.socket]) -> None:
+        super().open(listening)
+        for door in self._sockets:
+            self._watch(door)
+
+    def close(self) -> None:
+        for door in self._sockets:
+            self._loop.remove_reader(door.fileno())
+        super().close()
+
+    def knock(self) -> None:
+        """Nothing: who waits behind is the others' first."""
+
+    def _watch(self, door: socket.socket) -> None:
+        self._loop.add_reader(door.fileno(), self._came, door)
+
+    def _came(self, door: socket.socket) -> None:
+        self._loop.remove_reader(door.fileno())  # else it would call again and again until somebody accepts
+        self._loop.call_later(PATIENCE, self._look, door, 1)
+
+    def _look(self, door: socket.socket, most: int) -> None:
+        if door.fileno() < 0:  # closed
+            return
+        if self._accept(door, most) < most:
+            self._watch(door)
+        else:
+            self._loop.call_later(PATIENCE, self._look, door, min(2 * most, MOST))

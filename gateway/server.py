@@ -15,8 +15,9 @@ from config.schema import Server as ServerConfig
 
 from . import web
 from .connection import SERVER_HEADER, Listener
-from .doors import Doors
+from .doors import BackDoors, Doors
 from .endpoints.exchange import Exchange
+from .endpoints.health import healthz
 from .endpoints.routes import Handler, Routes
 from .errors import ClientDisconnected, GatewayError, LimitExceeded, Overloaded, Unauthenticated
 from .logs import log_crash
@@ -140,7 +141,8 @@ class Site:
         if self._cors and message.method == "OPTIONS":
             return self._preflight, ""
         handler, found = routes.match(message.method, message.path)
-        if self._bounded and len(self._state.running) > self._config.max_requests_in_flight:
+        if self._bounded and len(self._state.running) > self._config.max_requests_in_flight and handler is not healthz:
+            # Who has too much to do is not dead, and must not be taken for it.
             raise Overloaded("The gateway is handling as many requests as it can.")
         return handler, found
 
@@ -190,36 +192,43 @@ class Site:
             headers["access-control-allow-headers"] = asked[:1024]
         return web.Response(status=204, headers=headers)
 
-    async def start(self, host: str, port: int, listening: socket.socket | None = None) -> None:
-        """Listen; ``port`` 0 takes a free one, told by ``self.port``. ``listening``: a socket that does so already."""
+    async def start(
+        self, host: str, port: int, listening: socket.socket | None = None, *, stands_by: bool = False
+    ) -> None:
+        """Listen; ``port`` 0 takes a free one, told by ``self.port``. ``listening``: a socket that does so already, of which
+        a worker that ``stands_by`` takes only whom no other accepts.
+        """
         self.listener.check()
         loop = asyncio.get_running_loop()
+        if listening is not None and stands_by:
+            self._open(BackDoors(loop, self.listener), [listening])
+            listening.close()
+            return
         if listening is not None:
             self._server = await loop.create_server(self.listener, sock=listening, backlog=BACKLOG)
         else:
             self._server = await loop.create_server(self.listener, host, port, backlog=BACKLOG)
-        sockets: Sequence[socket.socket] = self._server.sockets
+        self._open(Doors(loop, self.listener), self._server.sockets)
+
+    def _open(self, doors: Doors, sockets: Sequence[socket.socket]) -> None:
         self.port = sockets[0].getsockname()[1]
-        self.listener.doors = doors = Doors(loop, self.listener)
+        self.listener.doors = doors
         doors.open(sockets)
 
     async def close(self) -> None:
         """Accept nothing more, and cancel what runs."""
         await self.stop_listening()
-        if self._server is not None:
+        if self.listener.doors is not None:
             await asyncio.sleep(0)  # whoever was accepted last has its connection made before they are looked at
             self.listener.pre_shutdown()
             await self.listener.shutdown(CLOSE_WITHIN)
 
     async def stop_listening(self) -> None:
         """Accept nothing more; what runs goes on."""
-        self._shut()
-        if self._server is not None:
-            self._server.close()
-
-    def _shut(self) -> None:
         if self.listener.doors is not None:
             self.listener.doors.close()
+        if self._server is not None:
+            self._server.close()
 
 
 def _nobody(exchange: Exchange) -> web.StreamResponse:

@@ -104,13 +104,14 @@ def fitting(plan: Plan, record: CallRecord, principal: Principal) -> Plan:
     """The deployments that may serve the effective tier; raises InvalidRequest for flex where there is none.
 
     Flex is cheaper: to run it at another tier is dearer than what was asked for, so only ``flex_fallback`` does.
-    An ``auto`` that became flex runs at default instead.
+    An ``auto`` that became flex runs at default instead, where the policy allows that.
     """
     if record.effective_tier != "flex":
         return plan
     if fit := able(plan, "flex"):
         return fit
-    if record.requested_tier == "flex" and flex_fallback(principal) is None:
+    stays = record.requested_tier == "flex" and flex_fallback(principal) is None
+    if stays or not permitted("default", principal):
         raise InvalidRequest("The service tier `flex` is not available for this model.", param="service_tier")
     record.effective_tier = "default"
     return plan

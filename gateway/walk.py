@@ -10,7 +10,7 @@ from config.schema import Retries
 from .call import Deployment, Plan
 from .errors import LIMIT_SCOPE, BudgetExceeded, LimitExceeded
 from .fleet import Fleet
-from .upstream import DeploymentFull
+from .upstream import DeploymentFull, NotSent
 
 FINAL = frozenset({ErrorKind.INVALID_REQUEST, ErrorKind.CONTEXT_LENGTH, ErrorKind.CONTENT_POLICY, ErrorKind.TOO_LARGE})
 """The request's own fault: another deployment of the same model would say the same."""
@@ -104,7 +104,7 @@ class Walk:
     def goes_on(self, failure: BaseException, patience: float = math.inf) -> bool:
         """Decide what follows a failure, within ``patience`` seconds: sets ``following`` and ``delay``."""
         failed, begun, self.following = self._last, self._begun, None
-        if isinstance(failure, UnsupportedParameter | DeploymentFull):
+        if isinstance(failure, UnsupportedParameter | NotSent):
             self._left += 1  # nothing was sent
         if failed is None or begun is None or not self._left or patience <= 0 or not may_try_elsewhere(failure):
             return False
@@ -141,8 +141,8 @@ class Walk:
 
     def _affordable(self, failed: Deployment, begun: Deployment, following: Deployment, failure: BaseException) -> bool:
         """A deployment that is well may take over as much as it must; else failures may cause so many retries only."""
-        if isinstance(failure, UnsupportedParameter | DeploymentFull):
-            return True  # nothing was sent
+        if isinstance(failure, UnsupportedParameter | NotSent):
+            return True
         if self._spend(begun):
             return True
         if following.id == failed.id or not self._fleet[following.id].health.well():
@@ -157,7 +157,7 @@ class Walk:
     def _pause(self, deployment: Deployment, failure: BaseException) -> float | None:
         """Before a deployment has its second turn: full jitter, or what it asked for; None when that is too long."""
         health = self._fleet[deployment.id].health
-        if not isinstance(failure, ProviderError) or isinstance(failure, DeploymentFull):
+        if not isinstance(failure, ProviderError) or isinstance(failure, NotSent):
             return None
         if failure.kind not in SAME_AGAIN or not health.closed:
             return None

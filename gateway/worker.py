@@ -56,6 +56,7 @@ async def serve(
     signals: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT),
     beat: Callable[[], bool] | None = None,
     others: Callable[[], None] | None = None,
+    stands_by: bool = False,
     applied: Callable[[Config], None] | None = None,
 ) -> None:
     """Serve until one of ``signals``. ``seen`` is the stamp of ``path`` from before ``config`` was read from it: where it is
@@ -63,6 +64,7 @@ async def serve(
 
     ``beat``, of a supervisor, is called every second from when the worker serves; when it says False, the worker ends.
     Repeated signals are then left to the supervisor. ``others`` has all workers reload; ``applied`` is told of each reload.
+    ``stands_by``: there are more workers than CPUs, and this one takes in whom the others do not.
     """
     gateway = await build(config, read)
     gateway.reloader.others, gateway.reloader.applied = others, applied
@@ -84,7 +86,7 @@ async def serve(
         loop.add_signal_handler(number, on_signal)
     loop.add_signal_handler(signal.SIGHUP, on_hangup)
     try:
-        await gateway.start(sockets)
+        await gateway.start(sockets, stands_by=stands_by)
     except BaseException:
         await gateway.close()
         raise

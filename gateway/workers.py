@@ -27,7 +27,7 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from config import Config, ConfigError, cpus
 
-from . import logs, slices
+from . import logs
 from .reload import Stamp, stamp_of
 from .worker import loop_factory, serve
 
@@ -63,7 +63,7 @@ def run(read: Callable[[], Config], path: Path) -> None:
     logs.configure(config.logging)
     wanted, there = config.server.workers, cpus.available()
     if wanted > there:
-        log.warning("%d workers take turns on %d CPUs: `server.workers: auto` would start %d", wanted, there, there)
+        log.warning("%d of %d workers stand by, for there are %d CPUs", wanted - there, wanted, there)
     supervisor = Supervisor(Application(Running(config, stamp, 0.0), read, path))
     try:
         supervisor.run()
@@ -93,6 +93,7 @@ class Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no typ
             "backlog": 4096,
             "loglevel": "warning",
             "logger_class": Log,
+            "pre_fork": _assign,
             "child_exit": _forget,
         }
         if "control_socket_disable" in self.cfg.settings:  # since gunicorn 25; signals are enough
@@ -111,6 +112,12 @@ class Log(Logger):  # type: ignore[misc]  # gunicorn has no types
         super().setup(cfg)
         self.error_log.handlers.clear()
         self.error_log.propagate = True
+
+
+def _assign(supervisor: "Supervisor", worker: "Process") -> None:
+    """As many workers serve as there are CPUs, the others stand by: taking turns on a CPU costs more than it brings."""
+    serving = sum(not other.stands_by for other in supervisor.WORKERS.values())
+    worker.stands_by = serving >= cpus.available()
 
 
 def _forget(supervisor: "Supervisor", worker: "Process") -> None:
@@ -232,6 +239,8 @@ class Start:
 class Process(Worker):  # type: ignore[misc]  # gunicorn has no types
     """One worker process."""
 
+    stands_by = False
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.start = Start()
@@ -249,8 +258,6 @@ class Process(Worker):  # type: ignore[misc]  # gunicorn has no types
             listener.sock.close()  # else it would go on listening while this worker drains, and nobody would answer
         application: Application = self.app
         config, stamp, _ = application.running
-        if slices.are_shared(config.server.workers):
-            slices.take_long_turns()
 
         def read() -> Config:
             nonlocal stamp
@@ -260,6 +267,7 @@ class Process(Worker):  # type: ignore[misc]  # gunicorn has no types
         serving = serve(
             config, read, application.path, stamp,
             sockets=(data, admin), signals=(signal.SIGTERM,), beat=self._beat, others=self._reload_all,
+            stands_by=self.stands_by,
             applied=lambda config: self.start.reloaded(config, stamp),
         )  # fmt: skip
         try:

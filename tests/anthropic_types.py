@@ -81,12 +81,19 @@ def problems(body: Mapping[str, Any]) -> list[str]:
                     _walk(_block_adapter(block["type"]).validate_python(block))
     except ValidationError as e:
         return [f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in e.errors()[:5]]
-    found = [*_turns(body["messages"]), *_thinking(body)]
-    if str(body).count("'cache_control'") > 4:
-        found.append("more than 4 cache markers")
+    found = [*_turns(body["messages"]), *_thinking(body), *_markers(body)]
     if not body.get("tools") and body.get("tool_choice"):
         found.append("tool_choice without tools")
     return found
+
+
+def _markers(body: Mapping[str, Any]) -> list[str]:
+    """At most four, and none for an hour behind one for less, in the order of tools, system, messages."""
+    places = [body.get("tools"), body.get("system"), *(turn["content"] for turn in body["messages"])]
+    blocks = [block for blocks in places if isinstance(blocks, list) for block in blocks]
+    marks = [block["cache_control"].get("ttl") for block in blocks if block.get("cache_control")]
+    found = ["more than 4 cache markers"] if str(body).count("'cache_control'") > 4 else []
+    return found + ["an hour's cache marker behind another"] * ("1h" in marks[marks.count("1h") :])
 
 
 def _turns(turns: list[Mapping[str, Any]]) -> list[str]:

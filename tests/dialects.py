@@ -38,11 +38,14 @@ class Issuers:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.dead = False
+        self.failing = 0
+        """How many more times it is not well."""
         self.url = ""
 
     async def handle(self, request: web.Request) -> web.Response:
         self.asked.append(request.path)
-        if self.dead:
+        self.failing -= 1
+        if self.dead or self.failing >= 0:
             return web.Response(status=503)
         if request.path == "/sts/":
             return web.Response(text=STS, content_type="text/xml")

@@ -113,6 +113,45 @@ async def test_models_are_listed_with_the_account_s_credential(
     assert set(seen) == {("GET", path, credential)}
 
 
+async def test_a_credential_that_cannot_be_had_is_no_word_on_the_deployment() -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    entra = {"tenant_id": "t", "client_id": "c", "client_secret": "s", "authority": nobody}
+    providers = {"second": {"adapter": "azure", "base_url": nobody, "options": entra}}
+    active = {"active": {"interval": 0.05, "timeout": 5, "kind": "models"}}
+    async with running({"m": [deployment("x", "second")]}, providers=providers, health=active) as (gateway, _):
+        value = gateway.registry.get_sample_value
+        await until(lambda: value("sluice_upstream_reachable", {"provider": "second"}) == 0)
+        assert gateway.lasting.fleet.breakers()["second/x"].serves
+
+
+async def test_a_check_that_a_token_was_refused_for_renews_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.credentials.refresh.SETTLED", 0.2)
+    tokens, ended = 0, ""
+
+    async def answer(request: web.Request) -> web.Response:
+        nonlocal tokens
+        if request.path.endswith("/token"):
+            tokens += 1
+            return web.json_response({"access_token": f"token-{tokens}", "expires_in": 3600})
+        refused = request.headers["authorization"] == ended
+        return web.json_response(
+            {"error": {"message": "no"}} if refused else {"data": []}, status=401 if refused else 200
+        )
+
+    async with server(answer) as url:
+        entra = {"tenant_id": "t", "client_id": "c", "client_secret": "s", "authority": url}
+        providers = {"second": {"adapter": "azure", "base_url": url, "options": entra}}
+        active = {"active": {**ACTIVE, "kind": "models"}}
+        async with running({"m": [deployment("x", "second")]}, providers=providers, health=active) as (gateway, _):
+            await until(lambda: tokens == 1)
+            await asyncio.sleep(0.3)
+            ended = "Bearer token-1"
+            await until(lambda: tokens == 2)
+            await asyncio.sleep(0.2)
+            assert gateway.lasting.fleet.breakers()["second/x"].serves
+            assert gateway.registry.get_sample_value("sluice_upstream_reachable", {"provider": "second"}) == 1
+
+
 async def test_a_completion_is_asked_for_where_that_is_wanted_and_nothing_is_booked() -> None:
     active = {"active": {**ACTIVE, "kind": "completion"}}
     async with running({"m": [deployment("demo-ok"), deployment("demo-500")]}, health=active) as (gateway, upstream):

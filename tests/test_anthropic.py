@@ -179,7 +179,32 @@ def test_cache_markers_of_both_dialects_stay_at_their_place() -> None:
     assert made["system"][0]["cache_control"] == {"type": "ephemeral", "ttl": "1h"}
     assert made["messages"][0]["content"][0]["cache_control"] == {"type": "ephemeral", "ttl": "1h"}
     assert made["messages"][1]["content"][0]["cache_control"] == {"type": "ephemeral"}
-    assert made["tools"][0]["cache_control"] == {"type": "ephemeral"}
+    assert made["tools"][0]["cache_control"] == {"type": "ephemeral", "ttl": "1h"}  # what follows is kept as long
+
+
+def test_a_cache_marker_inside_a_function_is_the_tools() -> None:
+    function = {**WEATHER["function"], "cache_control": {"type": "ephemeral"}}
+    assert body(ask(tools=[{"type": "function", "function": function}]))["tools"][0]["cache_control"] == {
+        "type": "ephemeral"
+    }
+
+
+def test_a_short_cache_marker_before_an_hours_is_one_for_an_hour() -> None:
+    opened = {"type": "text", "text": "s", "prompt_cache_breakpoint": {"mode": "explicit"}}
+    made = body(ask({"role": "system", "content": [opened]}, USER, prompt_cache_retention="24h"))
+    hour = {"type": "ephemeral", "ttl": "1h"}
+    assert (made["system"][0]["cache_control"], made["messages"][0]["content"][0]["cache_control"]) == (hour, hour)
+    made = body(ask({"role": "system", "content": [opened]}, USER, prompt_cache_retention="in_memory"))
+    assert made["system"][0]["cache_control"] == {"type": "ephemeral"}
+
+
+def test_cache_markers_inside_tool_results_are_the_results_own() -> None:
+    text = {"type": "text", "text": "r", "cache_control": {"type": "ephemeral"}}
+    turns = [turn for i in "abcde" for turn in (called(i), result(i, [text]))]
+    made = body(ask(USER, *turns, tools=[WEATHER]))
+    results = [turn["content"][0] for turn in made["messages"] if turn["content"][0]["type"] == "tool_result"]
+    assert [bool(r.get("cache_control")) for r in results] == [False, True, True, True, True]
+    assert all(r["content"] == [{"type": "text", "text": "r"}] for r in results)
 
 
 @pytest.mark.parametrize(

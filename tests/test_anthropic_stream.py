@@ -14,6 +14,7 @@ from adapters.interface import Answer, UpstreamRequest
 from adapters.usage import Usage
 
 from . import replay
+from .anthropic_requests import message
 from .spoil import spoil
 
 ADAPTER = Anthropic()
@@ -329,6 +330,15 @@ def test_a_custom_tools_input_of_another_shape_is_told_as_it_is() -> None:
     assert choice["message"]["tool_calls"][0]["custom"]["input"] == '{"cmd":"ls"}'
 
 
+@pytest.mark.parametrize("custom", [False, True])
+def test_a_character_cut_in_two_inside_arguments_is_one_again(custom: bool) -> None:
+    notes = {"custom": frozenset({"f"})} if custom else {}
+    call = answer(start(), *tool(0, "f", '{"input":"\ud83d', '\ude00!"}'), *ended("tool_use"), notes=notes)
+    (made,) = call["message"]["tool_calls"]
+    told = made["custom"]["input"] if custom else made["function"]["arguments"]
+    assert told == ("\U0001f600!" if custom else '{"input":"\U0001f600!"}')
+
+
 def test_E_082_the_tool_that_is_the_answer_streams_as_content() -> None:
     notes = {"answer": "json_answer"}
     events = [start(), *text(0, "Sure:"), *tool(1, "json_answer", '{"a"', ":1}"), *ended("tool_use")]
@@ -336,6 +346,15 @@ def test_E_082_the_tool_that_is_the_answer_streams_as_content() -> None:
     assert choice["message"]["content"] == '{"a":1}'
     assert "tool_calls" not in choice["message"]
     assert choice["finish_reason"] == "stop"
+
+
+def test_E_082_of_two_answers_the_first_is_the_content_streamed_or_whole() -> None:
+    notes = {"answer": "json_answer"}
+    events = [start(), *tool(0, "json_answer", '{"a":1}'), *tool(1, "json_answer", '{"a":2}'), *ended("tool_use")]
+    assert answer(*events, notes=notes)["message"]["content"] == '{"a":1}'
+    calls = [{"type": "tool_use", "id": f"t{n}", "name": "json_answer", "input": {"a": n}} for n in (1, 2)]
+    whole = ADAPTER.parse(message(*calls, stop="tool_use"), UpstreamRequest("", {}, b"", notes=notes))
+    assert whole.completion["choices"][0]["message"]["content"] == '{"a":1}'
 
 
 def test_E_083_a_real_call_beside_the_answer_tool_stays_a_call() -> None:

@@ -74,6 +74,69 @@ def test_E_029_no_more_than_twenty_tools_are_strict() -> None:
     assert sum("strict" in tool for tool in body(ask(tools=tools))["tools"]) == 20
 
 
+def fields(number: int, kind: Any, *, required: bool) -> dict[str, Any]:
+    names = [f"f{at}" for at in range(number)]
+    return {"type": "object", "properties": dict.fromkeys(names, kind), "required": names if required else []}
+
+
+NULLABLE = {"anyOf": [{"type": "string"}, {"type": "null"}]}
+
+
+@pytest.mark.parametrize("schema", [fields(16, {"type": ["string", "null"]}, required=True), fields(16, NULLABLE, required=True), fields(23, {"type": "string"}, required=False)])  # fmt: skip
+def test_E_029_schemas_that_may_be_compiled_are(schema: Any) -> None:
+    assert "output_config" in body(ask(response_format=json_schema(schema)))
+
+
+@pytest.mark.parametrize("schema", [fields(17, {"type": ["string", "null"]}, required=True), fields(17, NULLABLE, required=True), fields(24, {"type": "string"}, required=False)])  # fmt: skip
+def test_E_029_a_schema_of_too_many_nullable_or_optional_fields_is_a_tool_that_must_be_called(schema: Any) -> None:
+    made = body(ask(response_format=json_schema(schema)))
+    assert made["tool_choice"]["type"] == "tool"
+    assert "output_config" not in made
+    assert schema["properties"] == made["tools"][0]["input_schema"]["properties"]
+
+
+def test_E_029_the_format_and_strict_tools_share_what_may_be_compiled() -> None:
+    tools = [strict_tool(**fields(9, NULLABLE, required=True)) for _ in range(2)]
+    tools[1]["function"]["name"] = "g"
+    sent = prepared(ask(tools=tools))
+    assert ["strict" in tool for tool in json.loads(sent.body)["tools"]] == [True, False]
+    assert sent.dropped == ("tools.function.strict",)
+    sent = prepared(ask(tools=tools, response_format=json_schema(fields(9, NULLABLE, required=True))))
+    assert ["strict" in tool for tool in json.loads(sent.body)["tools"]] == [False, False]
+    assert "output_config" in json.loads(sent.body)
+
+
+@pytest.mark.parametrize(
+    "nullable",
+    [{"type": ["string", "null"], "enum": ["c", "f", None]}, {"type": ["string", "null"], "enum": ["c", "f"]}],
+)
+def test_a_nullable_enumeration_is_told_by_its_values(nullable: dict[str, Any]) -> None:
+    made = body(ask(tools=[strict_tool(properties={"a": nullable})]))["tools"][0]
+    assert made["strict"] is True
+    assert made["input_schema"]["properties"]["a"] == {"enum": nullable["enum"]}
+
+
+def test_parts_that_hold_at_once_are_compiled_only_where_they_can() -> None:
+    base = {"$defs": {"A": {"type": "object", "properties": {"x": {"type": "string"}}, "required": ["x"]}}}
+    one = strict_tool(**base, properties={"a": {"allOf": [{"$ref": "#/$defs/A"}], "description": "An A."}})
+    made = body(ask(tools=[one]))["tools"][0]
+    assert made["input_schema"]["properties"]["a"] == {"$ref": "#/$defs/A", "description": "An A."}
+    letters = {"allOf": [{"type": "string"}, {"enum": ["x", "y"]}]}  # recorded
+    assert body(ask(tools=[strict_tool(properties={"a": letters})]))["tools"][0]["strict"] is True
+    other = {"type": "object", "properties": {"y": {"type": "string"}}, "required": ["y"]}
+    for parts in ([{"$ref": "#/$defs/A"}, other], [base["$defs"]["A"], other]):
+        sent = prepared(ask(tools=[strict_tool(**base, properties={"a": {"allOf": parts}})]))
+        assert "strict" not in json.loads(sent.body)["tools"][0]
+        assert sent.dropped == ("tools.function.strict",)
+
+
+def test_E_017_a_compiled_answer_continues_nothing() -> None:
+    begun = {"role": "assistant", "content": "So"}
+    made = body(ask(USER, begun, response_format=json_schema(SCHEMA)), "claude-sonnet-4-5")
+    assert made["messages"][-1] == {"role": "user", "content": [{"type": "text", "text": "Continue."}]}
+    assert body(ask(USER, begun), "claude-sonnet-4-5")["messages"][-1]["role"] == "assistant"
+
+
 CHOICES: list[tuple[Any, Any]] = [
     ("none", {"type": "none"}),
     ("required", {"type": "any"}),

@@ -35,11 +35,22 @@ def test_addresses(base: str) -> None:
     assert sent(base=base, api_version="2024-10-21").url == (
         f"{BASE}/openai/deployments/gpt%204o/chat/completions?api-version=2024-10-21"
     )
-    assert "/deployments/d%2F1/" in sent(base=base, api_version="v", deployment="d/1").url
+    assert "/deployments/d%2F1/" in sent(base=base, api_version="2024-10-21", deployment="d/1").url
+    for version, query in (("v1", ""), ("latest", ""), ("preview", "?api-version=preview")):
+        assert sent(base=base, api_version=version).url == f"{BASE}/openai/v1/chat/completions{query}"
     up = ADAPTER.prepare_embeddings(
         {"model": "x", "input": "a"}, Target(base, "e", "k", ADAPTER.options({"api_version": "v"}))
     )
     assert up.url == f"{BASE}/openai/deployments/e/embeddings?api-version=v"
+
+
+def test_the_deployment_is_the_model_where_the_address_does_not_name_it() -> None:
+    made = Target(BASE, "gpt-4o", "k", ADAPTER.options({"deployment": "prod"}))
+    for _ in range(2):
+        assert json.loads(ADAPTER.prepare(REQUEST, made).body)["model"] == "prod"
+    up = ADAPTER.prepare_embeddings({"model": "x", "input": "a"}, made)
+    assert (json.loads(up.body)["model"], up.url) == ("prod", f"{BASE}/openai/v1/embeddings")
+    assert json.loads(sent().body)["model"] == "gpt 4o"
 
 
 def test_addresses_are_the_official_sdk_s() -> None:

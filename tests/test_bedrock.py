@@ -29,7 +29,7 @@ from .replay import Recording, need, recordings, replay_whole
 ADAPTER = Bedrock()
 CLAUDE = "us.anthropic.claude-sonnet-4-5-20250929-v1:0"
 NEWEST = "us.anthropic.claude-opus-4-7"
-FABLE = "us.anthropic.claude-fable-5"
+FABLE = "us.anthropic.claude-fable-5-1"
 NOVA = "us.amazon.nova-pro-v1:0"
 LLAMA = "us.meta.llama4-maverick-17b-instruct-v1:0"
 STRING = {"type": "string"}
@@ -375,8 +375,9 @@ def test_bad_options_are_named(raw: dict[str, Any], word: str):
         ADAPTER.options(raw)
 
 
-def test_signing_is_on_when_an_option_speaks_of_it():
-    assert ADAPTER.credential(ADAPTER.options({"region": "us-west-2"})) is None
+def test_requests_are_signed_where_no_key_is_given():
+    assert ADAPTER.credential(ADAPTER.options({"region": "us-west-2"})) is not None
+    assert ADAPTER.credential(ADAPTER.options({"auth": "api_key"})) is None
     spec = ADAPTER.credential(ADAPTER.options({"access_key_id": "AK", "secret_access_key": "top-secret"}))
     assert spec is not None
     assert (spec.kind, spec.settings["service"], spec.settings["region"]) == ("aws", "bedrock", "us-east-1")
@@ -529,7 +530,7 @@ def test_cache_breakpoints_become_cache_points_where_the_model_has_them():
     tool = {**function(), "cache_control": {"type": "ephemeral"}}
     body = build({"role": "system", "content": [part]}, user("x"), tools=[tool])
     assert body["system"][1] == {"cachePoint": {"type": "default", "ttl": "1h"}}
-    assert body["toolConfig"]["tools"][1] == {"cachePoint": {"type": "default"}}
+    assert body["toolConfig"]["tools"][1] == {"cachePoint": {"type": "default", "ttl": "1h"}}  # as what follows
     assert "cachePoint" not in json.dumps(
         build({"role": "system", "content": [part]}, user("x"), to=LLAMA, tools=[tool])
     )
@@ -684,6 +685,52 @@ def test_E_029_a_schema_that_closing_would_empty_is_a_tool_that_must_be_called(i
     assert caught.value.param == "response_format"
 
 
+def test_E_029_what_claude_does_not_compile_is_a_tool_that_must_be_called_or_not_strict():
+    fields = {f"f{at}": {"type": ["string", "null"]} for at in range(9)}
+    closed = {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+    form = {"type": "json_schema", "json_schema": {"name": "s", "schema": closed}}
+    strict = [schema_function(name, closed) for name in "fg"]
+    specs = [tool["toolSpec"] for tool in build(tools=strict)["toolConfig"]["tools"]]
+    assert [spec.get("strict") for spec in specs] == [True, None]
+    both = prepare(tools=strict[:1], response_format=form)
+    assert "outputConfig" in json.loads(both.body)
+    assert both.dropped == ("tools[].function.strict",)
+    fields |= {f"g{at}": {"type": ["string", "null"]} for at in range(9)}
+    assert build(response_format=form)["toolConfig"]["toolChoice"] == {"tool": {"name": "json_response"}}
+
+
+def test_a_tool_of_claude_has_an_object_without_a_union_for_its_root():
+    a, b = ({"type": "object", "properties": {name: STRING}, "required": [name]} for name in "ab")
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"anyOf": [a, b]}}}
+    root = build(tools=[tool])["toolConfig"]["tools"][0]["toolSpec"]["inputSchema"]["json"]
+    assert root == {"type": "object", "properties": {"a": STRING, "b": STRING}, "required": []}
+
+
+def test_four_cache_points_stay_and_none_for_an_hour_follows_a_shorter_one():
+    def marked(text: str, **ttl: str) -> dict[str, Any]:
+        return {"type": "text", "text": text, "cache_control": {"type": "ephemeral", **ttl}}
+
+    body = build({"role": "system", "content": [marked("s")]}, user([marked(str(n)) for n in range(5)]))
+    assert body["system"] == [{"text": "s"}]
+    point = {"cachePoint": {"type": "default"}}
+    assert body["messages"][0]["content"][:4] == [{"text": "0"}, {"text": "1"}, point, {"text": "2"}]
+    tool = {**function(), "cache_control": {"type": "ephemeral"}}
+    body = build({"role": "system", "content": [marked("s", ttl="1h")]}, user([marked("u")]), tools=[tool])
+    told = [body["toolConfig"]["tools"][-1], body["system"][-1], body["messages"][0]["content"][-1]]
+    hour = {"cachePoint": {"type": "default", "ttl": "1h"}}
+    assert told == [hour, hour, point]
+
+
+def schema_function(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": parameters, "strict": True}}
+
+
+def test_E_017_a_compiled_answer_continues_nothing():
+    form = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "object", "properties": {}}}}
+    turns = build(user("x"), {"role": "assistant", "content": "So"}, response_format=form)["messages"]
+    assert turns[-1] == {"role": "user", "content": [{"text": "Continue."}]}
+
+
 def test_a_root_that_refers_to_an_object_is_resolved_for_the_tool():
     form = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"$ref": "#/$defs/N", "$defs": {"N": NODE}}}}
     told = build(response_format=form)["toolConfig"]["tools"][0]["toolSpec"]["inputSchema"]["json"]
@@ -707,8 +754,8 @@ def test_E_082_elsewhere_a_tool_that_must_be_called_stands_for_it(form: dict[str
 # Requests: reasoning and sampling
 
 
-def fields(**request: Any) -> dict[str, Any]:
-    return dict(build(**request).get("additionalModelRequestFields", {}))
+def fields(*messages: Any, **request: Any) -> dict[str, Any]:
+    return dict(build(*messages, **request).get("additionalModelRequestFields", {}))
 
 
 def test_effort_in_each_familys_words():
@@ -731,6 +778,43 @@ def test_E_031_a_forced_tool_wins_over_thinking():
     assert "thinking" not in built.body.decode()
     assert built.dropped == ("reasoning_effort",)
     assert "thinking" in fields(to=NEWEST, reasoning_effort="high", tools=[function()], tool_choice="required")
+
+
+def test_E_017_an_answer_that_was_begun_wins_over_a_budget_of_thinking():
+    begun = (user("x"), {"role": "assistant", "content": "The"})
+    for asked in ({"reasoning_effort": "low"}, {"thinking": {"type": "enabled", "budget_tokens": 2048}}):
+        built = prepare(*begun, **asked)
+        assert "thinking" not in built.body.decode()
+        assert built.dropped == tuple(asked)
+        assert json.loads(built.body)["messages"][-1] == {"role": "assistant", "content": [{"text": "The"}]}
+    assert fields(*begun, to=NEWEST, reasoning_effort="low")["thinking"] == {"type": "adaptive"}
+
+
+def test_a_budget_of_ones_own_is_none_for_models_that_think_as_they_need():
+    own = {"type": "enabled", "budget_tokens": 2048}
+    assert fields(to=NEWEST, thinking=own) == {"thinking": {"type": "adaptive"}}
+    assert fields(to="anthropic.claude-opus-4-6-v1", thinking=own) == {"thinking": own}
+
+
+@pytest.mark.parametrize(
+    ("name", "forced", "off"),
+    [
+        ("us.anthropic.claude-fable-5", True, "low"),
+        ("us.anthropic.claude-mythos-5-1", False, "low"),
+        ("us.anthropic.claude-mythos-preview", True, "low"),
+        ("us.anthropic.claude-opus-5-5", False, "low"),
+        ("us.anthropic.claude-haiku-5-5", True, "disabled"),
+        ("us.anthropic.claude-newer-7-preview", False, "low"),
+        ("us.anthropic.claude-sonnet-5", True, "disabled"),
+    ],
+)
+def test_claude_is_on_bedrock_what_it_is_at_anthropic(name: str, forced: bool, off: str):
+    assert family(name).forced_choice is forced
+    sent = fields(to=name, reasoning_effort="none")
+    assert sent.get("output_config", sent["thinking"]).get("effort", sent["thinking"]["type"]) == off
+    assert prepare(to=name, temperature=0.5).dropped == ("temperature",)
+    said = {"role": "assistant", "content": "a"}
+    assert build(user("x"), said, to=name)["messages"][-1]["content"] == [{"text": "Continue."}]
 
 
 def test_E_038_signed_thoughts_come_first_and_unsigned_loops_do_not_think():

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import click
@@ -113,6 +115,101 @@ def test_errors_say_what_to_do_in_words_or_json(arguments: tuple[str, ...], told
     shaped = sluice(*arguments, "--json", **environment)
     assert shaped.returncode == plain.returncode
     assert told in json.loads(shaped.stderr)["error"]["message"]
+
+
+def test_what_no_request_can_be_written_with_is_a_mistake_of_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        'providers:\n  a: {adapter: openai, api_key: "top-secret\\n"}\n'
+        '  b: {adapter: openai, headers: {Host: x, "x y": z, ok: top-secret}}\n'
+        "  c: {adapter: openai, base_url: 'https://x:99999/v1'}\n"
+        "models: {m: {deployments: [{provider: a, model: x}]}}\n"
+    )
+    found = sluice("check", "--quiet", str(tmp_path / "c.yaml"))
+    assert found.returncode != 0
+    for named in ("a.api_key: ", "b.headers.Host: ", "b.headers.x y: ", "c.base_url: Port"):
+        assert f"providers.{named}" in found.stderr + found.stdout
+    assert "headers.ok" not in found.stderr + found.stdout
+    assert "top-secret" not in found.stderr + found.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("explain", "{0}/latin", "-c", "{0}/sluice.yaml"), "latin: not UTF-8"),
+        (("explain", "{0}/list", "-c", "{0}/sluice.yaml"), "list: not a JSON object"),
+        (("explain", "{0}/object", "-c", "{0}/secret.yaml"), "secret.yaml: not YAML: line 1, column 31: "),
+        (("import-litellm", "{0}/sluice.yaml", "-o", "{0}/no/x.yaml"), "/no/x.yaml: No such file or directory"),
+        (("import-litellm", "{0}/secret.yaml"), "secret.yaml: not YAML: line 1, column 31: "),
+        (("import-litellm", "{0}/latin"), "latin: not UTF-8"),
+        (("prices", "update", "{0}/prices", "--to", "{0}/no/x", "--yes"), "/no/x: No such file or directory"),
+        (("demo", "--once", "--port", "{1}"), "127.0.0.1:{1}: Address already in use; choose others by --port"),
+        (("demo", "--upstream-only", "--port", "{1}"), "127.0.0.1:{1} is in use; choose another by --port"),
+        (("keys", "list", "--url", "http://127.0.0.1:{2}"), "does not answer as an admin API"),
+        (("keys", "show", "x", "--url", "http://127.0.0.1:{2}/refused"), "does not answer as an admin API"),
+    ],
+)
+def test_what_goes_wrong_around_a_command_is_a_line(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    """No stack trace, and nothing of a file that may be a secret."""
+    files = {
+        "latin": b"\xff", "list": b"[]", "object": b"{}", "prices": b'{"providers": {}}', "secret.yaml": b"providers: {api_key: sk-SECRET: x}",
+        "sluice.yaml": f'database: {{url: "sqlite:///{tmp_path}/x.db"}}'.encode(),
+    }  # fmt: skip
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with socket.create_server(("127.0.0.1", 0)) as taken, _something_else() as other:
+        port = taken.getsockname()[1]
+        filled = [a.format(tmp_path, port, other) for a in arguments]
+        plain = sluice(*filled, SLUICE_ADMIN_KEY="a" * 32)
+        shaped = sluice(*filled, "--json", SLUICE_ADMIN_KEY="a" * 32)
+    said = told.format(tmp_path, port, other)
+    assert (plain.returncode, shaped.returncode) == (1, 1)
+    assert said in plain.stderr.splitlines()[-1]
+    assert "Traceback" not in plain.stderr
+    assert said in json.loads(shaped.stderr.splitlines()[-1])["error"]["message"]
+    assert "SECRET" not in plain.stderr + plain.stdout
+
+
+@contextmanager
+def _something_else() -> Iterator[int]:
+    """An HTTP server that speaks JSON and is no gateway; its port."""
+
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(403 if "refused" in self.path else 200)
+            self.end_headers()
+            self.wfile.write(b'{"detail": "Hello"}')
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("document", "told"),
+    [
+        ("redis: {url: localhost:6379}", "redis.url: not an address"),
+        ("redis: {url: 'redis://:SECRET@h:many/0'}", "redis.url: not an address"),
+        ("counters: {webhook: hooks.example/SECRET}", "counters.webhook: not an address"),
+        ("tracing: {endpoint: 'collector:4318'}", "tracing.endpoint: not an address"),
+        ("pricing: {prices: /nowhere/prices.json}", "pricing.prices: cannot be read: No such file or directory"),
+    ],
+)
+def test_a_check_finds_what_would_end_the_start_or_fail_later(document: str, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "sluice.yaml"
+    file.write_text(document)
+    done = sluice("check", str(file))
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "SECRET" not in done.stderr
 
 
 def test_the_database_commands_speak_json(tmp_path: Path) -> None:

@@ -16,12 +16,15 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from adapters.errors import ErrorKind, ProviderError
 from adapters.interface import CredentialSpec, UpstreamRequest
-from gateway.credentials import Credentials, HTTPFetch
+from gateway.credentials import Credentials, HTTPFetch, NoCredential
 from gateway.credentials.aws import Keys
 
 from .replay import SHARED
 
 NOW = 1_767_323_045.0  # 2026-01-02T03:04:05Z
+
+
+REFUSED = ProviderError(ErrorKind.AUTHENTICATION, "no")
 
 
 class Clock:
@@ -175,6 +178,24 @@ async def test_many_requests_cause_one_refresh(issuer, session):
     assert len(issuer.asked) == 1
 
 
+async def test_a_reload_goes_on_with_the_token_and_asks_for_another(issuer, session):
+    credentials = made(issuer, session)
+    assert await credentials.token(entra_spec(issuer)) == "token-1"
+    issuer.status = 400
+    again, other = entra_spec(issuer), CredentialSpec("entra", {**entra_spec(issuer).settings, "client_id": "d"})
+    credentials.check(again)
+    credentials.check(other)
+    assert await credentials.token(again) == "token-1"
+    await until(lambda: len(issuer.asked) == 2)
+    with pytest.raises(NoCredential):
+        await credentials.token(other)
+    issuer.status = 200
+    issuer.clock.now += 11
+    while await credentials.token(again) == "token-1":
+        await asyncio.sleep(0.005)
+    await credentials.close()
+
+
 async def test_a_cancelled_request_does_not_cancel_the_refresh_of_the_others(issuer, session):
     credentials, spec = made(issuer, session), entra_spec(issuer)
     issuer.gate.clear()
@@ -192,7 +213,7 @@ async def test_a_failed_refresh_leaves_the_old_token_until_it_ends(issuer, sessi
     issuer.status = 400
     issuer.clock.now += 3400
     assert await credentials.token(spec) == "token-1"
-    await until(lambda: "invalid_grant" in caplog.text)
+    await until(lambda: "a credential of entra failed: the issuer answered 400 (invalid_grant)" in caplog.text)
     assert await credentials.token(spec) == "token-1"
     assert len(issuer.asked) == 2  # not asked again at once
     issuer.clock.now += 300
@@ -205,6 +226,31 @@ async def test_a_failed_refresh_leaves_the_old_token_until_it_ends(issuer, sessi
     issuer.status = 200
     issuer.clock.now += 2
     assert await credentials.token(spec) == "token-4"
+
+
+async def test_an_issuer_that_is_not_well_is_asked_again_at_once(issuer, session):
+    issuer.status = 503
+    with pytest.raises(NoCredential):
+        await made(issuer, session).token(entra_spec(issuer))
+    assert len(issuer.asked) == 3
+    waiting = asyncio.create_task(made(issuer, session).token(entra_spec(issuer)))
+    await until(lambda: len(issuer.asked) == 5)
+    issuer.status = 200
+    assert await waiting == "token-6"
+
+
+async def test_an_issuer_that_refuses_is_asked_ever_more_seldom(issuer, session):
+    credentials, spec = made(issuer, session), entra_spec(issuer)
+    issuer.status = 400
+    for asked, pause in enumerate((1, 2, 4, 8, 16, 30, 30), 1):
+        for wait in (0, pause - 0.5):
+            issuer.clock.now += wait
+            with pytest.raises(NoCredential):
+                await credentials.token(spec)
+            assert len(issuer.asked) == asked
+        issuer.clock.now += 1
+    issuer.status = 200
+    assert await credentials.token(spec) == "token-8"
 
 
 @pytest.mark.parametrize(
@@ -250,6 +296,32 @@ async def test_S_no_secret_is_in_an_error_a_log_or_a_repr(issuer, session, caplo
         assert "secret-words" not in text
 
 
+async def test_a_value_that_is_refused_is_renewed_once_in_a_minute_and_serves_meanwhile(issuer, session):
+    credentials, spec = made(issuer, session), entra_spec(issuer)
+    assert not credentials.at_fault(spec, REFUSED, 1)
+    assert await credentials.token(spec) == "token-1"
+    assert not credentials.at_fault(spec, REFUSED, 1)  # a fresh one that is refused is not ended, but not allowed
+    issuer.clock.now += 61
+    issuer.gate.clear()
+    assert credentials.at_fault(spec, REFUSED, 1)
+    assert credentials.at_fault(spec, REFUSED, 1)
+    assert await credentials.token(spec) == "token-1"
+    issuer.gate.set()
+    await until(lambda: len(issuer.asked) == 2)
+    while await credentials.token(spec) == "token-1":
+        await asyncio.sleep(0.005)
+    issuer.clock.now += 2
+    assert credentials.at_fault(spec, REFUSED, 3)  # it was sent before there was another
+    assert not credentials.at_fault(spec, REFUSED, 1)
+    assert len(issuer.asked) == 2
+    fixed = CredentialSpec("entra", {"token": "fixed"})
+    await credentials.token(fixed)
+    issuer.clock.now += 61
+    assert not credentials.at_fault(fixed, REFUSED, 1)
+    assert not credentials.at_fault(None, REFUSED, 1)
+    assert not credentials.at_fault(spec, ProviderError(ErrorKind.SERVER, "away"), 1)
+
+
 # Entra
 
 
@@ -278,6 +350,25 @@ async def test_entra_static_federated_and_managed(issuer, session, tmp_path):
     assert await made(issuer, session).token(managed) == "token-2"
     assert issuer.asked[1][:2] == ("GET", "/msi")
     assert issuer.asked[1][3]["metadata"] == "true"
+
+
+async def test_the_managed_identity_of_app_service_and_container_apps():
+    asked: list[Any] = []
+
+    async def fetch(method: str, url: str, *, headers: Any, **_: Any) -> tuple[int, bytes]:
+        asked.append((method, url, headers))
+        return 200, b'{"access_token": "t", "expires_on": "%d", "resource": "r"}' % (NOW + 400)
+
+    clock = Clock()
+    environ = {"IDENTITY_ENDPOINT": "http://localhost:42356/msi/token", "IDENTITY_HEADER": "proof"}
+    credentials = Credentials(fetch, clock=clock, environ=environ)
+    spec = CredentialSpec("entra", {"managed_identity": True, "client_id": "c"})
+    assert await credentials.token(spec) == "t"
+    query = "api-version=2019-08-01&resource=https%3A%2F%2Fcognitiveservices.azure.com&client_id=c"
+    assert asked == [("GET", f"http://localhost:42356/msi/token?{query}", {"x-identity-header": "proof"})]
+    clock.now += 396
+    await credentials.token(spec)
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize("settings", [{}, {"tenant_id": "t"}, {"tenant_id": "t", "client_id": "c"}])
@@ -321,6 +412,24 @@ def verified(private_key: rsa.RSAPrivateKey, signed: bytes, signature: str) -> N
 
     raw = base64.urlsafe_b64decode(signature + "=" * (-len(signature) % 4))
     private_key.public_key().verify(raw, signed, padding.PKCS1v15(), hashes.SHA256())
+
+
+async def test_a_rotated_google_file_is_read_when_the_next_token_is_asked_for(issuer, session, private_key, tmp_path):
+    file = tmp_path / "key.json"
+    file.write_text(json.dumps(account(private_key)))
+    spec = CredentialSpec("google", {"credentials_file": str(file), "token_endpoint": issuer.url + "/token"})
+    credentials = made(issuer, session)
+    assert await credentials.token(spec) == "token-1"
+    fresh = rsa.generate_private_key(public_exponent=65_537, key_size=2048)
+    file.write_text(json.dumps(account(fresh)))
+    issuer.clock.now += 4000
+    assert await credentials.token(spec) == "token-2"
+    head, _, signature = issuer.asked[1][2]["assertion"].rpartition(".")
+    verified(fresh, head.encode(), signature)
+    file.write_text("{")
+    issuer.clock.now += 4000
+    with pytest.raises(NoCredential):
+        await credentials.token(spec)
 
 
 async def test_google_user_and_metadata_server(issuer, session, tmp_path):
@@ -426,6 +535,39 @@ async def test_a_web_identity_needs_no_signature(issuer, session, tmp_path):
     assert "authorization" not in headers
     with pytest.raises(ValueError, match="role_arn"):
         made(issuer, session, {"AWS_WEB_IDENTITY_TOKEN_FILE": str(file)}).check(spec)
+
+
+async def test_what_the_settings_name_comes_before_the_environment(issuer, session, tmp_path):
+    file = tmp_path / "token"
+    file.write_text("jwt")
+    environ = {"AWS_ACCESS_KEY_ID": "AKENV", "AWS_SECRET_ACCESS_KEY": "sk", "AZURE_CLIENT_SECRET": "of-another"}
+    credentials = made(issuer, session, environ)
+    container = aws(container_credentials_uri=issuer.url + "/container")
+    assert "Credential=AK1/" in (await credentials.sign(sent(), container)).headers["authorization"]
+    identity = aws(web_identity_token_file=str(file), role_arn="arn:r", sts_endpoint=issuer.url + "/sts")
+    assert "Credential=ASIA2/" in (await credentials.sign(sent(), identity)).headers["authorization"]
+    form = issuer.asked[1][2]
+    assert (form["Action"], form["RoleArn"]) == ("AssumeRoleWithWebIdentity", "arn:r")
+    assert len(issuer.asked) == 2
+    entra = {**entra_spec(issuer).settings, "federated_token_file": str(file)}
+    del entra["client_secret"]
+    await credentials.token(CredentialSpec("entra", entra))
+    assert issuer.asked[2][2]["client_assertion"] == "jwt"
+
+
+@pytest.mark.parametrize("pod", ["arn:pod", "arn:other"])
+async def test_a_role_of_another_account_is_assumed_with_the_pods_own(issuer, session, tmp_path, pod):
+    file = tmp_path / "token"
+    file.write_text("jwt")
+    environ = {"AWS_WEB_IDENTITY_TOKEN_FILE": str(file), "AWS_ROLE_ARN": pod}
+    spec = aws(role_arn="arn:other", sts_endpoint=issuer.url + "/sts")
+    number = 2 if pod == "arn:pod" else 1
+    signed = await made(issuer, session, environ).sign(sent(), spec)
+    assert f"Credential=ASIA{number}/" in signed.headers["authorization"]
+    assert [(form["Action"], form["RoleArn"]) for _, _, form, _ in issuer.asked] == [
+        ("AssumeRoleWithWebIdentity", pod),
+        ("AssumeRole", "arn:other"),
+    ][:number]
 
 
 async def test_keys_of_a_container_and_of_an_instance(issuer, session):

@@ -71,6 +71,13 @@ def test_systemd_tells_the_parent_alone_to_end() -> None:
     assert [line for line in unit if line.startswith("Kill")] == ["KillSignal=SIGTERM", "KillMode=mixed"]
 
 
+def test_systemd_starts_it_again_for_as_long_as_its_stores_are_away() -> None:
+    unit = (DEPLOY / "systemd" / "sluice.service").read_text()
+    assert re.search(r"^Restart=on-failure$", unit, re.MULTILINE)
+    first = unit.partition("[Service]")[0]
+    assert "\nStartLimitIntervalSec=0\n" in first, "five starts in ten seconds would be the last by default"
+
+
 def test_the_compose_file_follows_the_compose_specification() -> None:
     reader = PyOptions()
     reader.apply_merge = True
@@ -108,8 +115,9 @@ def test_the_manifests_are_valid_kubernetes() -> None:
 
 def test_the_probes_ask_paths_that_are_served() -> None:
     container = next(d for d in manifests() if d["kind"] == "StatefulSet")["spec"]["template"]["spec"]["containers"][0]
-    probes = {k: v["httpGet"]["path"] for k, v in container.items() if k.endswith("Probe")}
-    assert probes == {"startupProbe": "/healthz", "livenessProbe": "/healthz", "readinessProbe": "/readyz"}
+    probes = {k: (v["httpGet"]["path"], v["httpGet"]["port"]) for k, v in container.items() if k.endswith("Probe")}
+    alive = ("/healthz", "admin")
+    assert probes == {"startupProbe": alive, "livenessProbe": alive, "readinessProbe": ("/readyz", "admin")}
 
 
 def test_alerts_name_metrics_that_exist() -> None:

@@ -1,5 +1,6 @@
 """A client that speaks only OpenAI, in front of every dialect: conversations, failovers, credentials, embeddings."""
 
+import asyncio
 import json
 from datetime import UTC, datetime
 from typing import Any
@@ -10,12 +11,15 @@ from aiohttp import web
 from openai import AsyncOpenAI
 
 from adapters.interface import UpstreamRequest
+from gateway import demo
 from gateway.credentials.aws import Keys, signed
 from gateway.demo.answer import vectors
 from gateway.demo.gemini import SIGNATURE
+from gateway.upstream.head import locate
 
 from .dialects import DIALECTS, EMBEDDERS, each, every_dialect
 from .running import deployment, running
+from .test_active_health import server
 from .test_flow import ASK, client
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -138,8 +142,8 @@ async def test_credentials_come_from_their_issuers_once_and_reach_every_request(
     assert signed["authorization"].startswith("AWS4-HMAC-SHA256 Credential=ASIAROLE/")
     assert "/eu-west-1/bedrock/aws4_request, SignedHeaders=" in signed["authorization"]
     assert signed["x-amz-security-token"] == "session"
-    # one per provider that needs one: both Vertex providers have credentials of their own
-    assert sorted(issuers.asked) == ["/google", "/google", "/sts/", "/tenant/oauth2/v2.0/token"]
+    # one per account: both Vertex providers have the same
+    assert sorted(issuers.asked) == ["/google", "/sts/", "/tenant/oauth2/v2.0/token"]
 
 
 async def test_a_dead_issuer_is_a_failed_attempt_that_falls_back() -> None:
@@ -150,6 +154,95 @@ async def test_a_dead_issuer_is_a_failed_attempt_that_falls_back() -> None:
             raw = await sdk.chat.completions.with_raw_response.create(model=name, **ASK)
             assert raw.headers["x-sluice-deployment"] == "cohere/demo-echo"
         assert [entry.dialect for entry in upstream.journal] == ["cohere"] * 2
+
+
+async def test_a_dead_issuer_hides_no_deployment_and_is_named_where_there_is_no_other() -> None:
+    several = [deployment("demo-echo", "azure", name=f"azure-{at}") for at in range(4)]
+    models = {"some": [*several, deployment("demo-echo", "cohere")], "none": several}
+    async with every_dialect(models) as (gateway, _, issuers), client(gateway) as sdk:
+        issuers.dead = True
+        raw = await sdk.chat.completions.with_raw_response.create(model="some", **ASK)
+        assert raw.headers["x-sluice-deployment"] == "cohere/demo-echo"
+        with pytest.raises(openai.InternalServerError, match="could not get its credential"):
+            await sdk.chat.completions.create(model="none", **ASK)
+
+
+async def test_a_credential_that_cannot_be_had_for_a_moment_takes_no_deployment_out() -> None:
+    async with every_dialect(each("demo-ok")) as (gateway, _, issuers), client(gateway) as sdk:
+        issuers.failing = 2  # a metadata service that begins with the gateway
+        await sdk.chat.completions.create(model="azure", **ASK)
+        issuers.dead = True
+        with pytest.raises(openai.InternalServerError):
+            await sdk.chat.completions.create(model="vertex", **ASK)
+        assert all(known.serves for known in gateway.lasting.fleet.breakers().values())
+        issuers.dead = False
+        await asyncio.sleep(1.05)
+        await sdk.chat.completions.create(model="vertex", **ASK)
+
+
+async def test_a_token_that_ends_early_takes_no_deployment_out_and_one_that_may_not_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gateway.credentials.refresh.SETTLED", 0.2)
+    tokens = 0
+    ended: set[str] = set()
+
+    async def answer(request: web.Request) -> web.Response:
+        nonlocal tokens
+        if request.path.endswith("/token"):
+            tokens += 1
+            return web.json_response({"access_token": f"token-{tokens}", "expires_in": 3600})
+        if request.headers["authorization"] in ended or (await request.json())["model"] == "not-ours":
+            return web.json_response({"error": {"code": "401", "message": "no"}}, status=401)
+        return web.json_response({"choices": [{"message": {"content": "ok"}, "finish_reason": "stop"}]})
+
+    async with server(answer) as url:
+        entra = {"tenant_id": "t", "client_id": "c", "client_secret": "s", "authority": url}
+        models = {"m": [deployment("x", "own")], "n": [deployment("not-ours", "own")]}
+        own = {"own": {"adapter": "azure", "base_url": url, "options": entra}}
+        async with running(models, providers=own) as (gateway, _), client(gateway) as sdk:
+            await sdk.chat.completions.create(model="m", **ASK)
+            await asyncio.sleep(0.3)
+            ended.add("Bearer token-1")
+            with pytest.raises(openai.APIStatusError):
+                await sdk.chat.completions.create(model="m", **ASK)
+            async with asyncio.timeout(3):
+                while tokens < 2:
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
+            await sdk.chat.completions.create(model="m", **ASK)
+            with pytest.raises(openai.APIStatusError):
+                await sdk.chat.completions.create(model="n", **ASK)
+            serves = {name: known.serves for name, known in gateway.lasting.fleet.breakers().items()}
+            assert serves == {"own/x": True, "own/not-ours": False}
+
+
+async def test_bedrock_is_signed_for_where_the_configuration_names_no_credential(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKENV")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "sk")
+    upstream = await demo.start()
+    plain = {"adapter": "bedrock", "base_url": f"{upstream.url}/bedrock", "options": {"region": "eu-west-1"}}
+    own = {**plain, "headers": {"Authorization": "Basic of-a-proxy"}}
+    models = {name: [deployment("demo-ok", name)] for name in ("plain", "own")}
+    async with running(models, upstream=upstream, providers={"plain": plain, "own": own}) as (gateway, _):
+        async with client(gateway) as sdk:
+            for name in models:
+                await sdk.chat.completions.create(model=name, **ASK)
+        sent = [entry.headers["authorization"] for entry in upstream.journal]
+    assert sent[0].startswith("AWS4-HMAC-SHA256 Credential=AKENV/")
+    assert sent[1] == "Basic of-a-proxy"
+
+
+@pytest.mark.parametrize(
+    "place", ["https://b.example", "https://b.example:443", "https://b.example:8443/x", "http://[::1]:80"]
+)
+def test_the_host_that_is_signed_is_the_host_that_is_written(place: str) -> None:
+    from botocore.auth import _host_from_url
+
+    url = f"{place}/model/a%3A0/converse"
+    assert f"\r\nHost: {_host_from_url(url)}\r\n" in locate(url).opening
 
 
 async def test_E_041_a_thought_signature_survives_a_client_that_drops_unknown_fields() -> None:

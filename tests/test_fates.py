@@ -51,7 +51,14 @@ BY_MODEL = ("reasoning_effort", "prompt_cache_retention", "parallel_tool_calls")
 """Translated for the models that have it, and named as dropped for the others."""
 NAMES = [name for name in registry.names() if type(registry.load(name)).__module__.startswith("adapters.")]
 OPTIONS: dict[str, Any] = {"vertex": {"project": "p"}, "vertex-anthropic": {"project": "p"}}
-MODELS = {"anthropic": "claude-haiku-4-5", "vertex-anthropic": "claude-haiku-4-5", "mistral": "mistral-large"}
+CLAUDE, GEMINI = "claude-haiku-4-5", "gemini-2.0-flash"
+MODELS = {
+    "anthropic": CLAUDE,
+    "vertex-anthropic": CLAUDE,
+    "mistral": "mistral-large",
+    "gemini": GEMINI,
+    "vertex": GEMINI,
+}
 
 
 def sent(name: str, param: str, policy: str = "translate") -> UpstreamRequest:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
 from adapters.gemini import Gemini
 from adapters.gemini.models import gates
 from adapters.gemini.signatures import SKIP, Memory
+from adapters.gemini.vertex import VertexGemini
 from adapters.interface import Target, UpstreamRequest
 from adapters.params import PARAMS
 from adapters.registry import load
@@ -213,6 +215,17 @@ def test_E_013_the_same_id_twice_in_a_conversation_stays_apart():
     assert len(set(ids)) == 2
 
 
+def test_E_013_one_id_for_two_calls_keeps_the_signature_of_each():
+    def signed(name, signature):
+        return call("a", name, extra_content={"google": {"thought_signature": signature}})
+
+    body = build(user("hi"), called(signed("f", "c2ln"), signed("g", "c2lo")), result("a", "1"), result("a", "2"))
+    made = body["contents"][1]["parts"]
+    assert [(p["functionCall"]["name"], p["thoughtSignature"]) for p in made] == [("f", "c2ln"), ("g", "c2lo")]
+    told = [p["functionResponse"] for p in body["contents"][2]["parts"]]
+    assert [(r["name"], r["response"]["output"]) for r in told] == [("f", "1"), ("g", "2")]
+
+
 def test_E_016_instructions_alone_become_the_question():
     body = build({"role": "system", "content": "Say hi."})
     assert body["contents"] == [{"role": "user", "parts": [{"text": "Say hi."}]}]
@@ -228,6 +241,14 @@ def test_E_019_blank_texts_and_empty_turns_are_left_out():
     body = build(user([{"type": "text", "text": ""}, image(f"data:image/png;base64,{PNG}")]), user(""))
     assert body["contents"] == [{"role": "user", "parts": [{"inlineData": {"mimeType": "image/png", "data": PNG}}]}]
     assert build(user(""))["contents"][0]["parts"]
+
+
+@pytest.mark.parametrize("content", ["", [{"type": "text", "text": " "}]])
+def test_E_019_a_blank_turn_after_an_answer_stays_one(content):
+    body = build(user("x"), {"role": "assistant", "content": "a"}, user(content))
+    assert body["contents"][2:] == [{"role": "user", "parts": [{"text": "."}]}]
+    answered = build(user("x"), called(call("a")), result("a"), user(content))["contents"]
+    assert [list(p) for c in answered[2:] for p in c["parts"]] == [["functionResponse"]]
 
 
 def test_a_call_at_the_very_begin_follows_a_user():
@@ -506,6 +527,8 @@ def test_web_search_alone_and_together_with_functions():
     assert body["toolConfig"] == {"includeServerSideToolInvocations": True}
     with pytest.raises(UnsupportedParameter, match="Web search"):
         build(web_search_options={}, tools=[CLOCK], model=BUDGET)
+    dropped = build(web_search_options={}, tools=[CLOCK], model=BUDGET, policy="drop")
+    assert dropped["tools"] == [{"functionDeclarations": [{"name": "clock"}]}]
 
 
 # -- parameters
@@ -518,7 +541,7 @@ def test_every_parameter_has_a_fate():
 def test_generation_parameters():
     body = build(
         temperature=0.5, top_p=0.9, top_k=40, presence_penalty=0.1, frequency_penalty=0.2, n=2, seed=2**40 + 5,
-        stop=["a", ""], max_tokens=5, max_completion_tokens=9, logprobs=True, top_logprobs=3,
+        stop=["a", ""], max_tokens=5, max_completion_tokens=9, logprobs=True, top_logprobs=3, model=OLD,
     )  # fmt: skip
     assert body["generationConfig"] == {
         "temperature": 0.5, "topP": 0.9, "topK": 40, "presencePenalty": 0.1, "frequencyPenalty": 0.2,
@@ -530,6 +553,32 @@ def test_generation_parameters():
 def test_E_084_E_085_empty_values_ask_for_nothing():
     body = build(stop="", tools=[], logprobs=False, top_logprobs=0, user="", logit_bias={}, n=1, modalities=["text"])
     assert set(body) == {"contents"}
+    assert set(build(presence_penalty=0, frequency_penalty=0)) == {"contents"}
+
+
+@pytest.mark.parametrize(
+    ("model", "studio", "vertex"),
+    [
+        ("gemini-2.0-flash", True, True),
+        ("gemini-2.5-pro", False, True),
+        ("gemini-2.5-flash", False, True),
+        ("gemini-3.1-pro-preview", False, False),
+        ("gemini-flash-latest", False, False),
+    ],
+)
+def test_penalties_that_a_model_refuses_are_left_out_and_named(model, studio, vertex):
+    request = {"model": "x", "messages": [user("hi")], "presence_penalty": 0.5, "frequency_penalty": 0.1}
+    options = VertexGemini().options({"project": "p"})
+    for adapter, goes, taken in (
+        (Gemini(), target(model), studio),
+        (VertexGemini(), Target("", model, "key", options), vertex),
+    ):
+        sent = adapter.prepare(request, goes)
+        assert json.loads(sent.body).get("generationConfig", {}).get("presencePenalty") == (0.5 if taken else None)
+        assert sent.dropped == (() if taken else ("presence_penalty", "frequency_penalty"))
+    if not studio:
+        with pytest.raises(UnsupportedParameter, match="presence_penalty"):
+            Gemini().prepare(request, target(model, unsupported="reject"))
 
 
 def test_an_int64_seed_fits_into_32_bits_and_stays_itself_where_it_did():
@@ -586,6 +635,11 @@ def test_E_083_json_together_with_tools_needs_generation_3():
         build(response_format=form, tools=[CLOCK], model=BUDGET)
     assert caught.value.param == "response_format"
     assert "generationConfig" not in build(response_format=form, tools=[CLOCK], model=BUDGET, policy="drop")
+    final = build(
+        user("x"), called(call("a")), result("a"), response_format=form, tools=[CLOCK], tool_choice="none", model=BUDGET
+    )
+    assert final["generationConfig"] == {"responseMimeType": "application/json"}
+    assert not {"tools", "toolConfig"} & final.keys()
 
 
 @pytest.mark.parametrize(
@@ -637,6 +691,8 @@ def test_the_address_and_the_key():
     sent = adapter.prepare(request, target("gemini-3-flash", headers={"x-extra": "1"}))
     assert sent.url == "https://generativelanguage.googleapis.com/v1beta/models/gemini-3-flash:generateContent"
     assert sent.headers == {"content-type": "application/json", "x-goog-api-key": "key", "x-extra": "1"}
+    own = replace(target("gemini-3-flash", headers={"authorization": "Bearer x"}), api_key="")
+    assert adapter.prepare(request, own).headers == {"content-type": "application/json", "authorization": "Bearer x"}
     sent = adapter.prepare({**request, "stream": True}, target("tunedModels/mine"))
     assert sent.url.endswith("/v1beta/tunedModels/mine:streamGenerateContent?alt=sse")
     assert sent.stream
@@ -891,6 +947,7 @@ def quota(*violations, delay=None):
     ("code", "body", "kind"),
     [
         (400, status(400, "The input token count (1250074) exceeds the maximum number of tokens allowed (1048576)."), "context_length"),
+        (400, status(400, "Unable to submit request because the input token count is 9 but model only supports up to 5."), "context_length"),
         (400, status(400, "API key not valid. Please pass a valid API key."), "authentication"),
         (400, status(400, "x", details=[{"reason": "API_KEY_INVALID"}]), "authentication"),
         (400, status(400, "API key expired. Please renew the API key."), "authentication"),

@@ -100,8 +100,8 @@ def test_pods_drain_and_are_probed(name: str) -> None:
     container = spec["containers"][0]
     asked = {k: (v["httpGet"]["path"], v["httpGet"]["port"]) for k, v in container.items() if k.endswith("Probe")}
     assert asked == {
-        "startupProbe": ("/healthz", "http"),
-        "livenessProbe": ("/healthz", "http"),
+        "startupProbe": ("/healthz", "admin"),
+        "livenessProbe": ("/healthz", "admin"),
         "readinessProbe": ("/readyz", "admin"),
     }
 

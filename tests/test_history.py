@@ -42,6 +42,15 @@ def test_E_009_truncated_arguments_are_the_clients_error():
     assert caught.value.param == "messages[0].tool_calls[0].function.arguments"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "value"), [('{"x":"\\ud83d"}', {"x": "\ud83d"}), ('{"x":Infinity}', {"x": float("inf")})]
+)
+def test_E_009_arguments_that_models_and_clients_really_write_are_taken(arguments, value):
+    assert (
+        read({"role": "assistant", "tool_calls": [call("a", "f", arguments)]}, tool("a"))[0].calls[0].arguments == value
+    )
+
+
 @pytest.mark.parametrize(("arguments", "value"), [("[]", []), ("5", 5)])
 def test_E_010_arguments_that_are_no_object_are_wrapped(arguments, value):
     first = read({"role": "assistant", "tool_calls": [call("a", "f", arguments)]}, tool("a"))[0]
@@ -62,6 +71,19 @@ def test_E_013_an_id_used_twice_is_two_ids():
     turn = [{"role": "assistant", "tool_calls": [call("a")]}, tool("a")]
     ids = [m.call_id for m in read(*turn, *turn) if m.role == "tool"]
     assert len(set(ids)) == 2
+
+
+def test_E_013_one_id_for_several_calls_is_answered_in_their_order():
+    calls = {"role": "assistant", "tool_calls": [call("a", "f"), call("b", "g"), call("a", "h")]}
+    made, *results = read(calls, tool("a", "1"), tool("a", "2"), tool("b", "3"))
+    assert [c.name for c in made.calls] == ["f", "g", "h"]
+    assert len({c.id for c in made.calls}) == 3
+    assert [(r.name, r.parts[0]["text"]) for r in results] == [("f", "1"), ("h", "2"), ("g", "3")]
+    assert {r.call_id for r in results} == {c.id for c in made.calls}
+    with pytest.raises(UnsupportedParameter, match="did not have response messages: a"):
+        read(calls, tool("a"), tool("b"))
+    with pytest.raises(UnsupportedParameter, match="must be a response"):
+        read(calls, tool("b"), tool("b"))
 
 
 def test_E_024_deprecated_functions_become_tools():
@@ -111,6 +133,7 @@ def test_E_035_custom_tools_are_one_string_there_and_back():
     told = tools.back("1", "c", '{"input":"free \\"text"}', wanted.notes())
     assert told == {"id": "1", "type": "custom", "custom": {"name": "c", "input": 'free "text'}}
     assert tools.back("1", "c", "not json", wanted.notes())["custom"]["input"] == "not json"
+    assert tools.back("1", "c", "{}", wanted.notes())["custom"]["input"] == ""  # as it is streamed
     assert tools.back("1", "f", "{}", wanted.notes())["function"] == {"name": "f", "arguments": "{}"}
 
 

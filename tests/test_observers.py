@@ -24,6 +24,7 @@ from gateway.observers.metrics import PrometheusObserver
 from gateway.observers.overhead import OverheadMetrics
 from gateway.observers.tenants import TenantObserver
 from gateway.observers.tiers import TierMetrics
+from gateway.records.grants import Actor
 
 from .running import KEY, running
 from .servers import RedisServer
@@ -142,6 +143,19 @@ def test_known_models_and_deployments_over_the_cap_share_one_series() -> None:
     assert {label for name, label in labels if name != "deployment"} == {"m0", "m1", "m2", "other"}
 
 
+def test_codes_over_the_cap_share_one_series() -> None:
+    """What is wrong with a request the provider says in words of its own."""
+    registry = CollectorRegistry()
+    observers = (PrometheusObserver(registry, 3), GenAIMetrics(registry, {}, 3))
+    for code in (*(f"c{number}" for number in range(50)), "ok"):
+        for observer in observers:
+            observer.call_finished(CallRecord("r", model="m", status=400, code=code))
+    samples = [s for metric in registry.collect() for s in metric.samples]
+    told = {s.labels["code"]: s.value for s in samples if s.name == "sluice_requests_total"}
+    assert told == {"c0": 1, "c1": 1, "other": 48, "ok": 1}
+    assert {s.labels["error_type"] for s in samples if "error_type" in s.labels} == {"c0", "c1", "other", ""}
+
+
 def test_durations_are_named_by_the_conventions() -> None:
     registry = CollectorRegistry()
     observer = GenAIMetrics(registry, {"europe": "azure.ai.openai"}, 10)
@@ -194,6 +208,59 @@ async def test_what_is_left_of_limits_and_budgets_is_told() -> None:
         assert left is not None
         assert 53 <= left <= 56  # six of sixty, and a second or two regains one or two
         assert value("sluice_limit_cap", {"owner": "key", "scope": "test", "limit": "rpm"}) == 60
+
+
+async def ask(http: aiohttp.ClientSession, gateway: Gateway, key: str) -> None:
+    body = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}
+    headers = {"authorization": f"Bearer {key}"}
+    async with http.post(f"{gateway.url}/v1/chat/completions", json=body, headers=headers) as response:
+        assert response.status == 200
+
+
+async def test_limits_that_were_changed_or_deleted_are_not_told_any_more() -> None:
+    """Else the alert that a budget is nearly used would go on after it was raised."""
+    owner = Actor("admin:test")
+    sections: dict[str, Any] = {"metrics": {"tenant_labels": True}, "auth": {"pepper": "p" * 32}}
+    async with running({"m": "demo-ok"}, **sections) as (gateway, _), aiohttp.ClientSession() as http:
+        value, standing, admin = gateway.registry.get_sample_value, gateway.telemetry.standing, gateway.records.admin
+        await admin.create(owner, "team", {"id": "t", "limits": {"budget": {"total": 0.01}}})
+        silent = await admin.create(owner, "key", {"name": "a", "team": "t", "limits": {"rpd": 1}})
+        busy = await admin.create(owner, "key", {"name": "b", "team": "t"})
+        for key in (silent, busy):
+            await ask(http, gateway, key["key"])
+        await standing.look()
+        of_key, of_team = {"owner": "key", "limit": "rpd"}, {"owner": "team", "limit": "budget.total"}
+        ratio, cap = "sluice_limit_remaining_ratio", "sluice_budget_cap_usd"
+        assert value(ratio, of_key) == 0
+        assert value(cap, {**of_team, "scope": "t"}) == 0.01
+        await admin.update(owner, "team", "t", {"limits": {"budget": {"total": 100}}})
+        await ask(http, gateway, busy["key"])
+        await standing.look()
+        assert value(cap, {**of_team, "scope": "t"}) == 100
+        assert (value(ratio, of_team) or 0) > 0.9999
+        for key in (silent, busy):
+            await admin.delete(owner, "key", key["id"])
+        await admin.delete(owner, "team", "t")
+        await standing.look()
+        assert {value(ratio, of_key), value(ratio, of_team), value(cap, {**of_team, "scope": "t"})} == {None}
+
+
+async def test_limits_that_a_reload_changed_are_told_before_anybody_calls() -> None:
+    read: list[Any] = []
+    keys = [{"name": f"k{n}", "key": f"{KEY}-{n}", "team": "t", "limits": {"rpd": 10 + n}} for n in range(2)]
+    sections: dict[str, Any] = {"teams": {"t": {"limits": {"rpd": 7}}}, "metrics": {"tenant_labels": True}}
+    async with running({"m": "demo-ok"}, lambda: read[-1], keys=keys, **sections) as (gateway, _):
+        standing = gateway.telemetry.standing
+        await standing.look()
+        changed = [
+            key.model_copy(update={"limits": key.limits.model_copy(update={"rpd": 30})}) for key in gateway.config.keys
+        ]
+        teams = {"t": gateway.config.teams["t"].model_copy(update={"limits": changed[0].limits})}
+        read.append(gateway.config.model_copy(update={"keys": (changed[0],), "teams": teams}))
+        await gateway.reloader.try_reload()
+        await standing.look()
+        caps = [s for m in gateway.registry.collect() if m.name == "sluice_limit_cap" for s in m.samples]
+        assert {s.labels["scope"]: s.value for s in caps} == {"k0": 30, "t": 30}
 
 
 async def test_a_redis_that_dies_is_told() -> None:

@@ -316,14 +316,15 @@ def test_C_337_lone_surrogates_of_an_upstream_are_joined() -> None:
 
 def test_embeddings() -> None:
     up = ADAPTER.prepare_embeddings({"model": "x", "input": ["a"], "encoding_format": "base64", "user": None}, TARGET)
-    assert json.loads(up.body) == {"model": "gpt-5", "input": ["a"], "encoding_format": "float"}
+    assert json.loads(up.body) == {"model": "gpt-5", "input": ["a"], "encoding_format": "base64"}
+    assert json.loads(ADAPTER.prepare_embeddings({"input": "a"}, TARGET).body)["encoding_format"] == "float"
     assert up.url.endswith("/v1/embeddings")
     packed = base64.b64encode(struct.pack("<2f", 0.5, -1)).decode()
     data = [{"index": 1, "embedding": packed}, {"index": 0, "embedding": [1.0, 2.0]}]
     answer = ADAPTER.parse_embeddings(json.dumps({"data": data, "usage": {"prompt_tokens": 3}}).encode(), up)
-    assert [row["embedding"] for row in answer.completion["data"]] == [[1.0, 2.0], [0.5, -1.0]]
+    assert [row["embedding"] for row in answer.completion["data"]] == [[1.0, 2.0], packed]
     assert answer.usage == Usage(input=3)
-    for bad in (b"{}", b'{"data":[{"embedding":"?"}]}', b'{"error":"x"}', b"[]"):
+    for bad in (b"{}", b'{"data":[{"embedding":5}]}', b'{"error":"x"}', b"[]"):
         with pytest.raises(ProviderError):
             ADAPTER.parse_embeddings(bad, up)
 

@@ -181,6 +181,8 @@ async def test_pages_of_keys(world: World) -> None:
         ({"name": "k", "limits": {"rpm": -1}}, "limits.rpm"),
         ({"name": "k", "limits": {"rpn": 1}}, "limits.rpn"),
         ({"name": "k", "expires": "tomorrow"}, "expires"),
+        ({"name": "k", "expires": "9999-12-31T23:59:59-05:00"}, "expires"),
+        ({"name": "k", "expires": "0001-01-01T00:00:00+05:00"}, "expires"),
         ({"name": "k", "team": "none"}, "team"),
         ({"name": "k", "user": "none"}, "user"),
         ({"name": "k", "organization": "none"}, "organization"),

@@ -29,6 +29,7 @@ async def test_S_39_a_whole_log_is_intact(log: AuditLog) -> None:
         (3, "key:2", {"n": 2}, 1_800_000_000.5), (4, "key:3", {"n": 3}, 1_800_000_000.5),
     ]  # fmt: skip
     assert [r["seq"] for r in await log.list(target="key:5")] == [6]
+    assert await log.list(target="key:\x00") == []
 
 
 @pytest.mark.parametrize("column", [c.name for c in audit.columns if c.name != "seq"])

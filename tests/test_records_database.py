@@ -17,7 +17,7 @@ from sqlalchemy import Column, Connection, MetaData, String, Table, create_engin
 
 from config.schema import Database as DatabaseOptions
 from gateway.errors import StoreUnavailable
-from gateway.records.database import Database, DatabaseError, _config, _migrate, head
+from gateway.records.database import Database, DatabaseError, _config, _migrate, explained, head
 from gateway.records.keys import KeyStore, sha256_digest
 from gateway.records.tables import (
     DIMENSIONS,
@@ -275,6 +275,28 @@ async def test_a_failed_block_is_rolled_back(database: Database) -> None:
         assert await connection.scalar(text("SELECT seq FROM audit_head")) == 0
 
 
+@pytest.mark.parametrize(
+    ("options_given", "path"),
+    [("sslmode=prefer", '"$user", public'), ("sslmode=disable&search_path=other", "other"), ("prepared_statement_cache_size=0", '"$user", public')],
+)  # fmt: skip
+async def test_an_address_may_have_the_options_that_addresses_have(
+    postgres_url: str, options_given: str, path: str
+) -> None:
+    database = Database(options(f"{postgres_url}{'&' if '?' in postgres_url else '?'}{options_given}"))
+    async with database.read() as connection:
+        assert await connection.scalar(text("SHOW search_path")) == path
+    assert (await database.direct.rows("SHOW search_path", ()))[0][0] == path
+    await database.close()
+
+
+async def test_what_the_server_says_of_an_address_is_told(postgres_url: str) -> None:
+    database = Database(options(postgres_url.replace("//postgres", "//nobody", 1)))
+    with pytest.raises(StoreUnavailable) as caught:
+        await database.upgrade()
+    assert explained(caught.value) == 'The records database does not answer. It says: role "nobody" does not exist'
+    await database.close()
+
+
 async def test_a_server_that_is_not_there_is_unavailable() -> None:
     database = Database(options("postgresql://sluice:SECRET@127.0.0.1:1/x"), timeout=1)
     with pytest.raises(StoreUnavailable) as caught:
@@ -283,7 +305,10 @@ async def test_a_server_that_is_not_there_is_unavailable() -> None:
     await database.close()
 
 
-@pytest.mark.parametrize("url", ["mysql://x/y", "nonsense", "sqlite://", "sqlite:////proc/none/x.db"])
+@pytest.mark.parametrize(
+    "url",
+    ["mysql://x/y", "nonsense", "postgresql://h/d?chanel_binding=require", "sqlite://", "sqlite:////proc/none/x.db"],
+)
 def test_an_unusable_address_is_named(url: str) -> None:
     with pytest.raises(DatabaseError, match=r"database\.url"):
         Database(options(url))

@@ -282,6 +282,9 @@ async def test_S_05_expiry_is_checked_at_every_use(database: Database) -> None:
 async def test_S_05_another_replica_sees_a_change_within_a_second(
     database: Database, database_url: str, cache: KeyCache, kind: str
 ) -> None:
+    async with database.write() as connection:
+        row = {"organization": "default", "settings": "{}", "blocked": False, "created": 0, "updated": 0}
+        await connection.execute(insert(teams).values(id="blue", **row))
     await add_key(database, k.sha256_digest("key"), team="blue")
     assert await cache.principal("key") is not None
     async with database.write() as connection:

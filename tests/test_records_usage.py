@@ -199,7 +199,9 @@ async def test_reports_by_anything(book: Book) -> None:
     )
     for _ in range(2):
         by_tag = await book.usage.report(["tag"])
-        assert [(r["tag"], r["cost"], r["requests"]) for r in by_tag] == [("batch", 16, 2), ("eu", 23, 3)]
+        assert [(r["tag"], r["cost"], r["requests"]) for r in by_tag] == [
+            ("", 13, 1), ("batch", 16, 2), ("eu", 23, 3),
+        ]  # fmt: skip
         by_day = await book.usage.report(["day", "team"], Filter(organization="acme"))
         assert [(r["day"], r["team"], r["cost"]) for r in by_day] == [
             ("2024-10-03", "blue", 11), ("2024-10-04", "blue", 5), ("2024-10-04", "red", 7),
@@ -211,6 +213,10 @@ async def test_reports_by_anything(book: Book) -> None:
         assert tagged["cost"] == 16
         assert await book.usage.report(["key"], Filter(tag="%")) == []
         assert await book.usage.report(["key"], Filter(user="nobody")) == []
+        for hostile in ("\x00", "\ud800"):
+            for name in ("organization", "team", "user", "key", "model", "tier", "tag"):
+                assert await book.usage.report(["key"], Filter(**{name: hostile})) == []  # type: ignore[arg-type]
+            assert await book.usage.rows(Filter(), request_id=hostile) == []
         await book.usage.roll_up()
     with pytest.raises(InvalidRequest, match="request_id"):
         await book.usage.report(["request_id"])

@@ -383,15 +383,16 @@ TEXTS = [
 ]
 
 
+@pytest.mark.parametrize("alone", [1, 3])
 @pytest.mark.parametrize("together", [1, 2, 5])
 @pytest.mark.parametrize("include_usage", [True, False])
 @pytest.mark.parametrize("tier", ['"service_tier":"flex",', '"service_tier":null,', ""])
 @pytest.mark.parametrize("usage", ['"usage":null', ' "usage": null', ""])
 @pytest.mark.parametrize("key", ["content", "reasoning_content"])
 def test_frames_that_differ_in_their_text_alone_fare_as_those_that_are_looked_at(
-    together: int, include_usage: bool, tier: str, usage: str, key: str
+    alone: int, together: int, include_usage: bool, tier: str, usage: str, key: str
 ) -> None:
-    """``together``: how many come in one read, once one of their kind has come by itself."""
+    """``together``: how many come in one read, once the first few have come by themselves."""
     head = HEAD.replace('"service_tier":"flex",', tier)
 
     def told(text: str, more: str = "") -> bytes:
@@ -410,8 +411,8 @@ def test_frames_that_differ_in_their_text_alone_fare_as_those_that_are_looked_at
         assert chunk["choices"] == json.loads(frame[5:])["choices"]
         assert chunk["service_tier"] == ("flex" if "flex" in tier else "default")
         assert ("usage" in chunk) == (include_usage and bool(usage))
-    assert [quick.feed(frame) for frame in frames[:3]] == outs[:3]
-    for at in range(3, len(frames), together):
+    assert [quick.feed(frame) for frame in frames[:alone]] == outs[:alone]
+    for at in range(alone, len(frames), together):
         assert quick.feed(b"".join(frames[at : at + together])) == b"".join(outs[at : at + together])
     assert quick.text_bytes == pytest.approx(slow.text_bytes, rel=0.01)
     assert quick.feed(END + USAGE + DONE) == slow.feed(END + USAGE + DONE)
@@ -450,20 +451,22 @@ def test_an_end_of_one_choice_beside_the_text_of_another_is_not_missed() -> None
     assert r.finished
 
 
+@pytest.mark.parametrize("together", [1, 3])
 @pytest.mark.parametrize("include_usage", [True, False])
 @pytest.mark.parametrize("length", [1, 5, 19, 60, 4000])
 def test_pieces_of_any_length_are_read_until_their_shape_is_known_and_not_after(
-    length: int, include_usage: bool, monkeypatch: pytest.MonkeyPatch
+    length: int, include_usage: bool, together: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """``together``: how many come in each read, under load from the first."""
     read: list[bytes] = []
     decode = relaying.loads
     monkeypatch.setattr(relaying, "loads", lambda data: read.append(data) or decode(data))
     r = relay(include_usage)
     for _ in range(50):
-        piece = frame({"content": "x" * length})
+        piece = frame({"content": "x" * length}) * together
         assert r.feed(piece) == (piece if include_usage else piece.replace(b',"usage":null', b""))
-    assert len(read) <= 4
-    assert r.text_bytes == 50 * length
+    assert len(read) <= 4 * together
+    assert r.text_bytes == 50 * length * together
 
 
 def test_an_error_behind_a_long_piece_in_one_read_is_raised_after_it() -> None:

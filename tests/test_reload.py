@@ -19,6 +19,8 @@ from config import Config, ConfigError
 from gateway import demo
 from gateway.app import Gateway
 from gateway.generation import version
+from gateway.management.roles import actor_of
+from gateway.records.grants import Actor
 
 from .running import KEY, configuration, deployment, running
 from .servers import free_port
@@ -55,6 +57,40 @@ async def reloadable(
 
         file.now = gateway.config
         yield gateway, upstream, file, other
+
+
+async def test_keys_of_the_database_do_not_outlive_their_team_or_user_in_the_file() -> None:
+    """Else a key would go on without the budget of its team."""
+    operator, auth = Actor("admin:ops"), {"pepper": "p" * 32}
+    limited = {"limits": {"budget": {"total": 1}}}
+    owners: dict[str, Any] = {"teams": {"t": limited}, "users": {"u": limited}}
+    async with reloadable({"m": "demo-ok"}, auth=auth, **owners) as (gateway, _, file, other):
+
+        async def works() -> list[bool]:
+            async with aiohttp.ClientSession() as http:
+                return [
+                    (await http.get(f"{gateway.url}/v1/models", headers={"authorization": f"Bearer {key}"})).status
+                    == 200
+                    for key in (of_team["key"], of_user["key"], of_nobody["key"], shared["key"])
+                ]
+
+        admin = gateway.records.admin
+        of_team = await admin.create(operator, "key", {"name": "a", "team": "t"})
+        of_user = await admin.create(operator, "key", {"name": "b", "user": "u", "role": "admin"})
+        of_nobody = await admin.create(operator, "key", {"name": "c"})
+        lead = await gateway.records.keys.record(of_user["key"])
+        assert lead is not None
+        shared = await admin.create(actor_of(lead), "key", {"name": "d", **limited})
+        assert shared["counts_toward"] == ["u:u"]
+        assert await works() == [True, True, True, True]
+        for teams, users, wanted in (
+            ({}, owners["users"], [False, True, True, True]),
+            (owners["teams"], {}, [True, False, True, False]),
+            (owners["teams"], owners["users"], [True, True, True, True]),
+        ):
+            file.now = other({"m": "demo-ok"}, teams=teams, users=users)
+            await gateway.reloader.try_reload()
+            assert await works() == wanted
 
 
 async def test_a_reload_swaps_models_keys_and_version() -> None:

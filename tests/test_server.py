@@ -215,6 +215,20 @@ async def test_health_readiness_and_metrics_are_the_operators() -> None:
         assert status == 404
 
 
+async def test_a_worker_with_too_much_to_do_is_alive() -> None:
+    """Whoever asks that kills what does not answer, with all that runs there."""
+    async with running({"m": "demo-ok"}, server={"max_requests_in_flight": 1}) as (gateway, _):
+        _, slow = await asyncio.open_connection("127.0.0.1", gateway.data.port)
+        slow.write(post(b"{", "content-length: 100").replace(b"content-length: 1\r\n", b""))
+        while not gateway.state.in_flight:
+            await asyncio.sleep(0.01)
+        status, _, body = await raw(gateway, b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert (status, json.loads(body)) == (200, {"status": "ok"})
+        status, _, _ = await raw(gateway, b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert status == 503
+        slow.close()
+
+
 async def test_keep_alive_serves_many_requests_on_one_connection() -> None:
     async with running({"m": "demo-ok"}) as (gateway, _):
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.data.port)

@@ -163,10 +163,14 @@ async def test_C_463_flex_where_there_is_none_is_refused_unless_the_key_has_a_fa
         {"name": "a", "key": KEY},
         {"name": "b", "key": KEY + "b", "tiers": {"flex_fallback": "default"}},
         {"name": "c", "key": KEY + "c", "tiers": {"default": "flex"}},
+        {"name": "d", "key": KEY + "d", "tiers": {"allowed": ["flex"]}},
+        {"name": "e", "key": KEY + "e", "tiers": {"max": "flex", "on_denied": "downgrade"}},
     ]
-    async with running({"m": model("demo-ok", "anthropic")}, keys=keys) as (gateway, _):
-        status, _, (body,) = await post(gateway, service_tier="flex")
-        assert (status, body["error"]["param"]) == (400, "service_tier")
+    async with running({"m": model("demo-ok", "anthropic")}, keys=keys) as (gateway, upstream):
+        for key, tier in ((KEY, "flex"), (KEY + "d", "auto"), (KEY + "e", "auto"), (KEY + "e", "priority")):
+            status, _, (body,) = await post(gateway, key, service_tier=tier)
+            assert (status, body["error"]["param"]) == (400, "service_tier"), "nothing is upgraded silently"
+        assert not upstream.journal
         for key in (KEY + "b", KEY + "c"):
             status, _, (body,) = await post(gateway, key, service_tier="flex" if key[-1] == "b" else "auto")
             assert (status, body["service_tier"]) == (200, "default")

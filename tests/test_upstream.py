@@ -3,8 +3,12 @@
 import asyncio
 import contextlib
 import gc
+import os
 import random
+import socket
 import ssl
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -968,6 +972,13 @@ def test_S_10_addresses_no_provider_lives_at_are_refused(allow: bool) -> None:
     assert refusal("2606:4700::1111", allow_private=allow) is None
 
 
+@pytest.mark.parametrize("allow", [False, True])
+def test_S_10_an_address_behind_nat64_is_judged_by_the_one_it_spells(allow: bool) -> None:
+    assert refusal("64:ff9b::1.1.1.1", allow_private=allow) is None
+    inside = ("127.0.0.1", "10.0.0.1", "169.254.169.254", "100.64.0.1", "168.63.129.16", "0.0.0.0", "224.0.0.1")
+    assert [a for a in inside if refusal(f"64:ff9b::{a}", allow_private=allow) is None] == []
+
+
 def test_S_27_plain_http_only_to_loopback() -> None:
     assert refusal("1.1.1.1", allow_private=True, plain_http=True) == "not encrypted"
     assert refusal("10.0.0.1", allow_private=True, plain_http=True) == "not encrypted"
@@ -1001,6 +1012,39 @@ async def test_the_resolver_remembers_and_shares_look_ups() -> None:
     assert await resolver("localhost", 80) is not first[0]
     with pytest.raises(OSError):
         await resolver("nowhere.invalid", 80)
+
+
+async def test_addresses_hold_while_name_servers_do_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.upstream.addresses.PATIENCE", 0.1)
+    loop, found, broken = asyncio.get_running_loop(), ["127.0.0.7"], [socket.EAI_AGAIN]
+
+    class Names:
+        """The loop, whose name servers are the test's."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(loop, name)
+
+        async def getaddrinfo(self, *_: Any, **__: Any) -> Any:
+            if broken == ["silent"]:
+                await asyncio.sleep(30)
+            if broken:
+                raise socket.gaierror(broken[0], "x")
+            return [(0, 0, 0, "", (address, 1)) for address in found]
+
+    monkeypatch.setattr(asyncio, "get_running_loop", Names)
+    resolver = SystemResolver(ttl=0.0)
+    with pytest.raises(OSError):
+        await resolver("x.test", 1)
+    broken.clear()
+    assert await resolver("x.test", 1) == ("127.0.0.7",)
+    broken.append(socket.EAI_AGAIN)
+    assert await resolver("x.test", 1) == ("127.0.0.7",)
+    broken[:] = [socket.EAI_NONAME]
+    with pytest.raises(OSError):
+        await resolver("x.test", 1)
+    broken[:] = ["silent"]
+    async with asyncio.timeout(1):
+        assert await resolver("x.test", 1) == ("127.0.0.7",)
 
 
 # -- TLS -------------------------------------------------------------------------------------------------------------
@@ -1044,6 +1088,23 @@ async def test_S_26_tls_is_verified(authority: tuple[str, str]) -> None:
         await stranger.close()
 
 
+async def test_a_name_with_many_addresses_leaves_each_the_time_for_a_handshake(authority: tuple[str, str]) -> None:
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(*authority)
+
+    async def many(host: str, port: int) -> list[str]:
+        return ["127.0.0.1"] * 20
+
+    async with serving(saying(OK), server) as url, FaultProxy(int(url.split(":")[2].split("/")[0])) as net:
+        net.latency = 0.1  # a provider on another continent
+        client = Upstream(tls=tls_context(authority[0]), resolve=many)
+        far = Timeouts(connect=2)
+        assert await fetch(client, post(f"https://provider.test:{net.port}/v1/x"), far) == (200, b"ok")
+        await net.down()
+        assert await failing(client, post(f"https://provider.test:{net.port}/v1/x"), far) is ErrorKind.CONNECTION
+        await client.close()
+
+
 async def test_S_26_old_tls_is_refused(authority: tuple[str, str]) -> None:
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(*authority)
@@ -1054,3 +1115,15 @@ async def test_S_26_old_tls_is_refused(authority: tuple[str, str]) -> None:
     async with serving(saying(OK), server) as url:
         client = Upstream(tls=tls_context(authority[0]), resolve=loopback)
         assert await failing(client, post(url.replace("127.0.0.1", "provider.test"))) is ErrorKind.CONNECTION
+
+
+def test_S_26_authorities_of_ones_own_are_those_of_the_environment(authority: tuple[str, str]) -> None:
+    code = "from gateway.tls import default_tls; print([c['subject'] for c in default_tls().get_ca_certs()])"
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "SSL_CERT_FILE": authority[0]},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "provider.test" in told.stdout

@@ -1,7 +1,6 @@
 """Several workers tell one story: whichever answers /metrics, it is of all of them."""
 
 import asyncio
-import os
 import re
 import signal
 import subprocess
@@ -36,18 +35,10 @@ async def test_the_metrics_of_two_workers_are_summed(tmp_path: Path, redis_serve
     }
     path = tmp_path / "sluice.yaml"
     path.write_text(yaml.safe_dump(document))
-    cpus = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(cpus)})  # which the workers inherit: two that share one CPU
-    said = tmp_path / "said"
-    try:
-        with said.open("w") as stderr:
-            process = subprocess.Popen([sys.executable, "-m", "gateway", "serve", str(path)], stderr=stderr)
-    finally:
-        os.sched_setaffinity(0, cpus)
+    process = subprocess.Popen([sys.executable, "-m", "gateway", "serve", str(path)])
     try:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as http:
             await ready(http, admin)
-            policies = [os.sched_getscheduler(pid) for pid in (process.pid, *children(process.pid))]
             await asyncio.gather(*(ask(http, port) for _ in range(REQUESTS)))
             await asyncio.sleep(2 * SECONDS)  # each worker tells what it counted so often
             seen = {await counted(http, admin) for _ in range(12)}
@@ -59,8 +50,6 @@ async def test_the_metrics_of_two_workers_are_summed(tmp_path: Path, redis_serve
         await upstream.close()
     assert seen == {(float(REQUESTS), 2.0)}
     assert code == 0
-    assert policies == [os.SCHED_OTHER, os.SCHED_BATCH, os.SCHED_BATCH]
-    assert "2 workers take turns on 1 CPUs: `server.workers: auto` would start 1" in said.read_text()
     assert status == 200
     assert total(text, "gen_ai_server_request_duration_seconds_count") == REQUESTS, "histograms are summed too"
     assert total(text, "gen_ai_client_token_usage_count") == 2 * REQUESTS
@@ -68,10 +57,6 @@ async def test_the_metrics_of_two_workers_are_summed(tmp_path: Path, redis_serve
     assert total(text, "sluice_config_last_reload_successful") == 1
     assert total(text, "sluice_memory_bytes") > 2 * 30_000_000
     assert "pid=" not in text, "a worker that is replaced leaves no series behind"
-
-
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def total(text: str, name: str) -> float:

@@ -43,13 +43,12 @@ class Anthropic:
     def prepare(self, request: ChatRequest, target: Target) -> UpstreamRequest:
         options = target.options or DEFAULT
         made = draft(request, target, options, ANTHROPIC)
-        headers = {
-            "x-api-key": target.api_key,
-            "anthropic-version": options.version,
-            "content-type": "application/json",
-            **({"anthropic-beta": ",".join(dict.fromkeys(made.betas))} if made.betas else {}),
-            **target.headers,
-        }
+        headers = {"anthropic-version": options.version, "content-type": "application/json", **target.headers}
+        if target.api_key:  # an empty one is refused, whatever `authorization` says
+            headers.setdefault("x-api-key", target.api_key)
+        if made.betas:
+            own = (beta.strip() for beta in headers.get("anthropic-beta", "").split(","))
+            headers["anthropic-beta"] = ",".join(dict.fromkeys([*made.betas, *filter(None, own)]))
         return UpstreamRequest(
             f"{target.base_url.removesuffix('/v1')}/v1/messages",
             headers,

@@ -78,11 +78,12 @@ class Conversation:
     def _result(self, message: history.Message, content: list[JSON]) -> None:
         source = message.source or {}
         result: JSON = {"type": "tool_result", "tool_use_id": message.call_id}
+        inside = [block.pop("cache_control") for block in content if "cache_control" in block]
         if content:
             result["content"] = content
         if source.get("is_error") is True:
             result["is_error"] = True
-        if mark := marker(source):
+        if mark := marker(source) or (inside[-1] if inside else None):  # only whole results are cached
             result["cache_control"] = mark
         self._say("user", [result])
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .. import history
@@ -91,9 +91,13 @@ def draft(request: ChatRequest, target: Target, options: AnthropicOptions, platf
     omitted = Omitted(target.unsupported, left_out)
     asked = {name: value for name, value in asked.items() if name not in left_out}
     gates = platform.gates(models.gates(options.same_as.get(target.model, target.model)))
-    box = toolbox(asked, gates, options.web_search, omitted)
-    output, prompt = _response_format(asked.get("response_format"), box, gates)
+    room = schemas.Room()
+    native = _native(asked.get("response_format"), room) if gates.schemas else None  # before tools take the room
+    box = toolbox(asked, gates, options.web_search, omitted, room)
+    output, prompt = _response_format(asked.get("response_format"), native, box, gates)
 
+    if native is not None:
+        gates = replace(gates, prefill=False)  # a compiled answer goes on with nothing that was begun
     talk = Conversation(gates, platform, omitted)
     talk.read(history.read(list(asked["messages"]), TOOL_IDS))
 
@@ -139,7 +143,13 @@ def _add_tools(body: JSON, box: Toolbox, notes: JSON) -> None:
     notes["answer"] = box.answer
 
 
-def _response_format(asked: Any, box: Toolbox, gates: Gates) -> tuple[JSON, str | None]:
+def _native(asked: Any, room: schemas.Room) -> JSON | None:
+    """The schema of a format, where the model's decoding can be held to it."""
+    given = asked.get("json_schema") if isinstance(asked, Mapping) and asked.get("type") == "json_schema" else None
+    return room.strict(given.get("schema")) if given else None
+
+
+def _response_format(asked: Any, native: JSON | None, box: Toolbox, gates: Gates) -> tuple[JSON, str | None]:
     """The ``output_config`` that the format makes, or the instruction that stands for one.
 
     A schema is compiled by models that can, where the subset can say it; else it is a tool that must be called;
@@ -152,7 +162,6 @@ def _response_format(asked: Any, box: Toolbox, gates: Gates) -> tuple[JSON, str 
         return {}, None
     given = asked.get("json_schema") or {}
     schema = given.get("schema") or {"type": "object"}
-    native = schemas.strict(schema) if gates.schemas else None
     if native is not None:
         return {"format": {"type": "json_schema", "schema": native}}, None
     if gates.forced_tools:
@@ -224,7 +233,7 @@ def _add_cache_markers(body: JSON, asked: Mapping[str, Any]) -> None:
     final = body["messages"][-1]["content"][-1]
     if mark and not thinking.is_thought(final):
         final.setdefault("cache_control", mark)
-    marked = [
+    marked: list[JSON] = [
         block
         for blocks in (body.get("tools", ()), body.get("system", ()), *(turn["content"] for turn in body["messages"]))
         for block in blocks
@@ -232,6 +241,12 @@ def _add_cache_markers(body: JSON, asked: Mapping[str, Any]) -> None:
     ]
     for block in marked[:-MAX_MARKERS]:
         del block["cache_control"]
+    hour = False
+    for block in reversed(marked[-MAX_MARKERS:]):
+        if block["cache_control"].get("ttl") == "1h":
+            hour = True
+        elif hour:  # what is kept for an hour may not follow what is kept for less
+            block["cache_control"] = {"type": "ephemeral", "ttl": "1h"}
 
 
 def _automatic(asked: Mapping[str, Any]) -> JSON | None:

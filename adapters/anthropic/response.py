@@ -35,7 +35,7 @@ def parse(body: bytes, sent: UpstreamRequest) -> Answer:
             "model": answer.get("model"),
             "choices": [{"index": 0, "message": message, "finish_reason": stopped}],
         },
-        usage(known),
+        usage(known) if known else None,
         SERVED_TIERS.get(str(known.get("service_tier"))),
     )
 
@@ -61,7 +61,7 @@ def _message(content: list[Any], notes: Mapping[str, Any]) -> JSON:
         elif kind == "tool_use":
             name, arguments = str(block.get("name")), dumps(block.get("input") or {}).decode()
             if name == notes.get("answer"):
-                answered = arguments
+                answered = answered or arguments
             else:
                 calls.append(shared.back(str(block.get("id")), name, arguments, notes))
     message: JSON = {"content": _text("".join(texts), notes) if answered is None else answered}

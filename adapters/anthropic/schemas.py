@@ -1,8 +1,9 @@
 """JSON Schemas in the subset that Claude's constrained decoding compiles.
 
-Source: platform.claude.com, "Structured outputs", section "JSON Schema limitations", and recorded 400 answers:
-every object is closed, references must not be circular or external, and bounds (minimum, maxLength, pattern...)
-do not exist. What is lost that way is told in the description, so that the model may still follow it.
+Source: platform.claude.com, "Structured outputs", sections "JSON Schema limitations" and "Schema complexity limits",
+and recorded 400 answers: every object is closed, references must not be circular or external, and bounds (minimum,
+maxLength, pattern...) do not exist. What is lost that way is told in the description, so that the model may still
+follow it.
 """
 
 from collections.abc import Mapping
@@ -28,12 +29,42 @@ class _Inexpressible(Exception):
     """The schema means something that the subset cannot say."""
 
 
-def strict(schema: Any) -> JSON | None:
-    """The schema in the subset, or None where its meaning would be another (open objects, recursion)."""
-    try:
-        return _strict(schema)
-    except _Inexpressible:
-        return None
+class Room:
+    """What one request may have compiled, its format and its strict tools together: more of anything is a 400."""
+
+    def __init__(self) -> None:
+        self._tools, self._unions = 20, 16
+        self._optional = 23  # 24 are allowed, but not in one schema (recorded)
+
+    def strict(self, schema: Any, *, tool: bool = False) -> JSON | None:
+        """The schema in the subset; None where its meaning would be another (open objects, recursion) or no room is left."""
+        try:
+            made = _strict(schema)
+        except _Inexpressible:
+            return None
+        optional, unions = _weight(made)
+        if tool > self._tools or optional > self._optional or unions > self._unions:
+            return None
+        self._tools -= tool
+        self._optional -= optional
+        self._unions -= unions
+        return made
+
+
+def _weight(schema: JSON) -> tuple[int, int]:
+    """How many properties need not be there, and how many schemas are of several types."""
+    optional = unions = 0
+    stack = [schema]
+    while stack:
+        node = stack.pop()
+        unions += "anyOf" in node or isinstance(node.get("type"), list)
+        optional += len(_dict(node.get("properties")).keys() - _names(node.get("required")))
+        for inside in ("properties", "$defs", "definitions"):
+            stack += _dict(node.get(inside)).values()
+        stack += (*node.get("anyOf", ()), *node.get("allOf", ()))
+        if "items" in node:
+            stack.append(node["items"])
+    return optional, unions
 
 
 def _strict(schema: Any) -> JSON:
@@ -73,6 +104,7 @@ def _references(schema: Any) -> set[str]:
 def _closed(schema: Any) -> JSON:
     if not isinstance(schema, dict) or not schema:
         raise _Inexpressible  # true, false and {} take anything or nothing
+    schema = _flat(schema)
     made: JSON = {}
     lost: JSON = {}
     for key, value in schema.items():
@@ -89,16 +121,33 @@ def _closed(schema: Any) -> JSON:
         elif key not in _IGNORED and key != "additionalProperties":
             lost[key] = value
     _close_object(schema, made)
+    if ("enum" in made or "const" in made) and made.get("type") != "object":
+        made.pop("type", None)  # the values tell it; beside a list of types, of a nullable one say, they are a 400
     if lost:
         told = ", ".join(f"{key}: {dumps(value).decode()}" for key, value in lost.items())
         made["description"] = f"{made['description']} ({told})" if made.get("description") else f"({told})"
     return made
 
 
-def _close_object(schema: Mapping[str, Any], made: JSON) -> None:
+def _flat(schema: JSON) -> JSON:
+    """One part of ``allOf`` is merged. Of several, references are not taken, and no closed object could be all."""
+    parts = schema.get("allOf")
+    if not isinstance(parts, list):
+        return schema
+    if len(parts) == 1 and isinstance(parts[0], dict):
+        return _flat({**parts[0], **{key: value for key, value in schema.items() if key != "allOf"}})
+    if any("$ref" in part or _is_object(part) for part in parts if isinstance(part, dict)):
+        raise _Inexpressible
+    return schema
+
+
+def _is_object(schema: Mapping[str, Any]) -> bool:
     kinds = schema.get("type")
-    is_object = kinds == "object" or (isinstance(kinds, list) and "object" in kinds) or "properties" in schema
-    if not is_object:
+    return kinds == "object" or (isinstance(kinds, list) and "object" in kinds) or "properties" in schema
+
+
+def _close_object(schema: Mapping[str, Any], made: JSON) -> None:
+    if not _is_object(schema):
         return
     if schema.get("additionalProperties", False) is not False or "patternProperties" in schema:
         raise _Inexpressible  # a dictionary: closing it would leave it empty

@@ -123,7 +123,8 @@ class Translation:
     def _tool_start(self, block: "Block", out: list[JSON]) -> None:
         name = str(block.given.get("name"))
         if name == self._answer:
-            block.kind = "answer"
+            again = any(known.kind == "answer" for known in self._blocks.values())
+            block.kind = "another answer" if again else "answer"  # one is all that the content can be
         else:
             block.at = self._calls
             self._calls += 1
@@ -131,7 +132,7 @@ class Translation:
             block.field = StringField() if key == "custom" else None
             call = {"index": block.at, "id": block.given.get("id"), "type": key, key: {"name": name, argument: ""}}
             out.append({"delta": {"tool_calls": [call]}})
-        if block.given.get("input"):
+        if block.given.get("input") and block.kind != "another answer":
             self._arguments(block, dumps(block.given["input"]).decode(), out)
 
     def _block_delta(self, event: JSON, out: list[JSON]) -> None:

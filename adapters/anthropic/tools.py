@@ -12,8 +12,6 @@ from .models import Gates
 from .omitted import Omitted
 from .parts import cache_control
 
-MAX_STRICT = 20
-"""Strict tools per request; a further one is a 400 (recorded)."""
 WEB_SEARCH = "web_search"
 ANSWER = "json_answer"
 _CHOICES = {"none": "none", "auto": "auto", "required": "any", "named": "tool"}
@@ -37,11 +35,11 @@ class Toolbox:
         return {tool["name"] for tool in self.tools}
 
 
-def toolbox(request: Mapping[str, Any], gates: Gates, web_search: str, omitted: Omitted) -> Toolbox:
+def toolbox(request: Mapping[str, Any], gates: Gates, web_search: str, omitted: Omitted, room: schemas.Room) -> Toolbox:
     """Translate ``tools`` or ``functions`` and everything that says which of them may be called."""
     given = shared.read(request)
     made = Toolbox([_tool(tool) for tool in given.tools], custom=given.custom)
-    _make_strict(made, given, gates, omitted)
+    _make_strict(made, given, omitted, room if gates.schemas else None)
     if given.choice != "auto":
         _choose(made, given, gates, omitted)
     if given.tools and (not given.parallel or given.legacy):
@@ -68,18 +66,16 @@ def _tool(tool: shared.Tool) -> JSON:
     return made
 
 
-def _make_strict(made: Toolbox, given: shared.Tools, gates: Gates, omitted: Omitted) -> None:
+def _make_strict(made: Toolbox, given: shared.Tools, omitted: Omitted, room: schemas.Room | None) -> None:
     """Strict where it was asked for and can be had; elsewhere the schema is followed as well as the model can."""
-    room = MAX_STRICT if gates.schemas else 0
     for tool, source in zip(made.tools, given.tools, strict=True):
         if not source.strict:
             continue
-        schema = schemas.strict(tool["input_schema"]) if room else None
+        schema = room.strict(tool["input_schema"], tool=True) if room else None
         if schema is None:
             omitted.hint("tools.function.strict")
             continue
         tool["input_schema"], tool["strict"] = schema, True
-        room -= 1
 
 
 def _choose(made: Toolbox, given: shared.Tools, gates: Gates, omitted: Omitted) -> None:

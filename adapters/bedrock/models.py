@@ -5,9 +5,11 @@ Sources: the Bedrock user guide's feature tables, the model cards of each vendor
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, TypeAlias
+
+from ..anthropic import models as anthropic
 
 Reasoning: TypeAlias = Literal["none", "budget", "adaptive", "nova", "effort", "config"]
 
@@ -26,7 +28,8 @@ class Family:
     reasoning: Reasoning = "none"
     """budget: thinking with a number of tokens; adaptive: thinking with an effort; nova: reasoningConfig;
     effort: reasoning_effort; config: reasoning_config."""
-    can_stop_thinking: bool = True
+    stop: str = "disabled"
+    """The ``type`` of thinking that turns it off; empty where nothing does."""
     extra_high: bool = False
     """Knows the effort ``xhigh``."""
     sampling: Literal["both", "one", "none"] = "both"
@@ -43,7 +46,7 @@ _OTHERS: tuple[tuple[str, Family], ...] = (
     (r"(google\.gemma|minimax\.|moonshot|nvidia\.)", Family(schema=True)),
     (r"(meta\.|cohere\.|ai21\.|deepseek\.r|amazon\.titan)", Family(forced_choice=False)),
 )
-_CLAUDE = re.compile(r"claude-(?:(?P<name>[a-z]+)-)?(?P<major>\d{1,2})(?:-(?P<minor>\d{1,2}))?(?!\d)")
+_FIRST_CLAUDES = re.compile(r"claude-(v\d|instant|3-(haiku|sonnet|opus))")
 
 
 @lru_cache(maxsize=1024)
@@ -58,23 +61,19 @@ def family(model: str) -> Family:
 
 
 def _claude(model: str) -> Family:
-    base = Family(claude=True, cache=True)
-    found = _CLAUDE.search(model)
-    version = (int(found["major"]), int(found["minor"] or 0)) if found else (2, 0)
-    if version < (3, 7):
-        return replace(base, cache=version >= (3, 5))
-    if version < (4, 6):
-        one = version >= (4, 1)
-        return replace(base, reasoning="budget", schema=version >= (4, 5), sampling="one" if one else "both")
-    return replace(
-        base,
-        reasoning="adaptive",
-        schema=True,
-        prefill=False,
-        extra_high=version >= (4, 7),
-        sampling="one" if version < (4, 7) else "none",
-        forced_choice=found is not None and found["name"] not in ("fable", "mythos"),
-        can_stop_thinking=version < (5, 5),
+    """What Anthropic's own table says, and what Bedrock serves otherwise."""
+    first = _FIRST_CLAUDES.search(model) is not None
+    gates = anthropic.gates("claude-3" if first else model)
+    return Family(
+        claude=True,
+        cache=not first,
+        forced_choice=gates.forced_tools,
+        schema=gates.schemas and "opus-4-1" not in model,  # the user guide has it from 4.5 on
+        prefill=gates.prefill,
+        reasoning=gates.thinking,
+        stop={"omit": "disabled", "never": ""}.get(gates.thinking_off, gates.thinking_off),
+        extra_high="xhigh" in gates.efforts,
+        sampling="none" if not gates.sampling else "both" if gates.sampling_pair else "one",
     )
 
 

@@ -31,13 +31,13 @@ class Guardrail(Options):
 class BedrockOptions(Options):
     region: str = Field("us-east-1", pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")
     auth: Literal["aws", "api_key"] | None = None
-    """aws: requests are signed; api_key: the provider's ``api_key`` is a Bedrock API key. Absent: aws when any
-    of the following options is given."""
+    """aws: requests are signed; api_key: the provider's ``api_key`` is a Bedrock API key. Absent: aws where the provider has
+    no ``api_key``."""
     access_key_id: str | None = None
     secret_access_key: SecretStr | None = None
     session_token: SecretStr | None = None
     role_arn: str | None = None
-    """A role to assume."""
+    """A role to assume, with the keys of whatever source: on EKS with those of the pod's own role."""
     external_id: str | None = None
     session_name: str | None = None
     web_identity_token_file: str | None = None
@@ -58,7 +58,7 @@ class BedrockOptions(Options):
 
     def credential(self) -> CredentialSpec | None:
         settings = self.model_dump(include=_AWS, exclude_none=True)
-        if self.auth == "api_key" or (self.auth is None and not settings):
+        if self.auth == "api_key":
             return None
         for name, value in settings.items():
             if isinstance(value, SecretStr):

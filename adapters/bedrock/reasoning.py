@@ -31,6 +31,8 @@ def plan(effort: str | None, family: Family, max_tokens: int | None, native: Map
     """``native`` is the extension ``thinking``, Claude's own words, which win over the effort."""
     if native is not None and family.claude:
         enabled = native.get("type") == "enabled"
+        if enabled and family.reasoning == "adaptive" and family.sampling == "none":  # from 4.7 on without a budget
+            return Plan({"thinking": {"type": "adaptive"}}, on=True)
         budget = native.get("budget_tokens")
         return Plan(
             {"thinking": dict(native)},
@@ -39,7 +41,7 @@ def plan(effort: str | None, family: Family, max_tokens: int | None, native: Map
             budget=budget if enabled and isinstance(budget, int) else 0,
         )
     if effort is None:
-        return Plan(on=family.reasoning == "adaptive" or not family.can_stop_thinking)
+        return Plan(on=family.reasoning == "adaptive")
     planners = {"budget": _budget, "adaptive": _adaptive, "nova": _nova, "effort": _effort, "config": _config}
     planner = planners.get(family.reasoning)
     if planner is None:
@@ -60,8 +62,8 @@ def _budget(effort: str, _: Family, max_tokens: int | None) -> Plan:
 
 
 def _adaptive(effort: str, family: Family, _: int | None) -> Plan:
-    if effort == "none" and family.can_stop_thinking:
-        return Plan({"thinking": {"type": "disabled"}})
+    if effort == "none" and family.stop:
+        return Plan({"thinking": {"type": family.stop}})
     word = {"none": "low", "minimal": "low", "xhigh": "xhigh" if family.extra_high else "max"}.get(effort, effort)
     return Plan({"thinking": {"type": "adaptive"}, "output_config": {"effort": word}}, on=True)
 

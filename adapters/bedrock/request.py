@@ -8,7 +8,6 @@ from urllib.parse import quote
 
 from .. import history, tools
 from ..anthropic import schemas
-from ..anthropic.tools import MAX_STRICT
 from ..draft import RequestDraft
 from ..interface import JSON, ChatRequest, Target, UpstreamRequest
 from ..jsonio import dumps
@@ -37,6 +36,7 @@ TOOL_IDS = history.IdRule(r"[a-zA-Z0-9_.:-]+")
 _METADATA = re.compile(r"[a-zA-Z0-9\s:_@$#=/+,.-]{0,256}")
 JSON_TOOL = "json_response"
 """The tool that stands for a JSON answer, where the model has no such mode."""
+MAX_CACHE_POINTS = 4
 SPARE_OUTPUT = 8192
 """maxTokens beyond the thinking budget, when the client gave no bound and the model's own is not known."""
 
@@ -49,7 +49,8 @@ class Draft(RequestDraft):
     fields: JSON = field(default_factory=dict)
     """additionalModelRequestFields"""
     json_tool: Tool | None = None
-    strict_tools: int = 0
+    room: schemas.Room = field(default_factory=schemas.Room)
+    """Claude's, for what it compiles."""
 
 
 def build(request: ChatRequest, target: Target) -> UpstreamRequest:
@@ -67,7 +68,7 @@ def build(request: ChatRequest, target: Target) -> UpstreamRequest:
     read = list(history.read(list(messages), TOOL_IDS))
     spoken = Conversation(cache=kind.cache, thinking=kind.claude and plan.on, tools=wanted.choice != "none")
     spoken.add(read)
-    spoken.close(prefill=kind.prefill)
+    spoken.close(prefill=kind.prefill and not (kind.claude and "outputConfig" in body))
     body["messages"] = spoken.turns
     if spoken.system:
         body["system"] = spoken.system
@@ -77,6 +78,7 @@ def build(request: ChatRequest, target: Target) -> UpstreamRequest:
         _tools(draft, wanted, [call.name for message in read for call in message.calls], body)
     _inference(draft, plan, target.max_output, body)
     _operation(draft, options, body)
+    _cache(body)
     stream = request.get("stream") is True
     host = endpoint(target.base_url, options.region)
     return UpstreamRequest(
@@ -105,7 +107,7 @@ def _format(draft: Draft, wanted: Tools, body: JSON) -> None:
         return
     described = form.get("json_schema") or {}
     schema = described.get("schema")
-    if (native := _native(draft.family, schema)) is not None:
+    if (native := _native(draft, schema)) is not None:
         definition = {"schema": dumps(native).decode(), "name": described.get("name") or JSON_TOOL}
         if described.get("description"):
             definition["description"] = described["description"]
@@ -127,20 +129,24 @@ def _format(draft: Draft, wanted: Tools, body: JSON) -> None:
     draft.json_tool = Tool(name, text, root)
 
 
-def _native(kind: Family, schema: Any) -> Any:
+def _native(draft: Draft, schema: Any) -> Any:
     """The schema that the model's decoding is held to, or None where it cannot be: Claude's knows closed objects only."""
-    if not kind.schema:
+    if not draft.family.schema:
         return None
-    return schemas.strict(schema) if kind.claude else schema
+    return draft.room.strict(schema) if draft.family.claude else schema
 
 
 def _reasoning(draft: Draft, wanted: Tools, max_output: int | None) -> reasoning.Plan:
-    """The plan, given up where a forced tool or an unsigned tool call forbids thinking (edge cases 31 and 38)."""
+    """The plan, given up where a forced tool, an unsigned tool call or an answer that was begun forbids thinking.
+
+    See edge cases 17, 31 and 38.
+    """
     request = draft.request
     limit = _max_tokens(request) or max_output
     plan = reasoning.plan(request.get("reasoning_effort"), draft.family, limit, request.get("thinking"))
     forced = wanted.choice in ("required", "named") or draft.json_tool is not None
-    if plan.strict and (forced or reasoning.open_loop_unthought(request["messages"])):
+    begun = request["messages"][-1]["role"] == "assistant"
+    if plan.strict and (forced or begun or reasoning.open_loop_unthought(request["messages"])):
         plan = reasoning.Plan(dropped=True)
     if plan.dropped:
         draft.leaves_out("thinking" if request.get("thinking") else "reasoning_effort")
@@ -169,7 +175,8 @@ def _tools(draft: Draft, wanted: Tools, called: list[str], body: JSON) -> None:
 
 
 def _spec(draft: Draft, tool: Tool) -> JSON:
-    spec: JSON = {"name": tool.name, "inputSchema": {"json": dict(tool.parameters)}}
+    root = schemas.tool_input(tool.parameters) if draft.family.claude else None  # without a union, which is a 400
+    spec: JSON = {"name": tool.name, "inputSchema": {"json": root or dict(tool.parameters)}}
     if tool.description.strip():
         spec["description"] = tool.description
     if tool.strict:
@@ -187,9 +194,7 @@ def _strict(draft: Draft, tool: Tool) -> JSON | None:
         return None
     if not draft.family.claude:
         return dict(tool.parameters)
-    schema = schemas.strict(schemas.tool_input(tool.parameters)) if draft.strict_tools < MAX_STRICT else None
-    draft.strict_tools += schema is not None
-    return schema
+    return draft.room.strict(schemas.tool_input(tool.parameters), tool=True)
 
 
 def _choice(draft: Draft, wanted: Tools, config: JSON) -> None:
@@ -266,6 +271,21 @@ def _refused(kind: Family, plan: reasoning.Plan, asked: Mapping[str, Any]) -> li
     if kind.sampling == "one" and "temperature" in asked and "topP" in asked:
         return ["topP"]
     return []
+
+
+def _cache(body: JSON) -> None:
+    """Keep the last four cache points, and none for an hour behind one for less: both are a 400."""
+    places = [body.get("toolConfig", {}).get("tools", []), body.get("system", [])]
+    places += [turn["content"] for turn in body["messages"]]
+    points = [(blocks, block) for blocks in places for block in blocks if "cachePoint" in block]
+    for blocks, block in points[:-MAX_CACHE_POINTS]:
+        blocks.remove(block)  # the first that is equal, which is this one
+    hour = False
+    for _, block in reversed(points[-MAX_CACHE_POINTS:]):
+        if block["cachePoint"].get("ttl") == "1h":
+            hour = True
+        elif hour:
+            block["cachePoint"] = {"type": "default", "ttl": "1h"}
 
 
 def _operation(draft: Draft, options: BedrockOptions, body: JSON) -> None:

@@ -57,15 +57,16 @@ def parse(body: bytes, notes: Mapping[str, Any]) -> Answer:
         raise ProviderError(ErrorKind.PROTOCOL, "The upstream sent an answer without its embeddings.")
     if not all(isinstance(vector, list) for vector in vectors):
         raise ProviderError(ErrorKind.PROTOCOL, "The upstream sent embeddings that are no vectors.")
-    usage = _usage(data.get("meta"))
+    tokens = _tokens(data.get("meta"))
     rows = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)]
-    told = {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.total_tokens}
-    return Answer({"object": "list", "data": rows, "model": notes.get("model", ""), "usage": told}, usage)
+    told = {"prompt_tokens": tokens, "total_tokens": tokens}
+    completion = {"object": "list", "data": rows, "model": notes.get("model", ""), "usage": told}
+    return Answer(completion, Usage(input=tokens) if tokens else None)
 
 
-def _usage(meta: Any) -> Usage:
+def _tokens(meta: Any) -> int:
     for name in ("tokens", "billed_units"):
         told = meta.get(name) if isinstance(meta, dict) else None
-        if isinstance(told, dict):
-            return Usage(input=count(told, "input_tokens"))
-    return Usage()
+        if isinstance(told, dict) and (tokens := count(told, "input_tokens")):
+            return tokens
+    return 0

@@ -27,11 +27,8 @@ class Gemini:
     tiers: Mapping[str, str] = TIERS
     reports_tier = True
     flex_refusals: frozenset[int] = frozenset({429, 503})
-    searches_with_functions: ClassVar[bool] = True
-    """Whether web search and functions may be asked for together, where the model can."""
-
-    has_files: ClassVar[bool] = True
-    """Whether Google keeps uploaded files for the provider (``files/NAME``)."""
+    vertex: ClassVar[bool] = False
+    """Whether this is Vertex AI, which keeps no uploaded files (``files/NAME``) and lets a model do other things."""
 
     def __init__(self) -> None:
         self._memory = Memory()
@@ -84,9 +81,9 @@ class Gemini:
             asked,
             target,
             self._memory,
-            files=self._base(target) if self.has_files else "",
+            files="" if self.vertex else self._base(target),
             safety=target.options.safety() if target.options is not None else [],
-            both=self.searches_with_functions,
+            vertex=self.vertex,
         )
 
     def _name(self, target: Target) -> str:
@@ -102,7 +99,10 @@ class Gemini:
         return versioned(target.base_url or self.base_url, self.base_url)
 
     def _headers(self, target: Target) -> dict[str, str]:
-        return {"content-type": "application/json", "x-goog-api-key": target.api_key}
+        headers = {"content-type": "application/json"}
+        if target.api_key:
+            headers["x-goog-api-key"] = target.api_key
+        return headers
 
     def _tier(self, asked: ChatRequest) -> JSON:
         """The body's part of the service tier; ``auto`` and ``default`` are what is served unasked."""

@@ -77,7 +77,9 @@ class Conversation:
         self._system.extend({"text": part["text"]} for part in message.parts if part.get("type") == "text")
 
     def _user(self, message: Message) -> None:
-        self._add("user", list(self._parts(message)))
+        parts = list(self._parts(message))
+        answered = bool(self._contents) and self._contents[-1]["role"] == "model"
+        self._add("user", [dict(_NOTHING)] if answered and not parts else parts)  # else that answer would go on
 
     def _parts(self, message: Message) -> Iterator[JSON]:
         for position, part in enumerate(message.parts):
@@ -96,9 +98,10 @@ class Conversation:
                 parts.append({"text": ""})  # it may ride on an empty text (edge case 42)
             parts[-1]["thoughtSignature"] = signature
         self._order = [call.id for call in message.calls]
-        sources = {given.get("id"): given for given in source.get("tool_calls") or ()}
+        sources = [*(source.get("tool_calls") or ()), None]  # none of the deprecated function_call
         parts.extend(
-            self._call(call, sources.get(call.id), first=position == 0) for position, call in enumerate(message.calls)
+            self._call(call, given, first=position == 0)
+            for position, (call, given) in enumerate(zip(message.calls, sources, strict=False))
         )
         self._add("model", parts)
 

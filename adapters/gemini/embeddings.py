@@ -36,8 +36,8 @@ def parse(body: bytes, model: str) -> Answer:
         ]
     except (AttributeError, KeyError, TypeError):
         raise ProviderError(ErrorKind.PROTOCOL, "The upstream sent something that is no embedding.") from None
-    usage = Usage(input=tokens)
     told = {"prompt_tokens": tokens, "total_tokens": tokens}
+    usage = Usage(input=tokens) if tokens else None  # AI Studio tells none of some models: nothing is free for that
     return Answer({"object": "list", "data": data, "model": model, "usage": told}, usage)
 
 

@@ -4,9 +4,9 @@ Sources: Google's pages "Thinking", "Function calling", "File input methods" and
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 _LEVELS = ("MINIMAL", "LOW", "MEDIUM", "HIGH")
 """In ascending order."""
@@ -31,6 +31,8 @@ class Gates:
     """Whether ``fileData`` may name a public URL."""
     system: bool = True
     """Whether there is a ``systemInstruction``."""
+    penalties: Literal["nowhere", "vertex", "everywhere"] = "nowhere"
+    """Where presence and frequency penalties are taken: on Vertex AI only, or at AI Studio as well; elsewhere one is a 400."""
 
     def thinking(self, effort: str | None) -> dict[str, Any] | None:
         """The ``thinkingConfig`` of a ``reasoning_effort``; None when the model cannot be told."""
@@ -47,14 +49,14 @@ class Gates:
         return {"thinkingLevel": level} if effort == "none" else {"thinkingLevel": level, "includeThoughts": True}
 
 
-_OLD = Gates(generation_3=False, json_schema=False, fetches=False)
-_2_5 = Gates(generation_3=False)
+_OLD = Gates(generation_3=False, json_schema=False, fetches=False, penalties="everywhere")
+_2_5 = Gates(generation_3=False, penalties="vertex")
 _FAMILIES: tuple[tuple[str, Gates], ...] = (
-    (r"gemma-[123]", Gates(generation_3=False, json_schema=False, fetches=False, system=False)),
+    (r"gemma-[123]", replace(_OLD, system=False)),
     (r"gemini-1|gemini-2\.0|gemini-exp|learnlm|gemini-pro($|-vision)|text-|chat-", _OLD),
     (r"gemini-2\.5-.*(image|tts|audio|live)", _2_5),
-    (r"gemini-2\.5-pro", Gates(generation_3=False, budgets=(128, 32_768))),
-    (r"gemini-2\.5-", Gates(generation_3=False, budgets=(0, 24_576))),
+    (r"gemini-2\.5-pro", replace(_2_5, budgets=(128, 32_768))),
+    (r"gemini-2\.5-", replace(_2_5, budgets=(0, 24_576))),
     (r"gemini-3.*flash-image", Gates(("MINIMAL", "HIGH"))),
     (r"gemini-.*(image|tts|audio|live)", Gates()),
     (r"gemini-3-pro", Gates(("LOW", "HIGH"))),

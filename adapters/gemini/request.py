@@ -58,22 +58,29 @@ def build(
     *,
     files: str,
     safety: list[Mapping[str, Any]],
-    both: bool,
+    vertex: bool,
 ) -> Built:
     """Translate; raises UnsupportedParameter for what cannot be told.
 
-    ``files`` is the address of Google's own file service, where there is one. ``both`` tells whether web search and functions may be
-    asked for together (where the model can).
+    ``files`` is the address of Google's own file service, where there is one. ``vertex`` tells whether the request goes to Vertex AI.
     """
     asked = {name: value for name, value in request.items() if value is not None and value not in ({}, [])}
     dropped = _left_out(asked, target)
     model = gates(target.model)
+    if model.penalties != "everywhere" and not (vertex and model.penalties == "vertex"):
+        _leave_out_penalties(asked, target, dropped)
     tools = openai_tools.read(asked)
+    if tools.choice == "none" and _wants_json(asked) and not model.generation_3:
+        tools = openai_tools.Tools()  # JSON cannot be asked for beside tools, and these may not be called
     system, contents = Conversation(model, memory, files).read(list(request["messages"]))
     body: JSON = {"contents": contents}
     if system is not None:
         body["systemInstruction"] = system
-    body.update(_tools(request, tools, model, both=both))
+    searches = request.get("web_search_options") is not None  # an empty object asks for it too
+    if searches and tools.tools and (vertex or not model.generation_3):
+        _refuse("web_search_options", "Web search beside function tools is not supported here.", target, dropped)
+        searches = False
+    body.update(_tools(tools, model, searches=searches))
     if tools.tools and not model.generation_3 and _wants_json(asked):
         _refuse("response_format", "JSON together with tools is not supported with this model.", target, dropped)
         del asked["response_format"]
@@ -99,6 +106,15 @@ def _left_out(asked: Mapping[str, Any], target: Target) -> list[str]:
     return dropped
 
 
+def _leave_out_penalties(asked: JSON, target: Target, dropped: list[str]) -> None:
+    for name in ("presence_penalty", "frequency_penalty"):
+        if not asked.pop(name, 0):
+            continue
+        if target.unsupported == "reject":
+            _refuse(name, f"Unsupported parameter: '{name}' is not supported with this model.", target, dropped)
+        dropped.append(name)
+
+
 def _refuse(param: str, message: str, target: Target, dropped: list[str]) -> None:
     """Refuse a value, or leave it out where the operator prefers that."""
     if target.unsupported != "drop":
@@ -106,7 +122,7 @@ def _refuse(param: str, message: str, target: Target, dropped: list[str]) -> Non
     dropped.append(param)
 
 
-def _tools(request: ChatRequest, tools: openai_tools.Tools, model: Gates, *, both: bool) -> JSON:
+def _tools(tools: openai_tools.Tools, model: Gates, *, searches: bool) -> JSON:
     out: JSON = {}
     config: JSON = {}
     listed: list[JSON] = []
@@ -114,11 +130,7 @@ def _tools(request: ChatRequest, tools: openai_tools.Tools, model: Gates, *, bot
         listed.append({"functionDeclarations": declared})
         if choice := functions.config(tools, model):
             config["functionCallingConfig"] = choice
-    if request.get("web_search_options") is not None:  # an empty object asks for it too
-        if declared and not (both and model.generation_3):
-            raise UnsupportedParameter(
-                "web_search_options", "Web search together with function tools is not supported with this model."
-            )
+    if searches:
         listed.append({"googleSearch": {}})
         if declared:
             config["includeServerSideToolInvocations"] = True

@@ -19,8 +19,7 @@ class VertexGemini(Gemini):
 
     base_url = f"https://aiplatform.googleapis.com/{_VERSION}"
     """Of the global location; those of the regions follow from it."""
-    searches_with_functions: ClassVar[bool] = False
-    has_files: ClassVar[bool] = False
+    vertex: ClassVar[bool] = True
 
     def options(self, raw: Mapping[str, Any]) -> VertexOptions:
         return decode(VertexOptions, raw)

@@ -78,7 +78,7 @@ class OpenAI:
         return provider_error(status, headers, body)
 
     def prepare_embeddings(self, request: Mapping[str, Any], target: Target) -> UpstreamRequest:
-        return prepare_embeddings(request, target)
+        return prepare_embeddings(request, target, packs=self.dialect.packs_embeddings)
 
     def parse_embeddings(self, body: bytes, sent: UpstreamRequest) -> Answer:  # noqa: ARG002 - the interface's
         return parse_embeddings(body)

@@ -50,6 +50,8 @@ class Dialect:
     """Whether a tool call in the history needs the reasoning before it, else reasoning must be off."""
     think_tags: ThinkTags | None = None
     continue_final_message: bool = False
+    packs_embeddings: bool = False
+    """Whether it surely knows ``encoding_format: base64``."""
     longest_id: int | None = None
     """Of a tool call; longer ones, which came from other providers, are rewritten (edge case 12)."""
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -76,6 +78,7 @@ OPENAI = Dialect(
     lenient=False,
     message_keys=frozenset(),
     custom_tools=True,
+    packs_embeddings=True,
     longest_id=40,
 )
 

@@ -36,17 +36,21 @@ class Shape:
         return len(texts), self._out_before + self._out_between.join(texts) + self._out_after if self._changed else data
 
 
-def shape_of(frame: bytes, out: bytes) -> Shape | None:
-    """The shape of a frame that goes to the client as ``out``; None where it has none that is worth knowing."""
-    inside, outside = _around(frame), _around(out)
-    if inside is None or outside is None:
+def shape_of(frames: bytes, out: bytes) -> Shape | None:
+    """The shape of the first of whole frames that go to the client as ``out``, one for one; None where it has none that is
+    worth knowing. Under load several come at once from the beginning.
+    """
+    inside, outside = _around(frames), _around(out)
+    if inside is None or outside is None or frames.count(b"\n\n") != out.count(b"\n\n"):
         return None
     return Shape(*inside, *outside)
 
 
-def _around(frame: bytes) -> tuple[bytes, bytes] | None:
-    if not frame.startswith(b"data:") or frame.find(b"\n") != len(frame) - 2:
+def _around(frames: bytes) -> tuple[bytes, bytes] | None:
+    line = frames.find(b"\n")
+    if not frames.startswith(b"data:") or frames.find(b"\n\n") != line:
         return None
+    frame = frames[: line + 2]
     for key in _TEXTS:
         at = frame.find(key)
         if at >= 0:

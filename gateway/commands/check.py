@@ -10,6 +10,7 @@ from config import ConfigError, load
 
 from ..deployments import routes
 from ..effective import effective
+from ..pricing import PriceBook
 
 
 @click.command("check")
@@ -21,6 +22,7 @@ def command(file: str, as_json: bool, quiet: bool) -> None:
     try:
         config = load(file)
         routes(config)
+        PriceBook(config)
     except ConfigError as exc:
         if as_json:
             click.echo(json.dumps({"ok": False, "problems": exc.problems}))

@@ -1,6 +1,7 @@
 """``sluice demo``: a gateway on embedded defaults, in front of a scripted upstream, shown at work."""
 
 import asyncio
+import errno
 import json
 import os
 import secrets
@@ -10,7 +11,7 @@ from typing import Any
 
 import click
 
-from config import Config, parse
+from config import Config, ConfigError, parse
 
 KEY = "sk-demo-0123456789abcdef0123456789abcdef"
 ADMIN_KEY = "demo-admin-0123456789abcdef0123456789abcdef"
@@ -73,7 +74,16 @@ def command(once: bool, port: int, admin_port: int, upstream_only: bool, as_json
     from ..worker import loop_factory
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_upstream_only(port, as_json) if upstream_only else _demonstrate(once, port, admin_port, as_json))
+        try:
+            runner.run(
+                _upstream_only(port, as_json) if upstream_only else _demonstrate(once, port, admin_port, as_json)
+            )
+        except ConfigError as exc:
+            raise click.ClickException(f"{exc}; choose others by --port and --admin-port.") from None
+        except OSError as exc:
+            if exc.errno != errno.EADDRINUSE:
+                raise
+            raise click.ClickException(f"127.0.0.1:{port} is in use; choose another by --port.") from None
 
 
 async def _upstream_only(port: int, as_json: bool) -> None:

@@ -50,18 +50,20 @@ def command(request: str, file: str, key: str | None) -> None:
 
     Exits with 1 when the request would be refused, by a limit only where that could never admit it: what others use is not known.
     """
-    text = sys.stdin.read() if request == "-" else Path(request).read_text()
     try:
+        text = sys.stdin.read() if request == "-" else Path(request).read_text("utf-8")
         body: Any = json.loads(text)
         if not isinstance(body, dict):
             raise ValueError("not a JSON object")  # noqa: TRY004 - of the file, not a type
         told = asyncio.run(_explained(load(file), body, key))
     except ConfigError as exc:
-        _fail(*(f"{file}: {problem}" for problem in exc.problems))
+        raise click.ClickException("\n".join(f"{file}: {problem}" for problem in exc.problems)) from None
+    except UnicodeDecodeError:
+        raise click.ClickException(f"{request}: not UTF-8") from None
     except (ValueError, RecursionError) as exc:
-        _fail(f"{request}: {exc}")
+        raise click.ClickException(f"{request}: {exc}") from None
     except GatewayError as exc:
-        _fail(exc.message)
+        raise click.ClickException(exc.message) from None
     else:
         click.echo(json.dumps(told, indent=2, ensure_ascii=False))
         sys.exit(1 if told["refused"] else 0)
@@ -69,9 +71,3 @@ def command(request: str, file: str, key: str | None) -> None:
 
 async def _explained(config: Config, body: dict[str, Any], key: str | None) -> dict[str, Any]:
     return await explainer(config).explain(body, key)  # queues are made where a loop runs
-
-
-def _fail(*problems: str) -> None:
-    for problem in problems:
-        click.echo(problem, err=True)
-    sys.exit(1)

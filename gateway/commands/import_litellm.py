@@ -10,15 +10,17 @@ import click
 import yaml
 from pydantic import SecretStr
 
-from config import Config, ConfigError, parse
+from config import Config, ConfigError, parse, where
 from config.schema import Database as DatabaseOptions
 
 from ..deployments import routes
-from ..errors import GatewayError
+from ..errors import GatewayError, StoreUnavailable
 from ..litellm.document import Converted, convert
-from ..litellm.records import Imported, Importer, read
+from ..litellm.records import Imported, Importer
+from ..litellm.tables import plain, read
+from ..pricing import PriceBook
 from ..records.admin import Admin
-from ..records.database import Database, DatabaseError
+from ..records.database import Database, DatabaseError, explained
 from ..records.keys import Peppers
 from .operator import dollars
 from .progress import progress
@@ -28,6 +30,8 @@ SOURCE_SECONDS = 600.0
 """For reading whole tables of LiteLLM's, which may hold a million keys."""
 _PLACEHOLDER = "x" * 40
 """Stands for secrets of the environment while the result is checked."""
+_ADDRESS = re.compile(r"(?:base_)?url: '?\$\{(\w+)\}'?$", re.MULTILINE)
+_PORT = re.compile(r":\$\{(\w+)\}/[0-9]+'?$", re.MULTILINE)
 
 
 @click.command("import-litellm")
@@ -45,7 +49,7 @@ def command(file: str, output: str, force: bool, database_url: str | None, into:
     """Turn the LiteLLM configuration FILE into ours, and say what of it could not be taken over."""
     converted = convert(load_source(Path(file)))
     if database_url is not None:
-        converted.document["database"] = {"url": into}
+        converted.document["database"] = {"url": _database(into, converted)}
     problems = check(converted)
     written = yaml.safe_dump(converted.document, sort_keys=False, allow_unicode=True)
     if output != "-":
@@ -67,12 +71,24 @@ def command(file: str, output: str, force: bool, database_url: str | None, into:
         click.echo(f"{made}; ${dollars(imported.spent)} spent", err=True)
 
 
+def _database(into: str, converted: Converted) -> str:
+    """What the configuration says of our database: no password."""
+    if "@" not in into:
+        return into.replace("$", "$$")
+    converted.notes.append("database.url: set DATABASE_URL to what --into was")
+    return "${DATABASE_URL}"
+
+
 def load_source(path: Path, depth: int = 0) -> dict[str, Any]:
     """Read a file with what it includes: lists are joined, everything else is replaced by the included file."""
     try:
         source = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise click.ClickException(f"{path}: cannot be read: {error}") from None
+    except OSError as error:
+        raise click.ClickException(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise click.ClickException(f"{path}: not UTF-8") from None
+    except yaml.YAMLError as error:
+        raise click.ClickException(f"{path}: not YAML: {where(error)}") from None
     if not isinstance(source, dict):
         raise click.ClickException(f"{path}: not a mapping of options")
     merged: dict[str, Any] = {key: value for key, value in source.items() if key != "include"}
@@ -86,12 +102,23 @@ def load_source(path: Path, depth: int = 0) -> dict[str, Any]:
 
 
 def check(converted: Converted) -> list[str]:
-    """What is wrong with the result, every variable of the environment taken as set."""
+    """What is wrong with the result, every variable of the environment taken as set. Models without a price are notes."""
     text = yaml.safe_dump(converted.document, allow_unicode=True)
+    given = dict.fromkeys(_VARIABLE.findall(text), _PLACEHOLDER)
+    given |= dict.fromkeys(_ADDRESS.findall(text), "https://x") | dict.fromkeys(_PORT.findall(text), "6379")
+    if "redis" in converted.document:
+        given |= dict.fromkeys(_ADDRESS.findall(yaml.safe_dump(converted.document["redis"])), "redis://x")
     try:
-        routes(parse(text, dict.fromkeys(_VARIABLE.findall(text), _PLACEHOLDER)))
+        config = parse(text, given)
+        table, prices = routes(config), PriceBook(config)
     except ConfigError as error:
         return error.problems
+    for public, route in table.items():
+        converted.notes += [
+            f"models.{public}: {deployment.id} has no price that is known: refused under budgets, else recorded at $0"
+            for deployment in route.deployments
+            if prices.price(deployment) is None
+        ]
     return []
 
 
@@ -99,7 +126,7 @@ async def bring(source_url: str, target_url: str) -> Imported:
     """Copy LiteLLM's owners, keys and spend into our database."""
     source = target = None
     try:
-        source = Database(DatabaseOptions(url=SecretStr(source_url)), timeout=SOURCE_SECONDS)
+        source = Database(DatabaseOptions(url=SecretStr(plain(source_url))), timeout=SOURCE_SECONDS)
         target = Database(DatabaseOptions(url=SecretStr(target_url)))
         await target.upgrade()
         with progress("reading LiteLLM's database"):
@@ -110,7 +137,7 @@ async def bring(source_url: str, target_url: str) -> Imported:
     except DatabaseError as error:
         raise click.ClickException(str(error)) from None
     except GatewayError as error:
-        raise click.ClickException(error.message) from None
+        raise click.ClickException(explained(error) if isinstance(error, StoreUnavailable) else error.message) from None
     finally:
         for database in (source, target):
             if database is not None:

@@ -13,12 +13,12 @@ import click
 
 from config import Config, ConfigError, load
 
-from ..errors import GatewayError
+from ..errors import GatewayError, StoreUnavailable
 from ..management.catalogue import catalogue, record_operations
 from ..management.operation import JSON, Asked, Download
 from ..records.admin import Admin
 from ..records.audit import AuditLog
-from ..records.database import Database, DatabaseError
+from ..records.database import Database, DatabaseError, explained
 from ..records.grants import Actor
 from ..records.keys import Peppers
 from ..records.usage import UsageStore
@@ -84,9 +84,11 @@ class Remote:
     ) -> JSON:
         filled = path.replace("{id}", quote(identity, safe=""))
         async with self._session.request(method, self._url + filled, params=query, json=body) as response:
-            answer: JSON = await response.json(content_type=None)
+            answer: Any = await response.json(content_type=None)
         if response.status >= 400:
-            raise click.ClickException(answer["error"]["message"])
+            raise click.ClickException(_refusal(answer))
+        if not isinstance(answer, dict):
+            raise ValueError("no answer of an admin API")  # noqa: TRY004 - of the other side, not a type
         return answer
 
     async def download(self, path: str, query: Mapping[str, str]) -> AsyncIterator[bytes]:
@@ -97,9 +99,17 @@ class Remote:
         )  # millions of rows take long
         async with self._session.get(self._url + path, params=query, timeout=slowest) as response:
             if response.status >= 400:
-                raise click.ClickException((await response.json())["error"]["message"])
+                raise click.ClickException(_refusal(await response.json(content_type=None)))
             async for piece in response.content.iter_any():
                 yield piece
+
+
+def _refusal(answer: Any) -> str:
+    """What an error says; raises ValueError for one that no gateway wrote."""
+    error = answer.get("error") if isinstance(answer, dict) else None
+    if not isinstance(error, dict) or not isinstance(error.get("message"), str):
+        raise ValueError("no error of an admin API")  # noqa: TRY004 - of the other side, not a type
+    return str(error["message"])
 
 
 @asynccontextmanager
@@ -111,7 +121,7 @@ async def _remote(url: str, key: str) -> AsyncIterator[Remote]:
     async with aiohttp.ClientSession(headers=headers, timeout=timeout, trust_env=False) as session:
         try:
             yield Remote(session, url)
-        except (aiohttp.ClientError, TimeoutError, ValueError) as exc:
+        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError) as exc:  # KeyError: JSON of something else
             raise click.ClickException(f"{url} does not answer as an admin API: {type(exc).__name__}") from None
 
 
@@ -128,7 +138,7 @@ async def opened(file: str) -> AsyncIterator[tuple[Config, Database]]:
     except DatabaseError as exc:
         raise click.ClickException(str(exc)) from None
     except GatewayError as exc:
-        raise click.ClickException(exc.message) from None
+        raise click.ClickException(explained(exc) if isinstance(exc, StoreUnavailable) else exc.message) from None
     finally:
         if database is not None:
             await database.close()

@@ -9,18 +9,20 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
+from adapters.errors import ErrorKind, ProviderError
 from adapters.interface import CredentialSpec, UpstreamRequest
 
+from ..upstream import NotSent
 from .aws import AWS, signed
 from .entra import entra
 from .fetch import HTTPFetch
 from .google import google
 from .issue import Fetch, Issuer
-from .refresh import Issued, Refreshed
+from .refresh import Issued, NoCredential, Refreshed
 
-__all__ = ["Credentials", "Fetch", "HTTPFetch"]
+__all__ = ["Credentials", "Fetch", "HTTPFetch", "NoCredential"]
 
 _MAKERS: Mapping[str, Callable[[Mapping[str, Any], Issuer], Callable[[], Awaitable[Issued[Any]]]]] = {
     "google": google,
@@ -29,14 +31,6 @@ _MAKERS: Mapping[str, Callable[[Mapping[str, Any], Issuer], Callable[[], Awaitab
 }
 TIMEOUT = 10.0
 """Seconds for one refresh, all its requests together."""
-
-
-class _Source(Protocol):
-    """What a spec became: its value of the moment."""
-
-    async def get(self) -> Any: ...
-
-    async def close(self) -> None: ...
 
 
 class Credentials:
@@ -53,17 +47,27 @@ class Credentials:
         self._issuer = Issuer(fetch, clock, environ, timeout)
         self._clock = clock
         self._timeout = timeout
-        self._sources: dict[int, tuple[CredentialSpec, _Source]] = {}
+        self._sources: dict[int, tuple[CredentialSpec, Refreshed[Any]]] = {}
         """By identity: a configuration's specs live as long as it does, and hashing secrets per request is waste."""
 
     def check(self, spec: CredentialSpec) -> None:
-        """Build the source now; raises ValueError naming what the settings lack. Nothing is fetched."""
-        self._source(spec)
+        """Build the source now; raises ValueError naming what the settings lack. Nothing is fetched.
+
+        What says the same as another spec shares its value: the account is one, and a reload, which must not depend on
+        issuers, goes on with what there is until the settings are asked with anew.
+        """
+        issue = _MAKERS[spec.kind](spec.settings, self._issuer)
+        source = self._same(spec)
+        if source is None:
+            source = Refreshed(spec.kind, issue, self._clock, self._timeout)
+        else:
+            source.ask_by(issue)
+        self._sources[id(spec)] = (spec, source)
 
     async def token(self, spec: CredentialSpec) -> str:
         """The bearer token of the moment, empty for AWS (whose requests are signed instead).
 
-        Raises ProviderError(AUTHENTICATION) when the issuer gives none.
+        Raises NoCredential when the issuer gives none.
         """
         if spec.kind == "aws":
             return ""
@@ -77,15 +81,27 @@ class Credentials:
         keys = await self._source(spec).get()
         return replace(sent, headers=signed(sent, keys, spec.settings, self._clock()))
 
+    def at_fault(self, spec: CredentialSpec | None, why: ProviderError, ago: float) -> bool:
+        """Whether a failure says nothing of the provider: nothing was sent, or with what is renewed because it was refused.
+
+        The request began ``ago`` seconds before.
+        """
+        if isinstance(why, NotSent):
+            return True
+        return spec is not None and why.kind is ErrorKind.AUTHENTICATION and self._source(spec).refused(ago)
+
     async def close(self) -> None:
         """Stop the refreshes that run."""
         for _, source in self._sources.values():
             await source.close()
         self._sources.clear()
 
-    def _source(self, spec: CredentialSpec) -> _Source:
+    def _source(self, spec: CredentialSpec) -> Refreshed[Any]:
         held = self._sources.get(id(spec))
         if held is None or held[0] is not spec:
-            issue = _MAKERS[spec.kind](spec.settings, self._issuer)
-            held = self._sources[id(spec)] = (spec, Refreshed(issue, self._clock, self._timeout))
+            self.check(spec)
+            held = self._sources[id(spec)]
         return held[1]
+
+    def _same(self, spec: CredentialSpec) -> Refreshed[Any] | None:
+        return next((source for known, source in self._sources.values() if known == spec), None)

@@ -1,8 +1,9 @@
 """Keys of AWS and the signatures made with them (SigV4, by botocore, without its network).
 
-The keys come from, in this order: the settings ``access_key_id`` and ``secret_access_key``; the environment
-(``AWS_ACCESS_KEY_ID``); a web identity (``AWS_WEB_IDENTITY_TOKEN_FILE``, as on EKS); a container's endpoint (ECS,
-EKS Pod Identity); the instance's metadata service (version 2). A ``role_arn`` in the settings is assumed with them.
+The keys come from what the settings name (``access_key_id``, ``web_identity_token_file``, ``container_credentials_uri``),
+else, in this order, from the environment (``AWS_ACCESS_KEY_ID``); a web identity (``AWS_WEB_IDENTITY_TOKEN_FILE``, as
+on EKS); a container's endpoint (ECS, EKS Pod Identity); the instance's metadata service (version 2). A ``role_arn`` in
+the settings is assumed with them, a web identity's with its token.
 Profiles of ``~/.aws`` and single sign-on are not read: a gateway is no developer's machine.
 """
 
@@ -45,30 +46,36 @@ class AWS:
 
     async def __call__(self) -> Issued[Keys]:
         issued = await self._base()
-        if self._settings.get("role_arn") and self._base != self._web_identity:
-            return await self._assume(issued.value)
-        return issued
+        wanted = self._settings.get("role_arn")
+        if not wanted or (self._base == self._web_identity and wanted == self._identity()):
+            return issued
+        return await self._assume(str(wanted), issued.value)
 
     def _chain(self) -> Callable[[], Awaitable[Issued[Keys]]]:
         given, environ = self._settings, self._issuer.environ
-        if given.get("access_key_id") or environ.get("AWS_ACCESS_KEY_ID"):
-            return self._static
-        if self._token_file():
-            if not self._role():
-                raise ValueError("a web identity needs 'role_arn'")
-            return self._web_identity
-        container = (
-            given.get("container_credentials_uri")
-            or environ.get("AWS_CONTAINER_CREDENTIALS_FULL_URI")
-            or environ.get("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
+        sources = (
+            (given.get("access_key_id"), self._static),
+            (given.get("web_identity_token_file"), self._web_identity),
+            (given.get("container_credentials_uri"), self._container),
+            (environ.get("AWS_ACCESS_KEY_ID"), self._static),
+            (environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"), self._web_identity),
+            (environ.get("AWS_CONTAINER_CREDENTIALS_FULL_URI"), self._container),
+            (environ.get("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"), self._container),
         )
-        return self._container if container else self._instance
+        found = next((source for named, source in sources if named), self._instance)
+        if found == self._web_identity and not self._identity():
+            raise ValueError("a web identity needs 'role_arn'")
+        return found
 
     def _token_file(self) -> str | None:
         return self._settings.get("web_identity_token_file") or self._issuer.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE")
 
-    def _role(self) -> str:
-        return str(self._settings.get("role_arn") or self._issuer.environ.get("AWS_ROLE_ARN") or "")
+    def _identity(self) -> str:
+        """The role of the web identity. That of the environment has its own, which the settings' may then be assumed with."""
+        roles = [self._settings.get("role_arn"), self._issuer.environ.get("AWS_ROLE_ARN")]
+        if not self._settings.get("web_identity_token_file"):
+            roles.reverse()
+        return str(roles[0] or roles[1] or "")
 
     async def _static(self) -> Issued[Keys]:
         given, environ = self._settings, self._issuer.environ
@@ -98,20 +105,20 @@ class AWS:
 
     async def _web_identity(self) -> Issued[Keys]:
         form = {"WebIdentityToken": read_file(self._token_file() or "")}
-        return await self._sts("AssumeRoleWithWebIdentity", form, None)
+        return await self._sts("AssumeRoleWithWebIdentity", self._identity(), form, None)
 
-    async def _assume(self, keys: Keys) -> Issued[Keys]:
+    async def _assume(self, role: str, keys: Keys) -> Issued[Keys]:
         external = self._settings.get("external_id")
-        return await self._sts("AssumeRole", {"ExternalId": external} if external else {}, keys)
+        return await self._sts("AssumeRole", role, {"ExternalId": external} if external else {}, keys)
 
-    async def _sts(self, action: str, more: Mapping[str, str], keys: Keys | None) -> Issued[Keys]:
+    async def _sts(self, action: str, role: str, more: Mapping[str, str], keys: Keys | None) -> Issued[Keys]:
         region = self._settings["region"]
         domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
         url = self._settings.get("sts_endpoint") or f"https://sts.{region}.{domain}"
         form = {
             "Action": action,
             "Version": "2011-06-15",
-            "RoleArn": self._role(),
+            "RoleArn": role,
             "RoleSessionName": str(self._settings.get("session_name") or "sluice"),
             "DurationSeconds": str(LIFETIME),
             **more,

@@ -1,7 +1,9 @@
 """Access tokens of Microsoft Entra ID, for Azure.
 
 Settings: ``token`` (static), or ``tenant_id``, ``client_id`` and one of ``client_secret`` and
-``federated_token_file``, or ``managed_identity``. ``scope`` and ``authority`` have the public cloud's defaults.
+``federated_token_file``, or ``managed_identity``: that of the virtual machine, or of App Service and Container Apps
+(``IDENTITY_ENDPOINT``). ``scope`` and ``authority`` have the public cloud's defaults. The environment has its say where
+the settings name no proof.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -31,8 +33,9 @@ def entra(settings: Mapping[str, Any], issuer: Issuer) -> Callable[[], Awaitable
     for name, value in found.items():
         if not value:
             raise ValueError(f"entra credentials need '{name}'")
-    secret = settings.get("client_secret") or environ.get("AZURE_CLIENT_SECRET")
-    file = settings.get("federated_token_file") or environ.get("AZURE_FEDERATED_TOKEN_FILE")
+    secret, file = settings.get("client_secret"), settings.get("federated_token_file")
+    if not secret and not file:
+        secret, file = environ.get("AZURE_CLIENT_SECRET"), environ.get("AZURE_FEDERATED_TOKEN_FILE")
     if not secret and not file:
         raise ValueError("entra credentials need 'client_secret' or 'federated_token_file'")
     authority = str(settings.get("authority") or environ.get("AZURE_AUTHORITY_HOST") or AUTHORITY).rstrip("/")
@@ -60,8 +63,11 @@ async def _static(token: str) -> Issued[str]:
 
 async def _of_metadata(settings: Mapping[str, Any], issuer: Issuer) -> Issued[str]:
     resource = str(settings.get("scope") or SCOPE).removesuffix("/.default")
-    query = {"api-version": "2018-02-01", "resource": resource}
+    place, environ = settings.get("metadata_endpoint"), issuer.environ
+    query, headers = {"api-version": "2018-02-01", "resource": resource}, {"metadata": "true"}
+    if not place and environ.get("IDENTITY_ENDPOINT") and environ.get("IDENTITY_HEADER"):
+        place, headers = environ["IDENTITY_ENDPOINT"], {"x-identity-header": environ["IDENTITY_HEADER"]}
+        query["api-version"] = "2019-08-01"
     if settings.get("client_id"):
         query["client_id"] = str(settings["client_id"])
-    url = f"{settings.get('metadata_endpoint') or METADATA}?{urlencode(query)}"
-    return Issued(*issuer.token(await issuer.ask("GET", url, None, {"metadata": "true"})))
+    return Issued(*issuer.token(await issuer.ask("GET", f"{place or METADATA}?{urlencode(query)}", None, headers)))

@@ -21,23 +21,32 @@ LIFETIME = 3600
 
 def google(settings: Mapping[str, Any], issuer: Issuer) -> Callable[[], Awaitable[Issued[str]]]:
     """Raises ValueError for a credential that is broken or of a kind that is not supported."""
+    _question(settings, issuer)
+
+    async def issue() -> Issued[str]:
+        asked = _question(settings, issuer)  # anew each time: files of secrets are rotated
+        if asked is None:
+            return await _of_metadata(issuer)
+        endpoint, form = asked
+        return Issued(*issuer.token(await issuer.post_form(endpoint, form())))
+
+    return issue
+
+
+def _question(settings: Mapping[str, Any], issuer: Issuer) -> tuple[str, Callable[[], dict[str, str]]] | None:
+    """Where to ask for a token and with what; None: the metadata server."""
     info = _info(settings, issuer.environ)
     if info is None:
-        return lambda: _of_metadata(issuer)
+        return None
     endpoint = str(settings.get("token_endpoint") or info.get("token_uri") or "https://oauth2.googleapis.com/token")
     makers = {"service_account": _assertion, "authorized_user": _refresh}
     maker = makers.get(str(info.get("type")))
     if maker is None:
         raise ValueError(f"google credentials of type '{str(info.get('type'))[:40]}' are not supported")
     try:
-        form = maker(info, endpoint, issuer)
+        return endpoint, maker(info, endpoint, issuer)
     except (KeyError, ValueError, TypeError):
         raise ValueError("the google credentials are incomplete or their key is broken") from None
-
-    async def issue() -> Issued[str]:
-        return Issued(*issuer.token(await issuer.post_form(endpoint, form())))
-
-    return issue
 
 
 def _info(settings: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any] | None:

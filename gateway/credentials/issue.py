@@ -47,11 +47,13 @@ class Issuer:
     def token(self, body: bytes) -> tuple[str, float]:
         """An OAuth 2 answer: the token and when it ends."""
         answer = read_json(body)
-        token, seconds = answer.get("access_token"), answer.get("expires_in", 3600)
+        token, seconds = answer.get("access_token"), answer.get("expires_in")
         if not isinstance(token, str) or not token or not token.isascii() or not token.isprintable():
             raise ProviderError(ErrorKind.AUTHENTICATION, "the issuer answered without a token")
         try:
-            return token, self.clock() + float(seconds)
+            if seconds is None and "expires_on" in answer:  # a moment: managed identities of App Service
+                return token, float(answer["expires_on"])
+            return token, self.clock() + float(3600 if seconds is None else seconds)
         except (TypeError, ValueError):
             raise ProviderError(ErrorKind.AUTHENTICATION, "the issuer answered without a lifetime") from None
 
@@ -73,7 +75,7 @@ def refused(status: int, body: bytes) -> ProviderError:
     """For the operator's log: the status and the issuer's code word; its sentences may carry what is secret."""
     found = _CODE.search(body)
     word = (found[1] or found[2]).decode() if found else "no reason given"
-    return ProviderError(ErrorKind.AUTHENTICATION, f"the issuer answered {status} ({word})")
+    return ProviderError(ErrorKind.AUTHENTICATION, f"the issuer answered {status} ({word})", status=status)
 
 
 def read_file(name: str) -> str:

@@ -16,7 +16,7 @@ from ..management.operation import JSON, Asked, Handler, Level, Operation
 from ..management.reports import moment
 from ..records.admin import Admin
 from ..records.cache import KeyCache
-from ..records.database import Database
+from ..records.database import Database, sql_text
 from ..records.grants import Actor
 from ..records.resources import KindName
 from ..records.tables import key_digests, keys
@@ -64,9 +64,9 @@ class Compatible:
         if asked.actor.team is not None:
             told.setdefault("team", asked.actor.team)
         if asked.actor.organization is not None and "team" not in told:
-            told["organization"] = asked.actor.organization
+            told.setdefault("organization", asked.actor.organization)
         if "user" in told:
-            await self._user(asked.actor, told["user"], told.get("team"))
+            await self._user(asked.actor, told["user"], told.get("team"), told.get("organization"))
         made = await self.admin.create(asked.actor, "key", told)
         return {**row(made, 0), "key": made.get("key", body.get("key"))}
 
@@ -138,6 +138,8 @@ class Compatible:
         if len(teams) > 1:
             raise InvalidRequest("A user belongs to one team here.", param="teams", code="unsupported_parameter")
         told: JSON = {"id": identity, **owner(body)}
+        if body.get("user_email"):
+            told["metadata"] = {**told.get("metadata", {}), "litellm_email": str(body["user_email"])}
         home = teams[0] if teams else asked.actor.team
         told |= {"team": home} if home else {"organization": asked.actor.organization}
         made = row(await self.admin.create(asked.actor, "user", told), 0)
@@ -165,7 +167,7 @@ class Compatible:
             await self.admin.get(actor, "key", key)  # a key of somebody else is as unknown as one that nobody has
         wanted = Filter(since, until, actor.organization, actor.team, query.get("user_id"), key)
         request = query.get("request_id")
-        rows = await self.usage.rows(wanted, limit=_MAX_ROWS, request_id=request and request.replace("\x00", "\ufffd"))
+        rows = await self.usage.rows(wanted, limit=_MAX_ROWS, request_id=request)
         return [log_row(item) for item in rows]
 
     async def models(self, _: Asked) -> JSON:
@@ -183,12 +185,12 @@ class Compatible:
             found += page["data"]
         return found
 
-    async def _user(self, actor: Actor, user: str, team: str | None) -> None:
+    async def _user(self, actor: Actor, user: str, team: str | None, organization: str | None) -> None:
         """There a key may name a user that nobody has made: it is made then."""
         try:
             await self.admin.get(actor, "user", user)
         except ResourceNotFound:
-            told = {"id": user, "team": team} if team else {"id": user, "organization": actor.organization}
+            told = {"id": user, "team": team} if team else {"id": user, "organization": organization}
             await self.admin.create(actor, "user", told)
 
     async def _key(self, given: Any) -> str:
@@ -200,12 +202,12 @@ class Compatible:
         record = await self.cache.record(given)
         if record is not None:
             return record.id
-        return await self._id(select(key_digests.c.key_id).where(key_digests.c.digest == f"sha256:{_plain(given)}"))
+        return await self._id(select(key_digests.c.key_id).where(key_digests.c.digest == f"sha256:{sql_text(given)}"))
 
     async def _named(self, actor: Actor, alias: str) -> str:
         """Names are an organization's own: somebody else's key of the same name does not matter."""
         own = [] if actor.organization is None else [keys.c.organization == actor.organization]
-        return await self._id(select(keys.c.id).where(keys.c.name == _plain(alias), *own))
+        return await self._id(select(keys.c.id).where(keys.c.name == sql_text(alias), *own))
 
     async def _id(self, query: Any) -> str:
         async with self.database.read() as connection:
@@ -242,7 +244,3 @@ def _texts(body: Mapping[str, Any], option: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise InvalidRequest(f"Invalid '{option}': a list of texts.", param=option, code="invalid_type")
     return value
-
-
-def _plain(text: str) -> str:
-    return text.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")

@@ -2,13 +2,15 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 JSON = dict[str, Any]
 _DURATION = re.compile(r"([0-9]+)(s|m|h|d|w|mo)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "mo": 2_592_000}
+_CALENDAR = frozenset({86_400, 604_800, 2_592_000, 2_678_400})
+"""Durations that are a day, a week or a month (of 30 or 31 days)."""
 _RATES = {"rpm_limit": "rpm", "tpm_limit": "tpm", "tpd_limit": "tpd", "max_parallel_requests": "concurrency"}
 _PER_MODEL = {"model_rpm_limit": "rpm", "model_tpm_limit": "tpm"}
 ALL_MODELS = frozenset({"all-proxy-models", "all-team-models", "all-org-models"})
@@ -32,6 +34,25 @@ def window(duration: str | None) -> str:
     if length is None:
         return "total"
     return "day" if length <= 86_400 else "week" if length <= 604_800 else "month"
+
+
+def surprises(row: Mapping[str, Any]) -> Iterator[str]:
+    """What becomes of the budgets of a row that nobody would expect."""
+    for model, amount, span in _budgets(row):
+        what = "max_budget" if model is None else f"model_max_budget of {model}"
+        if amount is not None and money(amount) is None:
+            yield f"{what} is left out: not an amount up to $9000000"
+        elif amount is not None and span and seconds(str(span)) not in _CALENDAR:
+            yield f"{what} is for {span}; here it holds for a {window(str(span))}".replace("a total", "ever")
+
+
+def _budgets(row: Mapping[str, Any]) -> Iterator[tuple[str | None, Any, Any]]:
+    """(of which model, how much, for how long)."""
+    yield None, row.get("max_budget"), row.get("budget_duration")
+    for model, budget in mapping(row.get("model_max_budget")).items():
+        told = budget if isinstance(budget, dict) else {"budget_limit": budget}
+        amount = told.get("budget_limit", told.get("max_budget"))
+        yield str(model), amount, told.get("time_period", told.get("budget_duration"))
 
 
 def money(value: Any) -> str | None:
@@ -72,13 +93,11 @@ def limits(row: Mapping[str, Any]) -> JSON:
     per_model: dict[str, JSON] = {}
     for theirs, ours in _PER_MODEL.items():
         for model, value in mapping(row.get(theirs) or metadata.get(theirs)).items():
-            per_model.setdefault(name(model), {})[ours] = int(value)
-    for model, budget in mapping(row.get("model_max_budget")).items():
-        told = budget if isinstance(budget, dict) else {"budget_limit": budget}
-        amount = money(told.get("budget_limit", told.get("max_budget")))
-        if amount is not None:
-            span = told.get("time_period", told.get("budget_duration"))
-            per_model.setdefault(name(model), {})["budget"] = {window(span): amount}
+            if value is not None:
+                per_model.setdefault(name(model), {})[ours] = int(value)
+    for public, dollars, span in _budgets(row):
+        if public is not None and (amount := money(dollars)) is not None:
+            per_model.setdefault(name(public), {})["budget"] = {window(span): amount}
     if per_model:
         found["per_model"] = per_model
     return found
@@ -86,7 +105,7 @@ def limits(row: Mapping[str, Any]) -> JSON:
 
 def models(row: Mapping[str, Any]) -> list[str] | None:
     """Models that may be used; None for all that the owner above may."""
-    given = [str(model) for model in listing(row.get("models"))]
+    given = [name(model) for model in listing(row.get("models"))]
     return None if not given or ALL_MODELS & set(given) else given
 
 

@@ -95,7 +95,7 @@ class Reports:
     async def request(self, asked: Asked) -> JSON:
         wanted = _narrowed(Filter(), asked.actor)
         await self._flush()
-        rows = await self.usage.rows(wanted, request_id=asked.id.replace("\x00", "\ufffd")) if wanted else []
+        rows = await self.usage.rows(wanted, request_id=asked.id) if wanted else []
         if not rows:
             raise ResourceNotFound("No such request.")
         return {"object": "list", "data": rows}

@@ -20,3 +20,7 @@ class Bounded:
             return OTHER
         self._known.add(name)
         return name
+
+    def keep(self, names: set[str]) -> None:
+        """Forget all but ``names``: the series of others have ended, and make room."""
+        self._known &= names

@@ -61,7 +61,7 @@ class Series(NamedTuple):
 
 
 class GenAIMetrics(Refreshed):
-    """``providers`` names the accounts of the configuration that runs, and may change; ``cap`` bounds the models.
+    """``providers`` names the accounts of the configuration that runs, and may change; ``cap`` bounds the models and the codes.
 
     Histograms are brought up to date by ``refresh`` and when they are read.
     """
@@ -69,7 +69,8 @@ class GenAIMetrics(Refreshed):
     def __init__(self, registry: CollectorRegistry, providers: Mapping[str, str], cap: int) -> None:
         registry.register(self)  # before the histograms, so that it is asked before them
         self._providers = providers
-        self._models = Bounded(cap)
+        self._models, self._codes = Bounded(cap), Bounded(cap)
+        self._codes("ok")
         self._duration = Histogram(
             "gen_ai_server_request_duration_seconds",
             "From the head of a request to its last byte; error_type is the error's code, empty where there was none.",
@@ -110,7 +111,7 @@ class GenAIMetrics(Refreshed):
         provider = self._providers.get(attempts[-1].provider, NOBODY) if attempts else NOBODY
         model = self._models(record.model) if record.model else UNKNOWN
         tier = record.served_tier or record.effective_tier or "default"
-        key = (record.operation, provider, model, record.code, tier)
+        key = (record.operation, provider, model, self._codes(record.code), tier)
         series = self._by_call.get(key)
         if series is None:
             series = self._by_call[key] = self._made(*key)

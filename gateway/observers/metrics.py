@@ -50,11 +50,12 @@ class Tally:
 class PrometheusObserver(Refreshed):
     """Counts calls, attempts, tokens and money. Counters are brought up to date by ``refresh`` and when they are read.
 
-    ``cap`` bounds the models and the deployments that have series of their own.
+    ``cap`` bounds the models, the deployments and the codes, some of which are providers', that have series of their own.
     """
 
     def __init__(self, registry: CollectorRegistry, cap: int = 500) -> None:
-        self._models, self._deployments = Bounded(cap), Bounded(cap)
+        self._models, self._deployments, self._codes = Bounded(cap), Bounded(cap), Bounded(cap)
+        self._codes("ok")
         registry.register(self)  # before the counters, so that it is asked before them
         self._requests = Counter(
             "sluice_requests", "Requests by outcome.", ["model", "code", "status"], registry=registry
@@ -112,10 +113,11 @@ class PrometheusObserver(Refreshed):
     def calls(self, record: CallRecord) -> BulkCounter:
         """Where calls like this one are counted."""
         name = self._models(record.model) if record.model else UNKNOWN
-        key = (name, record.code, record.status)
+        code = self._codes(record.code)
+        key = (name, code, record.status)
         counter = self._calls.get(key)
         if counter is None:
-            counter = self._calls[key] = BulkCounter(self._requests, (name, record.code, str(record.status)))
+            counter = self._calls[key] = BulkCounter(self._requests, (name, code, str(record.status)))
         return counter
 
     def tally(self, record: CallRecord, attempt: Attempt) -> Tally:

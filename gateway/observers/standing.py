@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Gauge
 
+from .. import series
 from ..call import CallRecord, Owner, Principal
 from ..errors import StoreUnavailable
 from ..limits import State
@@ -44,6 +46,11 @@ class StandingObserver:
         self._labelled = labelled
         self._scopes = Bounded(cap)
         self._principals: dict[str, Principal] = {}
+        """By their keys; what was learned last is last."""
+        self._configured: set[str] = set()
+        """The keys among them that are in the configuration file."""
+        self._told: set[tuple[Gauge, tuple[str, ...]]] = set()
+        """The series there are."""
         self._task: asyncio.Task[None] | None = None
         self._closing = False
 
@@ -72,10 +79,25 @@ class StandingObserver:
             del known[next(iter(known))]
 
     def know(self, principals: Iterable[Principal]) -> None:
-        """Look after these from the start, without a call of theirs."""
+        """Look after these from the start, without a call of theirs, and no more after those that were configured before."""
+        known = self._principals
+        for key_id in self._configured:
+            known.pop(key_id, None)
+        self._configured.clear()
         for principal in principals:
-            if len(self._principals) < self._cap:
-                self._principals.setdefault(principal.key_id, principal)
+            if len(known) < self._cap:
+                self._configured.add(principal.key_id)
+                known[principal.key_id] = principal
+
+    def forget(self, changed: Collection[tuple[str, str]]) -> None:
+        """Look no more after keys that were changed or deleted, themselves or an owner: their next call tells what holds.
+
+        ``changed``: kinds and ids of owners, as the table of changes has them.
+        """
+        stale = {f"{kind[0]}:{name}" for kind, name in changed}
+        for key_id, principal in list(self._principals.items()):
+            if key_id not in self._configured and not stale.isdisjoint(owner.id for owner in principal.owners):
+                del self._principals[key_id]
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self._watch())
@@ -88,21 +110,25 @@ class StandingObserver:
 
     async def look(self) -> None:
         """Set every gauge to what holds now; counters that cannot be read leave theirs as they were."""
-        least: dict[tuple[str, str], float] = {}
+        found: list[State] = []
+        everything = True
         for owner, organization in self._owners():
             try:
                 async with asyncio.timeout(PATIENCE):
-                    states = await self._counters().usage(owner, organization)
+                    found += await self._counters().usage(owner, organization)
             except (StoreUnavailable, TimeoutError):
-                continue
-            for state in states:
-                kind, limit = OWNERS[state.limit.scope[0]], NAMES[state.limit.field]
-                left = state.remaining / state.limit.cap if state.limit.cap else 0.0
-                least[kind, limit] = min(least.get((kind, limit), 1.0), left)
-                if self._labelled:
-                    self._tell(kind, limit, state)
+                everything = False
+        if everything:
+            self._end(found)
+        least: dict[tuple[str, str], float] = {}
+        for state in found:
+            kind, limit = OWNERS[state.limit.scope[0]], NAMES[state.limit.field]
+            left = state.remaining / state.limit.cap if state.limit.cap else 0.0
+            least[kind, limit] = min(least.get((kind, limit), 1.0), left)
+            if self._labelled:
+                self._tell(kind, limit, state)
         for labels, left in least.items():
-            self._least.labels(*labels).set(left)
+            self._set(self._least, labels, left)
 
     def _tell(self, kind: str, limit: str, state: State) -> None:
         money = state.limit.unit == COST
@@ -111,13 +137,35 @@ class StandingObserver:
             return
         labels = (kind, scope, limit)
         scale = NANO if money else 1
-        (self._money if money else self._remaining).labels(*labels).set(state.remaining * scale)
-        (self._money_cap if money else self._cap_of).labels(*labels).set(state.limit.cap * scale)
+        self._set(self._money if money else self._remaining, labels, state.remaining * scale)
+        self._set(self._money_cap if money else self._cap_of, labels, state.limit.cap * scale)
+
+    def _set(self, gauge: Gauge, labels: tuple[str, ...], value: float) -> None:
+        gauge.labels(*labels).set(value)
+        self._told.add((gauge, labels))
+
+    def _end(self, found: Sequence[State]) -> None:
+        """Tell no more of limits that nobody known has any more."""
+        held = {(OWNERS[s.limit.scope[0]], s.limit.scope[2:], NAMES[s.limit.field]) for s in found}
+        kinds = {(kind, limit) for kind, _, limit in held}
+        for gauge, labels in [*self._told]:
+            if labels in (kinds if gauge is self._least else held):
+                continue
+            self._told.discard((gauge, labels))
+            if series.stay():  # the least of all workers is told, and this one has nothing less to say
+                gauge.labels(*labels).set(1 if gauge is self._least else math.inf)
+            else:
+                gauge.remove(*labels)
+        if not series.stay():
+            self._scopes.keep({f"{kind} {scope}" for kind, scope, _ in held})
 
     def _owners(self) -> Iterator[tuple[Owner, str]]:
-        """Everybody above the known keys, each once: teams and organizations are shared."""
+        """Everybody above the known keys, each once: teams and organizations are shared.
+
+        Keys that called last come first: those that were silent since may know limits that an owner had before.
+        """
         told: set[tuple[str, str]] = set()
-        for principal in list(self._principals.values()):
+        for principal in reversed(list(self._principals.values())):
             for owner in principal.owners:
                 if (owner.id, principal.organization) not in told:
                     told.add((owner.id, principal.organization))

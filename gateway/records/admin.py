@@ -20,7 +20,7 @@ from config.schema import Config
 
 from ..errors import Conflict, GatewayError, InvalidRequest, ResourceNotFound, StoreUnavailable
 from .audit import AuditLog
-from .database import Database
+from .database import Database, sql_text
 from .engine import Connection
 from .grants import Actor, check_extension, check_grant, check_reach, counted_toward
 from .keys import DEFAULT_ORGANIZATION, Peppers, Place, generate, preview
@@ -39,6 +39,7 @@ from .resources import (
     resource,
     settings_json,
 )
+from .stored import end, owner
 from .tables import changes, counted_keys, key_digests, keys, teams, users
 
 _ADMIN_LOCK = 0x51_1C_E3
@@ -126,12 +127,12 @@ class Admin:
             raise InvalidRequest(f"Invalid 'limit': 1 to {MAX_PAGE}.", param="limit", code="invalid_value")
         table = kind.table
         own = {"organization": "id"} if kind.name == "organization" else {"team": "id"} if kind.name == "team" else {}
-        wanted = [] if after is None else [table.c.id > _sql_text(after)]
+        wanted = [] if after is None else [table.c.id > sql_text(after)]
         bounds = (("organization", actor.organization), ("team", actor.team))
         for name, value in (*bounds, ("organization", organization), ("team", team), ("user", user)):
             column = own.get(name, name)
             if value is not None and column in table.c:
-                wanted.append(table.c[column] == _sql_text(value))
+                wanted.append(table.c[column] == sql_text(value))
         query = select(table).where(*wanted).order_by(table.c.id).limit(limit + 1)
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).all()
@@ -178,7 +179,10 @@ class Admin:
         return await self.update(actor, kind_name, identity, {"blocked": False})
 
     async def delete(self, actor: Actor, kind_name: KindName, identity: str) -> JSON:
-        """Remove for good; Conflict while something belongs to it. Its rows in the ledger stay."""
+        """Remove for good; Conflict while something belongs to it. Its rows in the ledger stay, what it stored does not.
+
+        Names become free again: who has one next must not read what the one before said.
+        """
         kind = KINDS[kind_name]
         async with self._change(actor, f"{kind.name}.delete", kind, identity) as change:
             row = await self._row(change.connection, actor, kind, identity, change=True)
@@ -190,6 +194,8 @@ class Admin:
                 raise Conflict(
                     f"Keys count toward the limits of the {kind.name} '{identity}': block it instead.", code="in_use"
                 )
+            if kind.name in ("team", "key") and identity not in self._configured[kind.name]:
+                await end(change.connection, owner(kind.name, row.organization, identity), self._clock())
             await change.connection.execute(delete(kind.table).where(kind.table.c.id == identity))
         return {"object": f"{kind.name}.deleted", "id": identity, "deleted": True}
 
@@ -264,7 +270,7 @@ class Admin:
 
     async def _row(self, connection: Connection, actor: Actor, kind: Kind, identity: str, *, change: bool) -> Any:
         """The row, if the actor may know of it; one that it may not answers like one that is not there."""
-        query = select(kind.table).where(kind.table.c.id == _sql_text(identity))
+        query = select(kind.table).where(kind.table.c.id == sql_text(identity))
         row = (await connection.execute(query)).first()
         if row is None:
             raise ResourceNotFound(f"No such {kind.name}.")
@@ -378,8 +384,3 @@ def _taken(kind: Kind) -> Any:
         raise Conflict(
             f"A {kind.name} of this name, or with this digest, exists already.", code="already_exists"
         ) from None
-
-
-def _sql_text(value: str) -> str:
-    """Ids come from URLs: PostgreSQL takes neither NUL nor lone surrogates."""
-    return value.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Row, func, insert, select, update
 
-from .database import Database
+from .database import Database, sql_text
 from .engine import Connection
 from .tables import audit, audit_head
 
@@ -118,7 +118,7 @@ class AuditLog:
         """Rows in order, from behind row number ``after``."""
         query = select(audit).where(audit.c.seq > after).order_by(audit.c.seq).limit(limit)
         if target is not None:
-            query = query.where(audit.c.target == target)
+            query = query.where(audit.c.target == sql_text(target))
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).all()
         return [_described(row) for row in rows]
@@ -169,4 +169,4 @@ def _json(value: Mapping[str, Any] | None) -> str | None:
 
 
 def _fitting(text: str, length: int) -> str:
-    return text.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")[:length]
+    return sql_text(text)[:length]

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -69,6 +69,8 @@ class KeyCache:
         self._polled = 0.0
         self._poller: asyncio.Task[None] | None = None
         self._polling = asyncio.Lock()
+        self.on_change: list[Callable[[Collection[tuple[str, str]]], None]] = []
+        """Told the kinds and ids of owners that were changed."""
 
     def cached(self, key: str) -> Principal | None:
         """Who holds ``key``, by an entry that serves still; None says nothing."""
@@ -194,3 +196,5 @@ class KeyCache:
         stale = [d for d, e in self._known.items() if e.record is not None and not changed.isdisjoint(e.record.owners)]
         for digest in stale:
             del self._known[digest]
+        for told in self.on_change:
+            told(changed)

@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from sqlalchemy import Connection as CoreConnection
 from sqlalchemy import Engine, Insert, Table, event, exc, inspect, text
@@ -27,6 +28,21 @@ _READER_CACHE = 512
 """KiB of pages that each other connection keeps: what they read is read once, or the kernel has it."""
 _SLOW_SECONDS = 60.0
 """For migrations, roll-ups and the like."""
+_OF_LIBPQ = frozenset(
+    {
+        "sslmode",
+        "sslrootcert",
+        "sslcert",
+        "sslkey",
+        "sslcrl",
+        "sslpassword",
+        "sslnegotiation",
+        "ssl_min_protocol_version",
+    }
+    | {"ssl_max_protocol_version", "target_session_attrs", "passfile", "application_name", "options", "search_path"}
+)
+"""Options that addresses of PostgreSQL have everywhere: asyncpg reads them in an address of its own form only."""
+_OF_THE_DRIVER = frozenset({"host", "port", "ssl", "direct_tls", "prepared_statement_cache_size"})
 _OUR_FAULT = (
     *(exc.IntegrityError, exc.ProgrammingError, exc.DataError),
     *(sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError),
@@ -49,12 +65,13 @@ class Database:
         self._timeout = timeout
         self._url = _async_url(options.url.get_secret_value())
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
-        self._engine = (
-            _sqlite_engine(self._url, options.pool_size, timeout)
-            if self.is_sqlite
-            else _postgres_engine(self._url, options.pool_size, timeout)
-        )
-        self.direct = direct(self._url, self._engine.dialect, _postgres_arguments(timeout), timeout)
+        arguments: dict[str, Any] = {}
+        if self.is_sqlite:
+            self._engine = _sqlite_engine(self._url, options.pool_size, timeout)
+        else:
+            self._url, arguments = _postgres_arguments(self._url, timeout)
+            self._engine = _postgres_engine(self._url, options.pool_size, timeout, arguments)
+        self.direct = direct(self._url, self._engine.dialect, arguments, timeout)
         """For the few queries that a request waits for."""
         pragmas = (*_pragmas(timeout), "synchronous = FULL", f"cache_size = -{_WRITER_CACHE}")
         self._writer = SQLiteThread(self._url.database or "", timeout, pragmas, "records-writer")
@@ -207,7 +224,7 @@ def _transaction(work: Callable[[sqlite3.Connection], None], connection: sqlite3
         raise
 
 
-def _postgres_engine(url: URL, pool_size: int, timeout: float) -> Engine:
+def _postgres_engine(url: URL, pool_size: int, timeout: float, arguments: Mapping[str, Any]) -> Engine:
     try:
         import asyncpg  # noqa: F401 - only to say clearly that it is missing
     except ImportError:
@@ -221,17 +238,34 @@ def _postgres_engine(url: URL, pool_size: int, timeout: float) -> Engine:
         pool_timeout=timeout,
         pool_pre_ping=True,
         hide_parameters=True,
-        connect_args=_postgres_arguments(timeout),
+        connect_args=dict(arguments),
     )
 
 
-def _postgres_arguments(timeout: float) -> dict[str, Any]:
-    """How asyncpg connects, beyond the address."""
-    return {
+def _postgres_arguments(url: URL, timeout: float) -> tuple[URL, dict[str, Any]]:
+    """How asyncpg connects: the address, and what is beyond it. Raises DatabaseError for an option that nobody knows."""
+    for name in url.query:
+        if name not in _OF_LIBPQ | _OF_THE_DRIVER:
+            known = ", ".join(sorted(_OF_LIBPQ | _OF_THE_DRIVER))
+            raise DatabaseError(f"database.url: there is no option '{name}'; known: {known}")
+    told = {name: value for name, value in url.query.items() if name in _OF_LIBPQ}
+    return url.difference_update_query(told), {
+        **({"dsn": f"postgresql://?{urlencode(told, doseq=True)}"} if told else {}),
         "timeout": min(5.0, timeout),
         "command_timeout": max(_SLOW_SECONDS, timeout),  # the server's own time limit below comes first
         "server_settings": {"statement_timeout": str(int(timeout * 1000)), "application_name": "sluice"},
     }
+
+
+def explained(error: StoreUnavailable) -> str:
+    """What an operator is told at the start: the server's own word too, where there is one. It names no password."""
+    said = getattr(error.__cause__, "orig", None)
+    return f"{error.message} It says: {said}" if said is not None else error.message
+
+
+def sql_text(value: str) -> str:
+    """A text from outside, as both databases take it: PostgreSQL has neither NUL nor lone surrogates."""
+    return value.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
 
 
 @contextlib.contextmanager

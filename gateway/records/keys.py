@@ -23,7 +23,7 @@ from config.schema import Owner as Settings
 from ..call import Owner, Principal
 from ..errors import InvalidRequest
 from .audit import ROLE_ACTOR, maker_of
-from .database import Database
+from .database import Database, sql_text
 from .engine import Connection
 from .tables import key_digests, keys, organizations, teams, users
 
@@ -222,9 +222,7 @@ class KeyStore:
     async def find(self, key_id: str) -> KeyRecord | None:
         """The key of that id, expired and blocked ones included."""
         async with self._database.read() as connection:
-            row = (
-                await connection.execute(_records().where(keys.c.id == key_id.replace("\x00", "\ufffd")).limit(1))
-            ).first()
+            row = (await connection.execute(_records().where(keys.c.id == sql_text(key_id)).limit(1))).first()
         return await self._record(row) if row is not None else None
 
     async def member(self, user: str, team: str | None) -> KeyRecord | None:
@@ -276,7 +274,7 @@ class KeyStore:
             home = self._configured["team"].get(team) if team is not None else configured
             return _Found(configured, getattr(home, "organization", None), team)
         table = {"user": users, "team": teams, "organization": organizations}[kind]
-        query = select(table).where(table.c.id == name.encode("utf-8", "replace").decode().replace("\x00", "\ufffd"))
+        query = select(table).where(table.c.id == sql_text(name))
         row = (await connection.execute(query)).first()
         if row is None:
             return None
@@ -297,7 +295,11 @@ class KeyStore:
                 blocked = blocked or bool(getattr(row, f"{kind}_blocked"))
             if found is not None:
                 scopes.append(Scope(kind, name, found))
-        shared = await self._shared(orjson.loads(row.counts_toward)) if row.counts_toward else []
+            elif kind != "organization":
+                blocked = True  # the file has them no more: what bounded the key must not be gone with them
+        toward = orjson.loads(row.counts_toward) if row.counts_toward else []
+        shared = await self._shared(toward) if toward else []
+        blocked = blocked or len(shared) < len(toward)
         ends = [end for end in (row.key_expires, row.digest_expires) if end is not None]
         return KeyRecord(
             id=row.id,
@@ -310,17 +312,17 @@ class KeyStore:
         )
 
     async def _shared(self, ids: Sequence[str]) -> "list[Scope]":
-        """Whoever a key counts toward: their limits hold for it, not what else they may do."""
+        """Whoever a key counts toward and is still there: their limits hold for it, not what else they may do."""
         found = []
         async with self._database.read() as connection:
             for owner in ids:
                 kind, _, name = owner.partition(":")
                 table = {"k": keys, "u": users}[kind]
-                settings = self._configured["user"].get(name) if kind == "u" else None
-                if settings is None:
+                if (settings := self._configured["user"].get(name) if kind == "u" else None) is None:
                     text = await connection.scalar(select(table.c.settings).where(table.c.id == name))
-                    settings = KeySettings.model_validate_json(text or "{}")
-                found.append(Scope(table.name.removesuffix("s"), name, Settings(limits=settings.limits)))
+                    settings = KeySettings.model_validate_json(text) if text is not None else None
+                if settings is not None:
+                    found.append(Scope(table.name.removesuffix("s"), name, Settings(limits=settings.limits)))
         return found
 
 

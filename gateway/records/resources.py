@@ -104,13 +104,16 @@ def parse(kind: Kind, values: Any) -> Any:
 
 
 def expiry(body: Body) -> float | None:
-    """When a key ends, in seconds since the epoch; raises InvalidRequest for what is no time."""
+    """When a key ends, in seconds since the epoch; raises InvalidRequest for what is no time, or none that UTC has a date for."""
     try:
-        return instant(getattr(body, "expires", None))
+        end = instant(getattr(body, "expires", None))
+        if end is not None:
+            _iso(end)
     except (ValueError, OverflowError):
         raise InvalidRequest(
             "Invalid 'expires': not an ISO 8601 time.", param="expires", code="invalid_value"
         ) from None
+    return end
 
 
 def settings_json(kind: Kind, body: Body) -> str:

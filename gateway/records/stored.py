@@ -10,7 +10,7 @@ without content for a day, by which a cursor that names it still finds its place
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import orjson
 from sqlalchemy import ColumnElement, Row, and_, delete, exists, insert, select, tuple_, update
@@ -19,7 +19,7 @@ from sqlalchemy.sql import FromClause
 from config.schema import StoredCompletions as Options
 
 from ..call import Principal
-from .database import Database
+from .database import Database, sql_text
 from .engine import Connection
 from .sealing import sealer
 from .stored_shapes import (
@@ -43,14 +43,22 @@ _DAY = 86_400.0
 
 
 def owner_of(principal: Principal) -> str:
-    """Whose completions a caller makes and sees: the team's, or the key's own.
-
-    Names may hold slashes: those of an organization are escaped, or team `b/c` of `a` would be team `c` of `a/b`.
-    """
-    organization = principal.organization.replace("%", "%25").replace("/", "%2F")
+    """Whose completions a caller makes and sees: the team's, or the key's own."""
     if principal.team is not None:
-        return f"t:{organization}/{principal.team}"
-    return f"k:{organization}/{principal.key_id}"
+        return owner("team", principal.organization, principal.team)
+    return owner("key", principal.organization, principal.key_id)
+
+
+def owner(kind: Literal["team", "key"], organization: str, name: str) -> str:
+    """Names may hold slashes: those of an organization are escaped, or team `b/c` of `a` would be team `c` of `a/b`."""
+    escaped = organization.replace("%", "%25").replace("/", "%2F")
+    return f"{kind[0]}:{escaped}/{name}"
+
+
+async def end(connection: Connection, owner: str, now: float) -> None:
+    """All completions of an owner are gone from now on; the next sweep erases them."""
+    own = (table.c.owner == owner, table.c.removed.is_(False), table.c.expires > now)
+    await connection.execute(update(table).where(*own).values(expires=now))
 
 
 class StoredCompletions:
@@ -82,7 +90,7 @@ class StoredCompletions:
             "owner": owner,
             "id": body["id"],
             "created": body["created"],
-            "model": _sql_text(body["model"]),
+            "model": sql_text(body["model"]),
             "expires": self._clock() + self._lifetime,
             "removed": False,
             "body": self._sealer.seal(orjson.dumps(body), context),
@@ -191,7 +199,7 @@ class StoredCompletions:
         """
         wanted = [self._visible(owner)]
         if page.model is not None:
-            wanted.append(table.c.model == _sql_text(page.model))
+            wanted.append(table.c.model == sql_text(page.model))
         digests = [self._sealer.digests(_pair(owner, name, value)) for name, value in page.metadata.items()]
         if not digests:
             yield table, (table.c.created, table.c.seq), wanted
@@ -242,8 +250,3 @@ class StoredCompletions:
 
 def _pair(owner: str, name: str, value: str) -> str:
     return orjson.dumps([part.encode("utf-8", "replace").decode() for part in (owner, name, value)]).decode()
-
-
-def _sql_text(value: str) -> str:
-    """PostgreSQL takes neither NUL nor lone surrogates."""
-    return value.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")

@@ -36,7 +36,7 @@ from sqlalchemy.sql import FromClause
 from adapters.usage import TOKEN_BUCKETS
 
 from ..errors import InvalidRequest
-from .database import Database
+from .database import Database, sql_text
 from .ledger import LEDGER_LOCK
 from .tables import DIMENSIONS, LEDGER_COLUMNS, SUMS, counted_keys, ledger, ledger_daily, ledger_rollup
 
@@ -81,7 +81,7 @@ class Filter:
         for dimension in DIMENSIONS:
             name = "tier" if dimension == "tier_served" else dimension
             if dimension not in ("tags", "fallback") and (value := getattr(self, name)) is not None:
-                wanted.append(table.c[dimension] == value)
+                wanted.append(table.c[dimension] == sql_text(value))
         if self.home is not None:
             wanted.append(table.c.organization.in_((self.home, "")))
         if self.borne_by is not None:
@@ -129,7 +129,7 @@ class UsageStore:
         limit: int = MAX_GROUPS,
         without: Sequence[str] = (),
     ) -> list[dict[str, Any]]:
-        """Sums by any of GROUPS, in their order. A row with several tags counts under each when grouped by tag.
+        """Sums by any of GROUPS, in their order. A row with several tags counts under each when grouped by tag, one without under "".
 
         ``cost`` is in nano-dollars, ``duration`` in microseconds. Parts of days older than the retention are not known.
         Requests ``without`` are not counted; their rows must be younger than that.
@@ -177,7 +177,7 @@ class UsageStore:
         if behind is not None:
             query = query.where(tuple_(*place) > tuple_(*behind))
         if request_id is not None:
-            query = query.where(ledger.c.request_id == request_id)
+            query = query.where(ledger.c.request_id == sql_text(request_id))
         async with self._database.read() as connection:
             return (await connection.execute(query.order_by(*place).limit(limit))).all()
 
@@ -317,10 +317,10 @@ def _described(row: Any) -> dict[str, Any]:
 
 
 def _by_tag(rows: list[dict[str, Any]], group_by: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows by set of tags become rows by tag."""
+    """Rows by set of tags become rows by tag; what has none is under the empty one, as what has no team is."""
     sums: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
-        for tag in orjson.loads(row["tag"]):
+        for tag in orjson.loads(row["tag"]) or ("",):
             single = {**row, "tag": tag}
             group = tuple(single[name] for name in group_by)
             if group in sums:

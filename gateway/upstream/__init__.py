@@ -9,7 +9,16 @@ HTTP/2, upgrades. A redirect or a cookie would carry one tenant's credential or 
 """
 
 from .addresses import Resolve, SystemResolver, refusal
-from .client import DeploymentFull, Upstream
+from .client import DeploymentFull, NotSent, Upstream
 from .response import MAX_BODY, UpstreamResponse
 
-__all__ = ["MAX_BODY", "DeploymentFull", "Resolve", "SystemResolver", "Upstream", "UpstreamResponse", "refusal"]
+__all__ = [
+    "MAX_BODY",
+    "DeploymentFull",
+    "NotSent",
+    "Resolve",
+    "SystemResolver",
+    "Upstream",
+    "UpstreamResponse",
+    "refusal",
+]

@@ -32,14 +32,14 @@ NEVER: Sequence[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, str]] = [
         ("ff00::/8", "multicast"),
         # IPv4 addresses in disguise
         ("::/96", "an embedded IPv4 address"),
-        ("64:ff9b::/96", "an embedded IPv4 address"),
         ("64:ff9b:1::/48", "an embedded IPv4 address"),
         ("2001::/32", "an embedded IPv4 address"),
         ("2002::/16", "an embedded IPv4 address"),
     ]
 ]
 """Networks that no provider lives in."""
-_LOOPBACK6 = ipaddress.IPv6Address("::1")
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+"""How networks without IPv4 reach a public IPv4 address, which its end spells (RFC 6052): what that may not be, it may not."""
 
 
 def refusal(address: str, *, allow_private: bool, plain_http: bool = False) -> str | None:
@@ -53,6 +53,8 @@ def refusal(address: str, *, allow_private: bool, plain_http: bool = False) -> s
         return "not an address"
     if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:
         parsed = parsed.ipv4_mapped
+    elif isinstance(parsed, ipaddress.IPv6Address) and parsed in NAT64:
+        parsed, allow_private = ipaddress.IPv4Address(parsed.packed[-4:]), False
     if parsed.is_loopback:
         return None if allow_private else "loopback"
     for network, reason in NEVER:
@@ -63,10 +65,15 @@ def refusal(address: str, *, allow_private: bool, plain_http: bool = False) -> s
     return "not encrypted" if plain_http else None
 
 
+PATIENCE = 1.0
+"""Seconds to wait for a look-up where an answer that has run out is known: a lost packet costs the resolver five."""
+
+
 class SystemResolver:
     """The operating system's resolver with a cache; one per process.
 
-    ``ttl`` is in seconds. Callers that ask for the same name at once share one look-up.
+    ``ttl`` is in seconds. Callers that ask for the same name at once share one look-up. While name servers do not answer,
+    what they said last holds; where they say that there is no such name it does not.
     """
 
     def __init__(self, ttl: float = 30.0, size: int = 1024) -> None:
@@ -84,7 +91,13 @@ class SystemResolver:
         if task is None:
             task = self._asking[key] = loop.create_task(self._ask(key))
             task.add_done_callback(lambda done: self._answered(key, done))
-        return await asyncio.shield(task)
+        try:
+            async with asyncio.timeout(PATIENCE if known else None):
+                return await asyncio.shield(task)
+        except (TimeoutError, socket.gaierror) as error:
+            if known is None or (isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN):
+                raise
+            return known[1]
 
     async def _ask(self, key: tuple[str, int]) -> Sequence[str]:
         loop = asyncio.get_running_loop()

@@ -25,13 +25,19 @@ MAX_AGE = 600.0
 STALE_WINDOW = 1.0
 """Seconds in which a reused connection that dies unanswered counts as closed before our request reached it."""
 SWEEP = 10.0
+SHARES = 3
+"""Addresses that share the time to connect: where each of a name's twenty had its part, none would have time for a handshake."""
 FULL = "Too many requests to the provider are in flight."
 NOTICEABLE = 0.05
 """Seconds of waiting and connecting that a request has less for its answer."""
 
 
-class DeploymentFull(ProviderError):
-    """The gateway itself has no more capacity for a deployment: nothing was sent, so going elsewhere is no retry."""
+class NotSent(ProviderError):
+    """The gateway itself lacked what it needs to send: that says nothing of the provider, and going elsewhere is no retry."""
+
+
+class DeploymentFull(NotSent):
+    """The gateway has no more capacity for a deployment."""
 
 
 class Upstream:
@@ -201,14 +207,15 @@ class Upstream:
             raise ProviderError(ErrorKind.CONNECTION, "The provider could not be reached.") from error
 
     async def _try_addresses(self, origin: Origin, seconds: float) -> Connection:
-        """One after the other, each with its share of the time: one that is dead does not hide the next."""
+        """One after the other, each with its share of the time that is left: one that is dead does not hide the next."""
         plain = not origin.tls and not self._allow_plain_http
         found = await self._resolve(origin.host, origin.port)
         allowed = [a for a in found if not refusal(a, allow_private=self._allow_private, plain_http=plain)]
         last = OSError("no address that may be connected to")
-        for address in allowed:
+        end = time.monotonic() + seconds
+        for tried, address in enumerate(allowed):
             try:
-                async with asyncio.timeout(seconds / len(allowed)):
+                async with asyncio.timeout((end - time.monotonic()) / min(len(allowed) - tried, SHARES)):
                     return await self._dial(origin, address)
             except OSError as error:
                 last = error

@@ -45,9 +45,10 @@ def locate(url: str) -> Place:
     host = parts.hostname
     if not _TARGET.fullmatch(target) or not _TARGET.fullmatch(host):
         raise ValueError("a URL is written in ASCII without blanks")
-    port = parts.port or (443 if tls else 80)
+    usual = 443 if tls else 80
+    port = parts.port or usual
     name = f"[{host}]" if ":" in host else host
-    named = name if parts.port is None else f"{name}:{port}"
+    named = name if port == usual else f"{name}:{port}"  # as AWS signs it
     return Place(Origin(host, port, tls), f"{target} HTTP/1.1\r\nHost: {named}\r\nAccept-Encoding: identity\r\n")
 
 
