@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--tests", default=",".join(TESTS), metavar="NAME,...", help=", ".join(TESTS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement, warming up not counted")
+    parser.add_argument("--warm", type=float, help="seconds of warming up, where not what each test is best with")
     parser.add_argument("--retries", type=int, default=2, help="of a measurement that others disturbed")
     parser.add_argument(
         "--check",
@@ -68,7 +69,7 @@ def main() -> None:
         for name in names:
             bench.start(name)
         takes_part = {test: [n for n in names if meets(n, test, asked)] for test in tests}
-        rows = list(rounds(bench, takes_part, arguments.rounds, arguments.seconds, arguments.retries))
+        rows = list(rounds(bench, takes_part, arguments))
         peers = {n: version for n in names if (version := CONTESTANTS[n].release())}
     publish("rows", rows, arguments.json, **about(), **peers)
     check(Results(rows), arguments.check)
@@ -82,31 +83,33 @@ def meets(name: str, test: str, asked: bool) -> bool:
     return asked or test not in ("crowd", "flood") or name not in SLOW
 
 
-def rounds(bench: Bench, takes_part: dict[str, list[str]], count: int, seconds: float, retries: int) -> Iterator[Row]:
-    for number in range(count):
+def rounds(bench: Bench, takes_part: dict[str, list[str]], wanted: argparse.Namespace) -> Iterator[Row]:
+    load = ("-d", str(wanted.seconds), *(() if wanted.warm is None else ("-w", str(wanted.warm), "-R", "0")))
+    for number in range(wanted.rounds):
         for test, names in takes_part.items():
             turn = number % max(1, len(names))
             for name in names[turn:] + names[:turn]:
-                row = quiet(bench, name, TESTS[test], seconds, retries)
+                row = quiet(bench, name, TESTS[test], load, wanted.retries)
                 yield {**row, "test": test, "name": name, "round": number}
-        print(f"round {number + 1} of {count} done", file=sys.stderr, flush=True)
+        print(f"round {number + 1} of {wanted.rounds} done", file=sys.stderr, flush=True)
 
 
-def quiet(bench: Bench, name: str, test: Test, seconds: float, retries: int) -> Row:
+def quiet(bench: Bench, name: str, test: Test, load: tuple[str, ...], retries: int) -> Row:
     """The least disturbed of a few measurements."""
     best: Row = {"noise": 1e9}
     for _ in range(retries + 1):
-        row = measure(bench, name, test, seconds)
+        row = measure(bench, name, test, load)
         best = min(best, row, key=lambda one: float(one["noise"]))
         if best["noise"] < NOISE:
             break
     return best
 
 
-def measure(bench: Bench, name: str, test: Test, seconds: float) -> Row:
+def measure(bench: Bench, name: str, test: Test, load: tuple[str, ...]) -> Row:
+    """``load`` has the last word on how it is loaded."""
     bench.upstream(**{"latency_us": 0, "burst": 0, **test.upstream})
     model = CONTESTANTS[name].translated if test.translated else ""
-    return bench.load(name, ("-d", str(seconds), *test.load), test.stream, model)
+    return bench.load(name, (*test.load, *load), test.stream, model)
 
 
 COSTS = {

@@ -14,8 +14,18 @@ from config.schema import Database as DatabaseOptions
 from gateway.records.database import Database
 from gateway.records.tables import metadata
 
+from .running import empty_database
 from .servers import RedisServer, postgres
 
+FIRST = ("audit_head", "ledger_rollup")
+"""Tables that are never empty."""
+RESET = f"""DO $$ DECLARE name text; BEGIN
+{" ".join(f'DELETE FROM "{table.name}";' for table in reversed(metadata.sorted_tables) if table.name not in FIRST)}
+FOR name IN SELECT quote_ident(sequencename) FROM pg_sequences WHERE last_value IS NOT NULL
+LOOP EXECUTE 'ALTER SEQUENCE ' || name || ' RESTART'; END LOOP;
+UPDATE audit_head SET seq = 0, hash = repeat('0', 64); UPDATE ledger_rollup SET through = 0;
+END $$"""
+"""PostgreSQL's TRUNCATE makes each file anew, which takes five times as long."""
 Loops = Mapping[str, Callable[[], asyncio.AbstractEventLoop]]
 
 
@@ -51,13 +61,12 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
     """An empty, migrated database: each test that takes it runs on SQLite and on PostgreSQL."""
+    if database_url.startswith("sqlite"):
+        Path(database_url.removeprefix("sqlite:///")).write_bytes(await empty_database())
     database = Database(DatabaseOptions(url=SecretStr(database_url)))
     await database.upgrade()
     if not database.is_sqlite:
         async with database.write() as connection:
-            names = ", ".join(f'"{t}"' for t in metadata.tables if t not in ("audit_head", "ledger_rollup"))
-            await connection.execute(text(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))
-            await connection.execute(text("UPDATE audit_head SET seq = 0, hash = repeat('0', 64)"))
-            await connection.execute(text("UPDATE ledger_rollup SET through = 0"))
+            await connection.execute(text(RESET))
     yield database
     await database.close()

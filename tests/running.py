@@ -4,13 +4,17 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import SecretStr
 
 from config import Config, parse
+from config.schema import Database
 from gateway import demo
 from gateway.app import Gateway, build
+from gateway.records import database as records
 
 KEY = "sk-sl-test-0123456789abcdef"
 FREE = {"input": 0, "output": 0}
@@ -51,6 +55,20 @@ def _model(value: Any) -> Any:
     return {"deployments": value} if isinstance(value, list) else value
 
 
+_empty: list[bytes] = []
+
+
+async def empty_database() -> bytes:
+    """What a gateway makes of a new file, made once: it is a third of its start."""
+    if not _empty:
+        with tempfile.TemporaryDirectory(prefix="sluice-test-") as folder:
+            database = records.Database(Database(url=SecretStr(f"sqlite:///{folder}/sluice.db")))
+            await database.upgrade()
+            await database.close()
+            _empty.append(Path(folder, "sluice.db").read_bytes())
+    return _empty[0]
+
+
 @asynccontextmanager
 async def running(
     models: dict[str, Any],
@@ -66,6 +84,8 @@ async def running(
     folder = tempfile.mkdtemp(prefix="sluice-test-")
     try:
         config = configuration(upstream.url, folder, models, **sections)
+        if config.database == Database(url=SecretStr(f"sqlite:///{folder}/sluice.db")):
+            Path(folder, "sluice.db").write_bytes(await empty_database())
         gateway = await build(config, read)
         await gateway.start()
         try:

@@ -42,7 +42,7 @@ def test_measures_and_reports(tmp_path: Path) -> None:
     file = tmp_path / "build" / "bench.json"
     done = run(
         *("benchmarks", "--contestants", "direct,bare,sluice", "--tests", "latency,paced,translated"),
-        *("--rounds", "1", "--seconds", "0.3", "--retries", "0", "--json", str(file)),
+        *("--rounds", "1", "--seconds", "0.3", "--warm", "0.1", "--retries", "0", "--json", str(file)),
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(file.read_text())
@@ -94,7 +94,8 @@ def runs(pid: int, text: str) -> None:
 def test_resources_and_a_soak_join_the_same_file(tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
     first = run(
-        "benchmarks.resources", "--contestants", "bare", "--starts", "1", "--requests", "256", "--json", str(file)
+        *("benchmarks.resources", "--contestants", "bare", "--starts", "1", "--requests", "256", "--settled", "0.1"),
+        *("--json", str(file)),
     )
     assert first.returncode == 0, first.stderr
     second = run("benchmarks.soak", "--contestants", "bare", "--minutes", "0.05", "--json", str(file))

@@ -128,12 +128,12 @@ async def test_an_overdraft_is_for_requests_in_flight_and_is_all_that_may_be_spe
     for overdraft in in_flight:
         limits = {"budget": {"day": "0.01", "overdraft": overdraft}}
         keys = [{"name": "test", "key": KEY, "limits": limits}]
-        async with running({"m": "demo-long+delay=0.4"}, keys=keys) as (gateway, _):
+        async with running({"m": "demo-long+delay=0.4", "soon": "demo-long"}, keys=keys) as (gateway, _):
             statuses = [status for status, *_ in await asyncio.gather(*(ask(gateway, **BODY) for _ in range(12)))]
             assert set(statuses) == {200, 429}
             in_flight[overdraft] = statuses.count(200)
             for _ in range(60):
-                status, headers, body = await ask(gateway, **BODY)
+                status, headers, body = await ask(gateway, model="soon", **BODY)
                 if status == 429:
                     break
             assert status == 429

@@ -119,28 +119,34 @@ def test_every_option_is_in_the_matrix() -> None:
     assert set(TierPolicy.model_fields) == {*TIERS, *NOT_AMOUNTS}
 
 
-@pytest.mark.parametrize("case", BEYOND)
 @pytest.mark.parametrize("role", ["team_admin", "admin"])
-async def test_S_07_no_role_grants_more_than_it_has(world: World, role: Role, case: str) -> None:
+async def test_S_07_no_role_grants_more_than_it_has(world: World, role: Role) -> None:
+    tried = [case for case in BEYOND if await is_refused(world, role, case)]
+    assert set(BEYOND) - set(tried) == ({"role"} if role == "admin" else set())
+
+
+async def is_refused(world: World, role: Role, case: str) -> bool:
+    """Whether there is something to be refused, which was refused then: in what is made, and in what it is changed to."""
     option, value = BEYOND[case]
-    actor = acting(role)
+    actor, tried = acting(role), False
     for kind in ("key", "user", *(["team"] if role == "admin" else [])):
         body = KINDS[kind].body.model_fields  # type: ignore[index] # a name of a kind
         if option not in body or (role == "admin" and case == "role") or (kind == "team" and option == "organization"):
             continue
+        tried = True
         within = {k: v for k, v in WITHIN.items() if k in body}
         home = {"name": "n", "team": "blue"} if kind == "key" else {"id": "new", "team": "blue"}
         home = {"id": "new", "organization": "acme"} if kind == "team" else home
         with pytest.raises(GatewayError) as refused:
             await world.admin.create(actor, kind, {**home, **within, option: value})  # type: ignore[arg-type]
-        assert refused.value.param == case.split(" ", maxsplit=1)[0], refused.value.message
+        assert refused.value.param == case.split(" ", maxsplit=1)[0], (case, kind, refused.value.message)
         made = await world.admin.create(actor, kind, {**home, **within})  # type: ignore[arg-type]
-        if option in ("organization", "team", "user"):
-            continue  # which never change
-        with pytest.raises(PermissionDenied) as refused:
-            await world.admin.update(actor, kind, made["id"], {option: value})  # type: ignore[arg-type]
-        assert refused.value.param == case.split(" ", maxsplit=1)[0]
+        if option not in ("organization", "team", "user"):  # which never change
+            with pytest.raises(PermissionDenied) as refused:
+                await world.admin.update(actor, kind, made["id"], {option: value})  # type: ignore[arg-type]
+            assert refused.value.param == case.split(" ", maxsplit=1)[0], (case, kind)
         await world.admin.delete(OPS, kind, made["id"])  # type: ignore[arg-type]
+    return tried
 
 
 @pytest.mark.parametrize("role", ["viewer", None])

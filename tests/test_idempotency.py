@@ -18,7 +18,7 @@ ASK: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "o
 MODELS = {
     "m": [deployment("demo-echo", "openai"), deployment("demo-echo", "anthropic")],
     "slow": [deployment("demo-slow+delay=0.5")],
-    "long": [deployment("demo-long+gap=0.05")],
+    "long": [deployment("demo-long+gap=0.02")],
     "down": [deployment("demo-500")],
 }
 

@@ -131,8 +131,11 @@ class Workers:
         """Once all is settled the counter is what the ledger says."""
         for worker in self._all:
             await worker.ledger.flush()
-        await asyncio.sleep(1.5)  # leases are given back, and every worker has come
         known = await self._all[0].known()
+        until = time.monotonic() + 5  # until leases are given back, and every worker has come
+        while (await self._all[0].used())[1:] != (0, 0) and time.monotonic() < until:
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(0.3)  # nobody holds anything: it stays so
         assert await self._all[0].used() == (known, 0, 0)
         assert spent is None or known == spent
 
