@@ -233,7 +233,7 @@ def _add_cache_markers(body: JSON, asked: Mapping[str, Any]) -> None:
     final = body["messages"][-1]["content"][-1]
     if mark and not thinking.is_thought(final):
         final.setdefault("cache_control", mark)
-    marked = [
+    marked: list[JSON] = [
         block
         for blocks in (body.get("tools", ()), body.get("system", ()), *(turn["content"] for turn in body["messages"]))
         for block in blocks
