@@ -3,7 +3,8 @@
 All contestants run at once, each under its own load: requests at a steady rate, streams, translated streams, requests
 that are refused, and clients that leave in the middle of a stream. Memory is read every second; the first fifth is
 warming up and not counted. The slope is a least-squares line through the means of thirty equal spans, since readings
-a second apart say nearly the same; its error is the 95 % interval of that fit, so a slope within its error is none.
+a second apart say nearly the same; its error is the 95 % interval of that fit, so a slope within its error is none. The
+bare proxy keeps nothing: its slope is the control.
 """
 
 import argparse
@@ -42,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--contestants", default="sluice,redis", metavar="NAME,...")
+    parser.add_argument("--contestants", default="bare,sluice,redis", metavar="NAME,...")
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the figures; other parts of the file stay")
     arguments = parser.parse_args()

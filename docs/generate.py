@@ -401,7 +401,7 @@ def admin_reference() -> str:
     rows = []
     for operation in asyncio.run(operations()):
         query = "; ".join(f"`{name}`: {text.replace('|', chr(92) + '|')}" for name, text in operation.query.items())
-        body = f", body `{operation.body.__name__}`" if operation.body is not None else ""
+        body = f", body `{operation.body_name}`" if operation.body is not None else ""
         rows.append(
             f"| `{operation.method} {operation.path}` | {operation.level} | {operation.summary}{body} | {query} |"
         )

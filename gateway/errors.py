@@ -30,6 +30,8 @@ Everything the gateway says no with, and how OpenAI words it.
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+LONGEST_WAIT = 60.0
+"""Seconds above which some SDKs ignore ``Retry-After`` and retry at once (C-434): they are told not to retry at all."""
 LIMIT_SCOPE = "x-sluice-limit-scope"
 """The header of a refusal that says whose limit it was."""
 

@@ -7,6 +7,7 @@ from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
 from .call import CallRecord
 from .errors import (
     LIMIT_SCOPE,
+    LONGEST_WAIT,
     CapacityUnavailable,
     GatewayError,
     InvalidRequest,
@@ -90,11 +91,18 @@ def to_gateway_error(error: ProviderError, *, tried: int = 1) -> GatewayError:
         code=(error.code if error.kind in THEIR_CODES else None) or CODES.get(error.kind),
         retry_after=error.retry_after,
     )
+    _wait(made)
     if isinstance(error, CapacityUsedUp):
         _say_whose(made, error)
     if made.status >= 429 and (tried > 1 or error.kind in NOT_AGAIN):
         made.should_retry = False
     return made
+
+
+def _wait(made: GatewayError) -> None:
+    """Where it is long, it is not left to the client's library."""
+    if made.retry_after is not None and made.retry_after > LONGEST_WAIT:
+        made.should_retry = False
 
 
 def _say_whose(made: GatewayError, full: CapacityUsedUp) -> None:
@@ -137,4 +145,6 @@ def _error(failure: Exception, record: CallRecord) -> GatewayError:
     if isinstance(failure, UnsupportedParameter):
         return InvalidRequest(failure.message, param=failure.param, code="unsupported_parameter")
     wait = failure.wait if isinstance(failure, NobodyAvailable) else 1.0
-    return NoHealthyUpstream("No provider of this model is available right now.", retry_after=max(wait, 1.0))
+    nobody = NoHealthyUpstream("No provider of this model is available right now.", retry_after=max(wait, 1.0))
+    _wait(nobody)
+    return nobody

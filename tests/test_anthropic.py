@@ -28,20 +28,6 @@ def test_the_request_is_addressed_and_signed() -> None:
     assert prepared(ask(), base_url="http://127.0.0.1:1/v1").url == "http://127.0.0.1:1/v1/messages"
 
 
-def test_betas_of_a_configured_header_come_besides_those_that_the_request_needs() -> None:
-    file = ask({"role": "user", "content": [{"type": "file", "file": {"file_id": "file_1"}}]})
-    headers = {"anthropic-beta": "context-1m-2025-08-07, files-api-2025-04-14"}
-    assert prepared(ask(), headers=headers).headers["anthropic-beta"] == headers["anthropic-beta"]
-    both = prepared(file, headers=headers).headers["anthropic-beta"]
-    assert both == "files-api-2025-04-14,context-1m-2025-08-07"
-
-
-def test_without_a_key_there_is_no_empty_one_beside_a_header_of_ones_own() -> None:
-    sent = prepared(ask(), api_key="", headers={"authorization": "Bearer x"})
-    assert (sent.headers["authorization"], "x-api-key" in sent.headers) == ("Bearer x", False)
-    assert prepared(ask(), headers={"x-api-key": "of-the-header"}).headers["x-api-key"] == "of-the-header"
-
-
 def test_options_are_decoded_once_and_name_the_bad_key() -> None:
     options = ADAPTER.options({"beta": ["a-1", "b-2"], "version": "2026-10-21"})
     sent = prepared(ask(), options=options)
@@ -194,6 +180,13 @@ def test_cache_markers_of_both_dialects_stay_at_their_place() -> None:
     assert made["messages"][0]["content"][0]["cache_control"] == {"type": "ephemeral", "ttl": "1h"}
     assert made["messages"][1]["content"][0]["cache_control"] == {"type": "ephemeral"}
     assert made["tools"][0]["cache_control"] == {"type": "ephemeral", "ttl": "1h"}  # what follows is kept as long
+
+
+def test_a_cache_marker_inside_a_function_is_the_tools() -> None:
+    function = {**WEATHER["function"], "cache_control": {"type": "ephemeral"}}
+    assert body(ask(tools=[{"type": "function", "function": function}]))["tools"][0]["cache_control"] == {
+        "type": "ephemeral"
+    }
 
 
 def test_a_short_cache_marker_before_an_hours_is_one_for_an_hour() -> None:

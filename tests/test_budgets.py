@@ -77,6 +77,20 @@ async def test_a_budget_that_fills_up_is_told_once_per_threshold_and_in_its_orde
         assert KEY not in str(receiver.messages)
 
 
+async def test_a_receiver_that_is_away_for_seconds_misses_nothing() -> None:
+    keys = [{"name": "test", "key": KEY, "limits": LIMITS}]
+    async with receiving() as (receiver, url):
+        receiver.failures = 4
+        async with running({"m": "demo-long"}, keys=keys, counters={"webhook": url}) as (gateway, _):
+            for _ in range(20):
+                await ask(gateway, **BODY)
+            async with asyncio.timeout(10):
+                while not receiver.messages:
+                    await asyncio.sleep(0.05)
+            assert gateway.registry.get_sample_value("sluice_budget_webhooks_failed_total") == 0
+        assert [m["percent"] for m in receiver.messages] == [50]
+
+
 async def test_a_receiver_that_hangs_holds_up_no_request() -> None:
     keys = [{"name": "test", "key": KEY, "limits": LIMITS}]
     async with receiving() as (receiver, url):

@@ -208,6 +208,18 @@ async def test_C_434_435_436_the_sdk_waits_or_gives_up_as_told(sluice: Contract)
     assert caught.value.response.request.headers["x-stainless-retry-count"] == "0"
 
 
+async def test_C_434_a_long_wait_that_a_provider_asks_for_is_not_left_to_the_sdk() -> None:
+    models = {name: [deployment(f"demo-{name}+retry_after=90")] for name in ("429", "503")}
+    async with contract(models, retries={"attempts": 1}) as own, sdk(own, retries=2) as client:
+        for name in models:
+            for _ in range(2):  # the provider's own word, then that of the cool-down which it began
+                with pytest.raises(openai.APIStatusError) as caught:
+                    await client.chat.completions.create(model=name, messages=[USER])  # type: ignore[list-item]
+                assert int(caught.value.response.headers["retry-after"]) > 60
+                assert caught.value.response.headers["x-should-retry"] == "false"
+                assert caught.value.response.request.headers["x-stainless-retry-count"] == "0"
+
+
 async def test_C_436_our_attempts_are_not_multiplied_by_the_sdk(sluice: Contract) -> None:
     tried = {"m": [deployment("demo-500"), deployment("demo-529", "anthropic")]}
     async with contract(tried, retries={"attempts": 3}) as own:

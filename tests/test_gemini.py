@@ -527,6 +527,8 @@ def test_web_search_alone_and_together_with_functions():
     assert body["toolConfig"] == {"includeServerSideToolInvocations": True}
     with pytest.raises(UnsupportedParameter, match="Web search"):
         build(web_search_options={}, tools=[CLOCK], model=BUDGET)
+    dropped = build(web_search_options={}, tools=[CLOCK], model=BUDGET, policy="drop")
+    assert dropped["tools"] == [{"functionDeclarations": [{"name": "clock"}]}]
 
 
 # -- parameters
@@ -945,6 +947,7 @@ def quota(*violations, delay=None):
     ("code", "body", "kind"),
     [
         (400, status(400, "The input token count (1250074) exceeds the maximum number of tokens allowed (1048576)."), "context_length"),
+        (400, status(400, "Unable to submit request because the input token count is 9 but model only supports up to 5."), "context_length"),
         (400, status(400, "API key not valid. Please pass a valid API key."), "authentication"),
         (400, status(400, "x", details=[{"reason": "API_KEY_INVALID"}]), "authentication"),
         (400, status(400, "API key expired. Please renew the API key."), "authentication"),

@@ -251,7 +251,7 @@ def test_one_model_of_a_provider_with_different_limits_becomes_deployments_of_di
     document = convert({"model_list": given}).document
     names = {public: model["deployments"][0].get("name") for public, model in document["models"].items()}
     assert names == {"fast": None, "batch": "batch-1", "also-fast": None}
-    parse(yaml.safe_dump(document), {"SLUICE_PEPPER": "p" * 32})
+    parse(yaml.safe_dump(document), {"SLUICE_PEPPER": "p" * 32, "OPENAI_API_KEY": "sk-x"})
 
 
 @pytest.mark.parametrize("model", ["openai/responses/o3-mini", "azure/responses/o3-mini", "responses/o3-mini"])
@@ -273,3 +273,116 @@ def test_limits_per_model_are_kept() -> None:
         "model_max_budget": {"m": {"budget_limit": 0.5, "time_period": "1d"}},
     }
     assert limits(row) == {"per_model": {"m": {"rpm": 5, "budget": {"day": "0.5"}}}}
+
+
+def model(public: str, **parameters: Any) -> dict[str, Any]:
+    info = parameters.pop("info", {})
+    return {"model_name": public, "litellm_params": parameters, "model_info": info}
+
+
+def test_keys_and_addresses_that_litellm_finds_in_its_environment_are_found_there(tmp_path: Path) -> None:
+    source = {
+        "model_list": [
+            model("gpt", model="openai/gpt-5-mini"), model("gpt", model="gpt-5"), model("claude", model="anthropic/claude-haiku-4-5"),
+            model("az", model="azure/gpt-4o"), model("az2", model="azure/gpt-4o", api_base="os.environ/AZURE_TWO", tenant_id="t", client_id="c"),
+            model("own", model="openai/qwen", base_url="http://127.0.0.1:8000/v1"), model("llama", model="ollama/llama3", api_base="http://127.0.0.1:11434"),
+            model("br", model="bedrock/anthropic.claude-sonnet-4-5-20250929-v1:0", aws_region_name="eu-west-1"),
+            model("org", model="openai/gpt-5", organization="org-1", api_key="os.environ/K"),
+        ],
+        "router_settings": {"redis_host": "os.environ/REDIS_HOST", "redis_port": "os.environ/REDIS_PORT"},
+    }  # fmt: skip
+    (tmp_path / "litellm.yaml").write_text(yaml.safe_dump(source))
+    report = json.loads(
+        sluice("import-litellm", str(tmp_path / "litellm.yaml"), "-o", str(tmp_path / "o.yaml"), "--json")
+    )
+    assert report["problems"] == []
+    providers = yaml.safe_load((tmp_path / "o.yaml").read_text())["providers"]
+    assert {name: p.get("api_key") for name, p in providers.items()} == {
+        "openai": "${OPENAI_API_KEY}", "anthropic": "${ANTHROPIC_API_KEY}", "azure": "${AZURE_API_KEY}", "azure-2": None, "openai-2": None,
+        "ollama": None, "bedrock": None, "openai-3": "${K}",
+    }  # fmt: skip
+    assert (providers["azure"]["base_url"], providers["azure-2"]["base_url"]) == ("${AZURE_API_BASE}", "${AZURE_TWO}")
+    assert providers["openai-2"]["adapter"] == "openai-compatible"
+    assert providers["ollama"]["base_url"] == "http://127.0.0.1:11434/v1"
+    assert providers["bedrock"]["options"] == {"region": "eu-west-1", "auth": "aws"}
+    assert providers["openai-3"]["headers"] == {"OpenAI-Organization": "org-1"}
+    told = [note for note in report["notes"] if "OPENAI_API_KEY" in note]
+    assert told == ["openai: deployments without api_key take it from the environment: set OPENAI_API_KEY"]
+    assert (
+        "models.own: openai-2/qwen has no price that is known: refused under budgets, else recorded at $0"
+        in report["notes"]
+    )
+
+
+def test_no_secret_of_the_file_is_copied(tmp_path: Path) -> None:
+    source = {
+        "model_list": [
+            model("g", model="vertex_ai/gemini-2.5-pro", vertex_project="p", vertex_credentials='{"private_key": "hunter2"}'),
+            model("h", model="vertex_ai/gemini-2.5-pro", vertex_project="q", vertex_credentials={"private_key": "hunter2"}),
+            model("o", model="openai/gpt-5", api_key="os.environ/K", extra_headers={"CF-Access-Client-Secret": "hunter2"}),
+        ],
+        "router_settings": {"redis_url": "redis://:hunter2@redis:6379/0"},
+    }  # fmt: skip
+    (tmp_path / "litellm.yaml").write_text(yaml.safe_dump(source))
+    arguments = ("--database-url", f"sqlite:///{tmp_path}/none.db", "--into", "postgresql://u:hunter2@127.0.0.1:1/d")
+    output = tmp_path / "o.yaml"
+    sluice("import-litellm", str(tmp_path / "litellm.yaml"), "-o", str(output), *arguments, code=1)  # nobody is there
+    written = yaml.safe_load(output.read_text())
+    assert "hunter2" not in output.read_text()
+    assert written["providers"]["vertex-ai"]["options"] == {
+        "project": "p", "credentials_json": "${MODEL_LIST_0_VERTEX_CREDENTIALS}",
+    }  # fmt: skip
+    assert (written["redis"]["url"], written["database"]["url"]) == ("${REDIS_URL}", "${DATABASE_URL}")
+
+
+def test_weights_and_prices_mean_what_they_meant() -> None:
+    embedding = {"mode": "embedding", "input_cost_per_token": 1e-7}
+    source = {
+        "model_list": [
+            model("w", model="openai/a", weight=0.5), model("w", model="openai/b", weight=1), model("w", model="openai/c", weight=0),
+            model("i", model="openai/d", weight=2), model("i", model="openai/e", weight=1),
+            model("e", model="openai/text-embedding-3-small", info=embedding), model("p", model="openai/f", info={"output_cost_per_token": 1}),
+            model("b", model="azure/x", api_base="https://a.example", info={"base_model": "gpt-4o"}),
+            model("b", model="azure/x", api_base="https://b.example", info={"base_model": "gpt-4o"}),
+            model("v", model="vertex_ai/y", vertex_project="p", info={"base_model": "together_ai/z"}),
+        ]
+    }  # fmt: skip
+    converted = convert(source)
+    models = converted.document["models"]
+    weights = {public: [d.get("weight") for d in models[public]["deployments"]] for public in ("w", "i")}
+    assert weights == {"w": [500, 1000, 0], "i": [2, 1]}
+    assert models["e"]["deployments"][0]["price"] == {"input": "0.1", "output": "0"}
+    assert "model_list[6].model_info: prices without input_cost_per_token; left out" in converted.notes
+    assert [d["priced_as"] for d in models["b"]["deployments"]] == ["azure/gpt-4o"] * 2
+    assert models["v"]["deployments"][0]["priced_as"] == "together/z"
+
+
+def test_what_is_no_number_too_much_or_litellms_own_is_named() -> None:
+    parameters = {
+        "rpm": "os.environ/RPM",
+        "input_cost_per_second": 0.1,
+        "drop_params": True,
+        "max_budget": 5,
+        "litellm_credential_name": "gone",
+    }
+    converted = convert(
+        {
+            "model_list": [model("m", model="openai/gpt-5", temperature=0.5, **parameters)],
+            "router_settings": {"num_retries": 50, "cooldown_time": 600, "timeout": "long"},
+            "litellm_settings": {"max_budget": "much"},
+        }
+    )
+    assert converted.document["models"]["m"]["params"]["default"] == {"temperature": 0.5}
+    assert converted.document["retries"] == {"attempts": 10}
+    for note in (
+        "model_list[0].litellm_params.rpm: not a number; left out",
+        "model_list[0].litellm_params.input_cost_per_second: not supported, ignored",
+        "model_list[0].litellm_params.drop_params: not supported, ignored",
+        "model_list[0].litellm_params.max_budget: not supported, ignored",
+        "model_list[0].litellm_params.litellm_credential_name: no 'gone' in credential_list",
+        "router_settings.num_retries: 50 becomes 9, the most that there can be",
+        "router_settings.cooldown_time: 600 becomes 300, the most that there can be",
+        "router_settings.timeout: not a number; left out",
+        "litellm_settings.max_budget is left out: not an amount up to $9000000",
+    ):
+        assert note in converted.notes, converted.notes

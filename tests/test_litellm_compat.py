@@ -121,6 +121,29 @@ async def test_what_is_not_understood_is_refused_and_never_a_crash() -> None:
         assert (await call("GET", "/spend/logs", start_date="long ago"))[0] == 400
 
 
+async def test_what_would_change_a_limit_or_a_freedom_is_refused_or_holds() -> None:
+    async with compatible() as (gateway, http, call):
+        await gateway.records.admin.create(_operator(), "organization", {"id": "acme"})
+        made = await call.ok(
+            "POST", "/key/generate", {"organization_id": "acme", "user_id": "ann", "key_type": "llm_api"}
+        )
+        assert made["organization_id"] == "acme"
+        assert (await call.ok("GET", "/user/info", user_id="ann"))["user_info"]["organization_id"] == "acme"
+        status, answer = await call("POST", "/key/update", {"key": made["key"], "spend": 0})
+        assert (status, answer["error"]["param"]) == (400, "spend"), "it would begin the budget anew"
+        for path, body in (
+            ("/key/generate", {"key_type": "read_only"}),
+            ("/key/generate", {"enforced_params": ["user"]}),
+            ("/team/new", {"team_member_rpm_limit": 5}),
+            ("/team/new", {"model_aliases": {"a": "m"}}),
+        ):
+            status, answer = await call("POST", path, body)
+            assert (status, answer["error"]["param"]) == (400, next(iter(body))), body
+        told = {"name": "boss", "role": "admin", "organization": "default"}
+        boss = Caller(http, gateway, (await gateway.records.admin.create(_operator(), "key", told))["key"])
+        assert (await boss("POST", "/key/generate", {"organization_id": "acme"}))[0] == 400
+
+
 async def test_S_07_roles_hold_here_too_and_another_tenants_keys_are_unknown() -> None:
     async with compatible() as (gateway, http, _):
         made: dict[str, str] = {}

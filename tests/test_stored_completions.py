@@ -9,8 +9,11 @@ import httpx
 import openai
 import pytest
 from openai import AsyncOpenAI
+from sqlalchemy import select
 
 from gateway.app import Gateway
+from gateway.records.grants import Actor
+from gateway.records.tables import stored_completions
 
 from .running import KEY, deployment, running
 
@@ -143,6 +146,37 @@ async def test_C_029_another_tenants_completions_answer_like_unknown_ones() -> N
                 assert seen[0][0] in (400, 404)
         async with client(gateway, MATE) as mate:  # a key of the same team sees it
             assert (await mate.chat.completions.retrieve(kept)).id == kept
+
+
+@pytest.mark.parametrize("team", [None, "blue"])
+async def test_what_a_team_or_key_stored_is_gone_with_it(team: str | None) -> None:
+    """Names become free again: a team called like one that was deleted read what that one had said."""
+    operator = Actor("admin:test")
+    async with running(MODELS, auth={"pepper": "p" * 32}) as (gateway, _):
+        admin = gateway.records.admin
+
+        async def made(name: str) -> Any:
+            if team is not None:
+                await admin.create(operator, "team", {"id": team})
+            return await admin.create(operator, "key", {"name": name, "team": team})
+
+        first, other = await made("first"), await admin.create(operator, "key", {"name": "other"})
+        for key in (first, other):
+            async with client(gateway, key["key"]) as sdk:
+                kept = await sdk.chat.completions.create(model="openai", store=True, metadata={"a": "b"}, **ASK)
+        await admin.delete(operator, "key", first["id"])
+        if team is not None:
+            await admin.delete(operator, "team", team)
+        second = await made("second")
+        async with client(gateway, second["key"]) as sdk:
+            assert (await sdk.chat.completions.list()).data == []
+        async with client(gateway, other["key"]) as sdk:
+            assert [item.id for item in (await sdk.chat.completions.list()).data] == [kept.id]
+        assert gateway.records.stored is not None
+        await gateway.records.stored.sweep()
+        async with gateway.records.database.read() as connection:
+            bodies = (await connection.scalars(select(stored_completions.c.body))).all()
+        assert sorted(body is None for body in bodies) == [False, True]
 
 
 async def test_a_team_may_be_forbidden_to_store() -> None:

@@ -241,10 +241,11 @@ def _add_cache_markers(body: JSON, asked: Mapping[str, Any]) -> None:
     ]
     for block in marked[:-MAX_MARKERS]:
         del block["cache_control"]
-    long = False
+    hour = False
     for block in reversed(marked[-MAX_MARKERS:]):
-        long = long or block["cache_control"].get("ttl") == "1h"
-        if long:  # what is kept for long may not follow what is kept for less
+        if block["cache_control"].get("ttl") == "1h":
+            hour = True
+        elif hour:  # what is kept for an hour may not follow what is kept for less
             block["cache_control"] = {"type": "ephemeral", "ttl": "1h"}
 
 

@@ -280,10 +280,11 @@ def _cache(body: JSON) -> None:
     points = [(blocks, block) for blocks in places for block in blocks if "cachePoint" in block]
     for blocks, block in points[:-MAX_CACHE_POINTS]:
         blocks.remove(block)  # the first that is equal, which is this one
-    long = False
+    hour = False
     for _, block in reversed(points[-MAX_CACHE_POINTS:]):
-        long = long or block["cachePoint"].get("ttl") == "1h"
-        if long:
+        if block["cachePoint"].get("ttl") == "1h":
+            hour = True
+        elif hour:
             block["cachePoint"] = {"type": "default", "ttl": "1h"}
 
 

@@ -18,6 +18,7 @@ from ..errors import GatewayError, StoreUnavailable
 from ..litellm.document import Converted, convert
 from ..litellm.records import Imported, Importer
 from ..litellm.tables import plain, read
+from ..pricing import PriceBook
 from ..records.admin import Admin
 from ..records.database import Database, DatabaseError, explained
 from ..records.keys import Peppers
@@ -48,7 +49,7 @@ def command(file: str, output: str, force: bool, database_url: str | None, into:
     """Turn the LiteLLM configuration FILE into ours, and say what of it could not be taken over."""
     converted = convert(load_source(Path(file)))
     if database_url is not None:
-        converted.document["database"] = {"url": into}
+        converted.document["database"] = {"url": _database(into, converted)}
     problems = check(converted)
     written = yaml.safe_dump(converted.document, sort_keys=False, allow_unicode=True)
     if output != "-":
@@ -68,6 +69,14 @@ def command(file: str, output: str, force: bool, database_url: str | None, into:
     if imported is not None:
         made = ", ".join(f"{count} {kind}s" for kind, count in imported.made.items()) or "nothing new"
         click.echo(f"{made}; ${dollars(imported.spent)} spent", err=True)
+
+
+def _database(into: str, converted: Converted) -> str:
+    """What the configuration says of our database: no password."""
+    if "@" not in into:
+        return into.replace("$", "$$")
+    converted.notes.append("database.url: set DATABASE_URL to what --into was")
+    return "${DATABASE_URL}"
 
 
 def load_source(path: Path, depth: int = 0) -> dict[str, Any]:
@@ -93,16 +102,23 @@ def load_source(path: Path, depth: int = 0) -> dict[str, Any]:
 
 
 def check(converted: Converted) -> list[str]:
-    """What is wrong with the result, every variable of the environment taken as set."""
+    """What is wrong with the result, every variable of the environment taken as set. Models without a price are notes."""
     text = yaml.safe_dump(converted.document, allow_unicode=True)
     given = dict.fromkeys(_VARIABLE.findall(text), _PLACEHOLDER)
     given |= dict.fromkeys(_ADDRESS.findall(text), "https://x") | dict.fromkeys(_PORT.findall(text), "6379")
     if "redis" in converted.document:
         given |= dict.fromkeys(_ADDRESS.findall(yaml.safe_dump(converted.document["redis"])), "redis://x")
     try:
-        routes(parse(text, given))
+        config = parse(text, given)
+        table, prices = routes(config), PriceBook(config)
     except ConfigError as error:
         return error.problems
+    for public, route in table.items():
+        converted.notes += [
+            f"models.{public}: {deployment.id} has no price that is known: refused under budgets, else recorded at $0"
+            for deployment in route.deployments
+            if prices.price(deployment) is None
+        ]
     return []
 
 

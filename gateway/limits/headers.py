@@ -6,7 +6,7 @@ The names and the Go-style durations are OpenAI's (checklist C-425 to C-434).
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
-from ..errors import LIMIT_SCOPE, BudgetExceeded, LimitExceeded
+from ..errors import LIMIT_SCOPE, LONGEST_WAIT, BudgetExceeded, LimitExceeded
 from .amounts import COST
 from .engine import Refused, State
 from .rules import BUCKET, CONCURRENCY, NAMES, WINDOW, LimitSet
@@ -26,8 +26,6 @@ WORDS: Mapping[str, str] = {
 }
 OWNERS: Mapping[str, str] = {"k": "key", "u": "user", "t": "team", "o": "organization", "d": "deployment"}
 
-LONGEST_WAIT_MS = 60_000
-"""Above it some SDKs ignore ``Retry-After`` and retry at once (C-434): they are told not to retry at all."""
 LONGEST_BUDGET_WAIT_MS = 3_600_000
 UNKNOWN_WAIT_MS = 1_000
 """When a slot becomes free is not known."""
@@ -118,7 +116,7 @@ def refusal(refused: Refused) -> LimitExceeded:
         f"{message} Please try again in {duration(wait)}.",
         type=kind,
         retry_after=wait / 1000,
-        should_retry=False if wait > LONGEST_WAIT_MS else None,
+        should_retry=False if wait > LONGEST_WAIT * 1000 else None,
         headers=headers,
     )
 

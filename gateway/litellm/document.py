@@ -1,15 +1,15 @@
 """A LiteLLM configuration file becomes one of ours, with a list of what it could not say."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from config.schema import Params
 
 from ..deployments import wrong_parameters
+from .extras import PRICES, extras, is_sent, number, whole_weights
 from .providers import CONNECTION, Providers, reference
-from .settings import JSON, money, name, window
+from .settings import JSON, money, name, surprises, window
 
 _STRATEGIES = {
     "simple-shuffle": "weighted",
@@ -18,22 +18,12 @@ _STRATEGIES = {
     "cost-based-routing": "lowest_cost",
 }
 _MODES = (None, "chat", "completion", "embedding", "responses")
-_PRICES = {
-    "input_cost_per_token": "input",
-    "output_cost_per_token": "output",
-    "cache_read_input_token_cost": "cache_read",
-    "cache_creation_input_token_cost": "cache_write",
-    "cache_creation_input_token_cost_above_1hr": "cache_write_1h",
-    "input_cost_per_audio_token": "audio_input",
-    "output_cost_per_audio_token": "audio_output",
-    "output_cost_per_reasoning_token": "reasoning",
-}
 _OURS = (
-    frozenset({"rpm", "tpm", "max_parallel_requests", "weight", "order", "timeout", "stream_timeout", *_PRICES})
+    frozenset({"rpm", "tpm", "max_parallel_requests", "weight", "order", "timeout", "stream_timeout", *PRICES})
     | CONNECTION
 )
 _ELSEWHERE = frozenset({"max_retries", "num_retries", "tags"})
-_INFO = frozenset({"mode", "base_model", "max_input_tokens", "max_output_tokens", "db_model", *_PRICES})
+_INFO = frozenset({"mode", "base_model", "max_input_tokens", "max_output_tokens", "db_model", *PRICES})
 """What is taken of ``model_info``; ``db_model`` says where LiteLLM had it from."""
 _FALLBACKS = {
     "fallbacks": "any",
@@ -89,10 +79,26 @@ class _Conversion:
         self._used.add(key)
         return self._settings.get(key)
 
+    def _number(self, key: str, most: float | None = None) -> float | None:
+        """A setting that is a number; says so where it is none, or more than there can be here."""
+        given = self._take(key)
+        found = number(given)
+        if given is not None and found is None:
+            self.notes.append(f"{_home(self._source, key)}.{key}: not a number; left out")
+        if found is not None and most is not None and found > most:
+            self.notes.append(
+                f"{_home(self._source, key)}.{key}: {found:g} becomes {most:g}, the most that there can be"
+            )
+            return most
+        return found
+
     def _deployment(self, item: JSON, where: str) -> None:
         parameters = item.get("litellm_params") if isinstance(item.get("litellm_params"), dict) else {}
         assert isinstance(parameters, dict), "looked at above"
-        parameters = {**self._credentials.get(parameters.get("litellm_credential_name"), {}), **parameters}
+        named = parameters.get("litellm_credential_name")
+        if named is not None and named not in self._credentials:
+            self.notes.append(f"{where}.litellm_params.litellm_credential_name: no '{named}' in credential_list")
+        parameters = {**self._credentials.get(named, {}), **parameters}
         info = item.get("model_info") if isinstance(item.get("model_info"), dict) else {}
         assert isinstance(info, dict), "looked at above"
         public = str(item.get("model_name") or "")
@@ -110,7 +116,8 @@ class _Conversion:
             return
         provider, upstream = found
         model = self._models.setdefault(name(public), {"deployments": []})
-        deployment: JSON = {"provider": provider, "model": upstream, **_extras(parameters, info, provider)}
+        told = extras(parameters, info, lambda note: self.notes.append(where + note))
+        deployment: JSON = {"provider": provider, "model": upstream, **told}
         taken = {d.get("name") or f"{d['provider']}/{d['model']}" for d in model["deployments"]}
         address, limits = f"{provider}/{upstream}", deployment.get("limits")
         if address in taken or self._limits.setdefault(address, limits) != limits:  # those of one name share limits
@@ -131,6 +138,9 @@ class _Conversion:
             if key == "service_tier":
                 self.notes.append(f"{where}.litellm_params.{key}: say it as `tiers.default` of keys, teams or users")
                 del rest[key]
+            elif not is_sent(key):
+                self.notes.append(f"{where}.litellm_params.{key}: not supported, ignored")
+                del rest[key]
             elif wrong := next(wrong_parameters(Params(default={key: reference(rest[key])})), None):
                 self.notes.append(f"{where}.litellm_params.{key}: left out: {wrong.partition(': ')[2]}")
                 del rest[key]
@@ -149,6 +159,7 @@ class _Conversion:
             self.notes.append(f"router_settings.routing_strategy: '{strategy}' becomes weighted")
         drop = _truth(self._take("drop_params"))
         for model in self._models.values():
+            whole_weights(model["deployments"])
             if len(model["deployments"]) > 1:
                 model["strategy"] = _STRATEGIES.get(str(strategy), "weighted")
             if drop:
@@ -193,6 +204,9 @@ class _Conversion:
     def _redis(self) -> JSON:
         given = {key: reference(self._take(f"redis_{key}")) for key in ("url", "host", "port", "password")}
         if given["url"]:
+            if "@" in given["url"] and not given["url"].startswith("${"):
+                self.notes.append("router_settings.redis_url has a password in it; set REDIS_URL to it")
+                given["url"] = "${REDIS_URL}"
             return {"redis": {"url": given["url"]}}
         if not given["host"]:
             return {}
@@ -204,24 +218,27 @@ class _Conversion:
 
     def _retries(self) -> JSON:
         told: JSON = {}
-        retries, fails = self._take("num_retries"), self._take("allowed_fails")
-        cooldown = _number(self._take("cooldown_time"))
-        if (number := _number(retries)) is not None:
-            told["retries"] = {"attempts": int(min(max(number + 1, 1), 10))}
+        retries, fails, cooldown = (
+            self._number("num_retries", 9),
+            self._number("allowed_fails"),
+            self._number("cooldown_time", 300),
+        )
+        if retries is not None:
+            told["retries"] = {"attempts": int(retries) + 1}
         health: JSON = {}
-        if (number := _number(fails)) is not None:
-            health["consecutive_failures"] = int(number) + 1
-        if cooldown is not None and cooldown > 0:
-            health["open_seconds"] = min(cooldown, 300)
+        if fails is not None:
+            health["consecutive_failures"] = int(fails) + 1
+        if cooldown:
+            health["open_seconds"] = cooldown
+        elif cooldown is not None:
+            self.notes.append(f"{_home(self._source, 'cooldown_time')}.cooldown_time: 0 is not possible; left out")
         return {**told, "health": health} if health else told
 
     def _timeouts(self) -> JSON:
-        timeout = _number(self._take("timeout"))
-        request = _number(self._take("request_timeout"))
+        timeout, request = self._number("timeout", 86_400), self._number("request_timeout", 86_400)
         seconds = timeout if timeout is not None else request
-        stream = _number(self._take("stream_timeout"))
-        told = {"response": seconds, "first_byte": stream}
-        found = {key: min(value, 86_400) for key, value in told.items() if value}
+        told = {"response": seconds, "first_byte": self._number("stream_timeout", 86_400)}
+        found = {key: value for key, value in told.items() if value}
         return {"timeouts": found} if found else {}
 
     def _admin(self) -> JSON:
@@ -235,9 +252,12 @@ class _Conversion:
         return told
 
     def _budget(self) -> JSON:
-        amount = money(self._take("max_budget")) if self._settings.get("max_budget") is not None else None
-        span = self._take("budget_duration")
-        self._used.add("max_budget")
+        given, span = self._take("max_budget"), self._take("budget_duration")
+        self.notes += [
+            f"{_home(self._source, 'max_budget')}.{s}"
+            for s in surprises({"max_budget": given, "budget_duration": span})
+        ]
+        amount = money(given)
         return {"organizations": {"default": {"limits": {"budget": {window(span): amount}}}}} if amount else {}
 
     def _unused(self) -> None:
@@ -246,55 +266,6 @@ class _Conversion:
                 self.notes.append(f"{_home(self._source, key)}.{key}: not supported, ignored")
         self.notes += [f"general_settings.{key}: not supported, ignored" for key in self._general]
         self.notes += [f"{key}: not supported, ignored" for key in self._source if key not in _SECTIONS]
-
-
-def _extras(parameters: Mapping[str, Any], info: Mapping[str, Any], provider: str) -> JSON:
-    """What a deployment says beside its address."""
-    told: JSON = {}
-    for key, kind in _NUMBERS.items():
-        if (value := _number(parameters.get(key))) is not None:
-            kind(told, value)
-    price = {ours: _per_million({**info, **parameters}.get(theirs)) for theirs, ours in _PRICES.items()}
-    if price["input"] is not None and price["output"] is not None:
-        told["price"] = {key: value for key, value in price.items() if value is not None}
-    elif isinstance(base := info.get("base_model"), str):
-        told["priced_as"] = base if "/" in base else f"{provider}/{base}"
-    for theirs, ours in (("max_input_tokens", "max_input"), ("max_output_tokens", "max_output")):
-        if (number := _number(info.get(theirs))) is not None and number >= 1:
-            told[ours] = int(number)
-    return told
-
-
-def _put(*path: str) -> Callable[[JSON, float], None]:
-    def put(told: JSON, value: float) -> None:
-        for part in path[:-1]:
-            told = told.setdefault(part, {})
-        told[path[-1]] = int(value) if value == int(value) else value
-
-    return put
-
-
-def _weigh(told: JSON, value: float) -> None:
-    """Weights may be fractions there."""
-    told["weight"] = int(value) if value == int(value) else max(int(value * 1000), 1)
-
-
-_NUMBERS: Mapping[str, Callable[[JSON, float], None]] = {
-    "rpm": _put("limits", "rpm"),
-    "tpm": _put("limits", "tpm"),
-    "max_parallel_requests": _put("limits", "concurrency"),
-    "weight": _weigh,
-    "order": _put("order"),
-    "timeout": _put("timeouts", "response"),
-    "stream_timeout": _put("timeouts", "first_byte"),
-}
-
-
-def _per_million(value: Any) -> str | None:
-    try:
-        return format((Decimal(str(value)) * 1_000_000).quantize(Decimal("1e-9")).normalize(), "f")
-    except InvalidOperation:
-        return None
 
 
 def _reaches(start: str, end: str, edges: Mapping[str, set[str]]) -> bool:
@@ -327,11 +298,3 @@ def _items(value: Any) -> list[JSON]:
 
 def _truth(value: Any) -> bool:
     return value is True or str(value).lower() == "true"
-
-
-def _number(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if 0 <= number < 1e12 else None

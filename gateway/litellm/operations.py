@@ -64,9 +64,9 @@ class Compatible:
         if asked.actor.team is not None:
             told.setdefault("team", asked.actor.team)
         if asked.actor.organization is not None and "team" not in told:
-            told["organization"] = asked.actor.organization
+            told.setdefault("organization", asked.actor.organization)
         if "user" in told:
-            await self._user(asked.actor, told["user"], told.get("team"))
+            await self._user(asked.actor, told["user"], told.get("team"), told.get("organization"))
         made = await self.admin.create(asked.actor, "key", told)
         return {**row(made, 0), "key": made.get("key", body.get("key"))}
 
@@ -138,6 +138,8 @@ class Compatible:
         if len(teams) > 1:
             raise InvalidRequest("A user belongs to one team here.", param="teams", code="unsupported_parameter")
         told: JSON = {"id": identity, **owner(body)}
+        if body.get("user_email"):
+            told["metadata"] = {**told.get("metadata", {}), "litellm_email": str(body["user_email"])}
         home = teams[0] if teams else asked.actor.team
         told |= {"team": home} if home else {"organization": asked.actor.organization}
         made = row(await self.admin.create(asked.actor, "user", told), 0)
@@ -183,12 +185,12 @@ class Compatible:
             found += page["data"]
         return found
 
-    async def _user(self, actor: Actor, user: str, team: str | None) -> None:
+    async def _user(self, actor: Actor, user: str, team: str | None, organization: str | None) -> None:
         """There a key may name a user that nobody has made: it is made then."""
         try:
             await self.admin.get(actor, "user", user)
         except ResourceNotFound:
-            told = {"id": user, "team": team} if team else {"id": user, "organization": actor.organization}
+            told = {"id": user, "team": team} if team else {"id": user, "organization": organization}
             await self.admin.create(actor, "user", told)
 
     async def _key(self, given: Any) -> str:

@@ -63,11 +63,38 @@ _OPTIONS: Mapping[str, Mapping[str, str]] = {
 }
 _OPTIONS = {**_OPTIONS, "vertex-anthropic": _OPTIONS["vertex"]}
 CONNECTION = frozenset(
-    {"model", "custom_llm_provider", "api_key", "api_base", "base_url", "extra_headers", "litellm_credential_name"}
+    {
+        "model",
+        "custom_llm_provider",
+        "api_key",
+        "api_base",
+        "base_url",
+        "extra_headers",
+        "organization",
+        "litellm_credential_name",
+    }
 ).union(*_OPTIONS.values())
 """Parameters of a deployment that say how to reach it."""
+_KEYS: Mapping[str, str] = {
+    **{
+        p: f"{p.upper()}_API_KEY"
+        for p in ("openai", "azure", "azure_ai", "anthropic", "gemini", "cohere", "mistral", "cerebras")
+    },
+    **{
+        p: f"{p.upper()}_API_KEY"
+        for p in ("deepseek", "fireworks_ai", "groq", "moonshot", "nvidia_nim", "openrouter", "xai", "zai")
+    },
+    "text-completion-openai": "OPENAI_API_KEY",
+    "cohere_chat": "COHERE_API_KEY",
+    "dashscope": "DASHSCOPE_API_KEY",
+    "fireworks_ai": "FIREWORKS_API_KEY",
+    "huggingface": "HUGGINGFACE_API_KEY",
+    "perplexity": "PERPLEXITYAI_API_KEY",
+    "together_ai": "TOGETHERAI_API_KEY",
+}
+"""Where LiteLLM looks for a key that a deployment does not have."""
 _SECRETS = frozenset({"api_key", "client_secret", "aws_secret_access_key", "aws_session_token", "aws_access_key_id"})
-_CREDENTIALS = frozenset({"authorization", "proxy-authorization", "api-key", "x-api-key", "cookie"})
+_CREDENTIAL = re.compile(r"(?i).*(authorization|cookie|key|token|secret|password).*")
 """Headers that are secrets."""
 _ENVIRONMENT = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")
 
@@ -95,7 +122,8 @@ class Providers:
         """The provider and the provider's name of the model; None, with a note, for one that we do not know."""
         prefix, model = split(parameters)
         adapter = ADAPTERS.get(prefix)
-        if adapter is None and parameters.get("api_base"):
+        base = parameters.get("api_base") or parameters.get("base_url")
+        if adapter is None and base:
             adapter = "openai-compatible"
             self._notes.append(f"{where}: provider '{prefix}' is taken for an OpenAI-compatible one at its api_base")
         if adapter is None:
@@ -103,32 +131,62 @@ class Providers:
             return None
         if adapter == "vertex" and model.startswith("claude"):
             adapter = "vertex-anthropic"
-        if adapter == "openai" and parameters.get("api_base"):
+        if adapter == "openai" and base:
             adapter = "openai-compatible"
         if model.startswith(RESPONSES):  # there it chooses an API; no provider knows a model by it
             model = model.removeprefix(RESPONSES)
             self._notes.append(f"{where}: `{RESPONSES}` left out of '{model}': it is asked by chat completions here")
-        return self._named(prefix, self._described(adapter, parameters, where)), model
+        described = self._described(adapter, parameters, where)
+        self._from_environment(prefix, described)
+        return self._named(prefix, described), model
 
     def _described(self, adapter: str, parameters: Mapping[str, Any], where: str) -> JSON:
         told: JSON = {"adapter": adapter}
         base = parameters.get("api_base") or parameters.get("base_url")
         if base:
             told["base_url"] = str(reference(base)).rstrip("/")
+            if adapter == "ollama" and not told["base_url"].endswith("/v1"):
+                told["base_url"] += "/v1"  # LiteLLM speaks its own dialect, here it is OpenAI's
             if told["base_url"].startswith("http://"):
                 told["allow_plain_http"] = True
         if parameters.get("api_key"):
             told["api_key"] = self._secret("api_key", parameters["api_key"], where)
         names = _OPTIONS.get(adapter, {})
         options = {names[k]: self._secret(k, v, where) for k, v in parameters.items() if k in names and v}
+        credentials = parameters.get("vertex_credentials")
+        if "credentials_file" in options and (
+            isinstance(credentials, dict) or str(credentials).lstrip().startswith("{")
+        ):
+            del options["credentials_file"]
+            options["credentials_json"] = self._secret("vertex_credentials", "{", where, secret=True)
+        if adapter == "bedrock" and not parameters.get("api_key"):
+            options["auth"] = "aws"  # from the environment, a profile or a role, where nothing else is said
         if options:
             told["options"] = options
         if isinstance(headers := parameters.get("extra_headers"), dict):
             told["headers"] = {
-                str(k): self._secret(f"extra_headers.{k}", str(v), where, secret=str(k).lower() in _CREDENTIALS)
+                str(k): self._secret(
+                    f"extra_headers.{k}", str(v), where, secret=_CREDENTIAL.fullmatch(str(k)) is not None
+                )
                 for k, v in headers.items()
             }
+        if parameters.get("organization") and adapter.startswith("openai"):
+            told.setdefault("headers", {})["OpenAI-Organization"] = str(reference(parameters["organization"]))
         return told
+
+    def _from_environment(self, prefix: str, told: JSON) -> None:
+        """What LiteLLM takes from its environment where a deployment does not say it."""
+        lacks = {}
+        has_key = "api_key" in told or bool({"tenant_id", "client_id"} & told.get("options", {}).keys())
+        if not has_key and prefix in _KEYS and (prefix != "openai" or "base_url" not in told):
+            lacks["api_key"] = ("api_key", _KEYS[prefix])
+        if told["adapter"] == "azure" and "base_url" not in told:
+            lacks["api_base"] = ("base_url", f"{prefix.upper()}_API_BASE")
+        for theirs, (ours, variable) in lacks.items():
+            told[ours] = f"${{{variable}}}"
+            note = f"{prefix}: deployments without {theirs} take it from the environment: set {variable}"
+            if note not in self._notes:
+                self._notes.append(note)
 
     def _secret(self, parameter: str, value: Any, where: str, *, secret: bool = False) -> Any:
         """A reference stays one; a secret that stands in the file itself is not copied."""

@@ -13,6 +13,15 @@ _LIMITS = {"rpm": "rpm_limit", "tpm": "tpm_limit", "tpd": "tpd_limit", "concurre
 REFUSED = (
     *("budget_id", "budget_limits", "soft_budget", "guardrails", "permissions", "allowed_routes", "auto_rotate"),
     *("rotation_interval", "router_settings", "temp_budget_increase", "team_member_budget", "spend"),
+    *(
+        "team_member_rpm_limit",
+        "team_member_tpm_limit",
+        "model_aliases",
+        "object_permission",
+        "enforced_params",
+        "project_id",
+    ),
+    *("agent_id", "access_group_ids", "policies", "budget_fallbacks"),
 )
 """What would limit or free a key in a way that is not known here: said, never dropped in silence."""
 
@@ -31,6 +40,8 @@ def check(body: Mapping[str, Any]) -> None:
     for option in REFUSED:
         if body.get(option):
             raise InvalidRequest(f"'{option}' is not supported.", param=option, code="unsupported_parameter")
+    if body.get("key_type") not in (None, "default", "llm_api"):
+        raise InvalidRequest("'key_type' is not supported.", param="key_type", code="unsupported_parameter")
     for option, (kind, word) in _TYPES.items():
         if body.get(option) is not None and not isinstance(body[option], kind):
             raise InvalidRequest(f"Invalid '{option}': expected {word}.", param=option, code="invalid_type")
@@ -48,6 +59,8 @@ def key_body(body: Mapping[str, Any], label: str, now: datetime) -> JSON:
     for theirs, ours in (("team_id", "team"), ("user_id", "user")):
         if body.get(theirs):
             told[ours] = name(body[theirs])
+    if body.get("organization_id"):
+        told["organization"] = name(body["organization_id"])
     if body.get("aliases"):
         told["aliases"] = body["aliases"]
     if (duration := body.get("duration")) is not None:
@@ -61,6 +74,8 @@ def key_body(body: Mapping[str, Any], label: str, now: datetime) -> JSON:
 
 def update_body(given: Mapping[str, Any], shown: JSON, now: datetime) -> JSON:
     """``/key/update`` as a change of ``shown``: what is not named stays, also limits that LiteLLM has no word for."""
+    if given.get("spend") is not None:  # 0 too: it would begin a budget anew
+        raise InvalidRequest("'spend' is not supported.", param="spend", code="unsupported_parameter")
     merged = _owner({**row(shown), **given})
     told: JSON = {}
     if given.keys() & {*_LIMITS.values(), "max_budget", "budget_duration", "model_rpm_limit", "model_tpm_limit"}:

@@ -44,10 +44,23 @@ def _described(operation: Operation, schemas: JSON) -> JSON:
     if operation.body is not None:
         schema: dict[str, Any] = operation.body.model_json_schema(ref_template=_REF)
         schemas.update(schema.pop("$defs", {}))
-        schemas[operation.body.__name__] = schema
-        reference = {"$ref": _REF.format(model=operation.body.__name__)}
+        schemas[operation.body_name] = _changes(schema, operation) if operation.method == "PATCH" else schema
+        reference = {"$ref": _REF.format(model=operation.body_name)}
         described["requestBody"] = {"required": True, "content": _content(reference)}
     return described
+
+
+def _changes(schema: JSON, operation: Operation) -> JSON:
+    """A body of which anything may be left out: what is named changes, and null brings its default back."""
+    required = schema.get("required", ())
+    properties: JSON = {}
+    for name, what in schema["properties"].items():
+        told = {word: value for word, value in what.items() if word != "default"}
+        if name not in required and {"type": "null"} not in told.get("anyOf", ()):
+            told = {"anyOf": [told, {"type": "null"}]}
+        if name not in operation.fixed:
+            properties[name] = told
+    return {"title": operation.body_name, "type": "object", "additionalProperties": False, "properties": properties}
 
 
 def _content(schema: JSON) -> JSON:

@@ -56,7 +56,15 @@ class Operation:
     query: Mapping[str, str] = field(default_factory=dict)
     body: type[Any] | None = None
     """A pydantic model of the body; None: no body."""
+    fixed: tuple[str, ...] = ()
+    """What of the body a PATCH cannot change."""
     status: int = 200
+
+    @property
+    def body_name(self) -> str:
+        """What its body is called: a PATCH takes a part of what a POST does."""
+        name = self.body.__name__ if self.body is not None else ""
+        return f"{name.removesuffix('Body')}Changes" if self.method == "PATCH" else name
 
     async def run(self, asked: Asked) -> JSON | list[JSON] | Download:
         """Check the role and the query's names, then do it. Raises GatewayErrors."""

@@ -43,7 +43,8 @@ class Owners:
         yield Operation("GET", path, "viewer", f"List {name}s", self.list, {**_PAGE, **filters})
         yield Operation("POST", path, change, f"Create a {name}", self.create, body=self.kind.body, status=201)
         yield Operation("GET", one, "viewer", f"Show a {name}", self.get)
-        yield Operation("PATCH", one, change, f"Change options of a {name}", self.update, body=self.kind.body)
+        kind, told = self.kind, f"Change options of a {name}"
+        yield Operation("PATCH", one, change, told, self.update, body=kind.body, fixed=kind.fixed)
         yield Operation("DELETE", one, change, f"Delete a {name}", self.delete)
         yield Operation("POST", f"{one}/block", change, f"Refuse everything of a {name}", self.block)
         yield Operation("POST", f"{one}/unblock", change, f"Let a {name} work again", self.unblock)

@@ -22,7 +22,8 @@ WAITING = 1000
 """Messages that may wait for the receiver; further ones are dropped, and the metric still counts them."""
 SECONDS = 5.0
 """For one delivery."""
-ATTEMPTS = 3
+PAUSES = (0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 60)
+"""Seconds before each further attempt: a receiver that is being restarted loses nothing."""
 
 
 class BudgetObserver:
@@ -80,12 +81,13 @@ class BudgetObserver:
         while True:
             body = await self._queue.get()
             try:
-                for attempt in range(ATTEMPTS):
+                for pause in PAUSES:
                     if await self._post(webhook, body):
                         break
-                    await asyncio.sleep(2**attempt / 4)
+                    await asyncio.sleep(pause)
                 else:
-                    self._dropped.inc()
+                    if not await self._post(webhook, body):
+                        self._dropped.inc()
             finally:
                 self._queue.task_done()
 

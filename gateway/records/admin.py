@@ -39,6 +39,7 @@ from .resources import (
     resource,
     settings_json,
 )
+from .stored import end, owner
 from .tables import changes, counted_keys, key_digests, keys, teams, users
 
 _ADMIN_LOCK = 0x51_1C_E3
@@ -178,7 +179,10 @@ class Admin:
         return await self.update(actor, kind_name, identity, {"blocked": False})
 
     async def delete(self, actor: Actor, kind_name: KindName, identity: str) -> JSON:
-        """Remove for good; Conflict while something belongs to it. Its rows in the ledger stay."""
+        """Remove for good; Conflict while something belongs to it. Its rows in the ledger stay, what it stored does not.
+
+        Names become free again: who has one next must not read what the one before said.
+        """
         kind = KINDS[kind_name]
         async with self._change(actor, f"{kind.name}.delete", kind, identity) as change:
             row = await self._row(change.connection, actor, kind, identity, change=True)
@@ -190,6 +194,8 @@ class Admin:
                 raise Conflict(
                     f"Keys count toward the limits of the {kind.name} '{identity}': block it instead.", code="in_use"
                 )
+            if kind.name in ("team", "key") and identity not in self._configured[kind.name]:
+                await end(change.connection, owner(kind.name, row.organization, identity), self._clock())
             await change.connection.execute(delete(kind.table).where(kind.table.c.id == identity))
         return {"object": f"{kind.name}.deleted", "id": identity, "deleted": True}
 

@@ -10,7 +10,7 @@ without content for a day, by which a cursor that names it still finds its place
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import orjson
 from sqlalchemy import ColumnElement, Row, and_, delete, exists, insert, select, tuple_, update
@@ -43,14 +43,22 @@ _DAY = 86_400.0
 
 
 def owner_of(principal: Principal) -> str:
-    """Whose completions a caller makes and sees: the team's, or the key's own.
-
-    Names may hold slashes: those of an organization are escaped, or team `b/c` of `a` would be team `c` of `a/b`.
-    """
-    organization = principal.organization.replace("%", "%25").replace("/", "%2F")
+    """Whose completions a caller makes and sees: the team's, or the key's own."""
     if principal.team is not None:
-        return f"t:{organization}/{principal.team}"
-    return f"k:{organization}/{principal.key_id}"
+        return owner("team", principal.organization, principal.team)
+    return owner("key", principal.organization, principal.key_id)
+
+
+def owner(kind: Literal["team", "key"], organization: str, name: str) -> str:
+    """Names may hold slashes: those of an organization are escaped, or team `b/c` of `a` would be team `c` of `a/b`."""
+    escaped = organization.replace("%", "%25").replace("/", "%2F")
+    return f"{kind[0]}:{escaped}/{name}"
+
+
+async def end(connection: Connection, owner: str, now: float) -> None:
+    """All completions of an owner are gone from now on; the next sweep erases them."""
+    own = (table.c.owner == owner, table.c.removed.is_(False), table.c.expires > now)
+    await connection.execute(update(table).where(*own).values(expires=now))
 
 
 class StoredCompletions:
