@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from .errors import ErrorKind, ProviderError
-from .jsonio import dumps
+from .jsonio import dumps, whole
 
 CALL_KEYS = frozenset({"index", "id", "type", "function", "custom"})
 """What a tool call, or a fragment of one, is made of; the rest are extensions."""
@@ -29,7 +29,7 @@ def is_custom(call: Mapping[str, Any]) -> bool:
 
 
 class _Call:
-    __slots__ = ("custom", "extra", "given", "id", "index", "name", "seen", "waiting")
+    __slots__ = ("custom", "extra", "given", "half", "id", "index", "name", "seen", "waiting")
 
     def __init__(self, index: int, given: str) -> None:
         self.index = index
@@ -38,11 +38,20 @@ class _Call:
         self.id = given
         self.name = ""
         self.custom = False
+        self.half = ""
+        """Of a surrogate pair that a fragment ended in: the next one begins with the other."""
         self.seen: list[str] = []
         """All arguments so far, to tell whether they are complete."""
         self.waiting: list[str] = []
         """Arguments that could not be sent on yet."""
         self.extra: dict[str, Any] = {}
+
+    def joined(self, text: str) -> str:
+        """The text of a fragment with the half before it, and without one at its end."""
+        half, self.half = self.half, ""
+        if 0xD800 <= ord(text[-1]) <= 0xDBFF:
+            text, self.half = text[:-1], text[-1]
+        return whole(half + text) if half else text
 
     def complete(self) -> bool:
         """Whether no more arguments can follow: they are a whole JSON object (free text of a custom tool has no end)."""
@@ -99,7 +108,11 @@ class ToolCalls:
             call.name = name
             call.custom = custom
         text = _text(body.get("input") if call.custom else body.get("arguments"))
-        extra = {key: value for key, value in fragment.items() if key not in CALL_KEYS and value is not None}
+        if text and (call.half or 0xD800 <= ord(text[-1]) <= 0xDBFF):
+            text = call.joined(text)
+        extra: dict[str, Any] = {}
+        if not CALL_KEYS.issuperset(fragment):
+            extra = {key: value for key, value in fragment.items() if key not in CALL_KEYS and value is not None}
         if text:
             call.seen.append(text)
         if call.index > self._open:
@@ -107,7 +120,7 @@ class ToolCalls:
             if text:
                 call.waiting.append(text)
         elif text or extra:
-            out.append(_more(call, text) | extra)
+            out.append(_more(call, text) | extra if extra else _more(call, text))
         if self._open + 1 < len(self._calls):
             self._advance(out)
 

@@ -330,6 +330,15 @@ def test_a_custom_tools_input_of_another_shape_is_told_as_it_is() -> None:
     assert choice["message"]["tool_calls"][0]["custom"]["input"] == '{"cmd":"ls"}'
 
 
+@pytest.mark.parametrize("custom", [False, True])
+def test_a_character_cut_in_two_inside_arguments_is_one_again(custom: bool) -> None:
+    notes = {"custom": frozenset({"f"})} if custom else {}
+    call = answer(start(), *tool(0, "f", '{"input":"\ud83d', '\ude00!"}'), *ended("tool_use"), notes=notes)
+    (made,) = call["message"]["tool_calls"]
+    told = made["custom"]["input"] if custom else made["function"]["arguments"]
+    assert ascii(told) == ascii("\U0001f600!" if custom else '{"input":"\U0001f600!"}')
+
+
 def test_E_082_the_tool_that_is_the_answer_streams_as_content() -> None:
     notes = {"answer": "json_answer"}
     events = [start(), *text(0, "Sure:"), *tool(1, "json_answer", '{"a"', ":1}"), *ended("tool_use")]
