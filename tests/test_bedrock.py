@@ -698,6 +698,13 @@ def test_E_029_what_claude_does_not_compile_is_a_tool_that_must_be_called_or_not
     assert build(response_format=form)["toolConfig"]["toolChoice"] == {"tool": {"name": "json_response"}}
 
 
+def test_a_tool_of_claude_has_an_object_without_a_union_for_its_root():
+    a, b = ({"type": "object", "properties": {name: STRING}, "required": [name]} for name in "ab")
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"anyOf": [a, b]}}}
+    root = build(tools=[tool])["toolConfig"]["tools"][0]["toolSpec"]["inputSchema"]["json"]
+    assert root == {"type": "object", "properties": {"a": STRING, "b": STRING}, "required": []}
+
+
 def test_four_cache_points_stay_and_none_for_an_hour_follows_a_shorter_one():
     def marked(text: str, **ttl: str) -> dict[str, Any]:
         return {"type": "text", "text": text, "cache_control": {"type": "ephemeral", **ttl}}

@@ -175,7 +175,8 @@ def _tools(draft: Draft, wanted: Tools, called: list[str], body: JSON) -> None:
 
 
 def _spec(draft: Draft, tool: Tool) -> JSON:
-    spec: JSON = {"name": tool.name, "inputSchema": {"json": dict(tool.parameters)}}
+    root = schemas.tool_input(tool.parameters) if draft.family.claude else None  # without a union, which is a 400
+    spec: JSON = {"name": tool.name, "inputSchema": {"json": root or dict(tool.parameters)}}
     if tool.description.strip():
         spec["description"] = tool.description
     if tool.strict:
