@@ -94,7 +94,7 @@ _TEXTS: tuple[tuple[ErrorKind, re.Pattern[str]], ...] = tuple(
             K.CONTEXT_LENGTH,
             r"maximum context length|context (?:window|size|length)|exceeds? context limit|maximum prompt length",
             r"prompt is too long|input is too long|prompt too long|too large for model with \d+ maximum context",
-            r"input token count .{0,40} exceeds|input tokens exceed",
+            r"input token count .{0,40} (?:exceeds|supports (?:only )?up to)|input tokens exceed",
         ),
         (
             K.CONTENT_POLICY,

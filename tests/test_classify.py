@@ -65,6 +65,8 @@ OVERFLOWS = [
     "prompt is too long: 3333404 tokens > 200000 maximum",
     "input length and `max_tokens` exceed context limit: 1 + 2 > 3",
     "The input token count (1250074) exceeds the maximum number of tokens allowed (1048576).",
+    "Unable to submit request because the input token count is 1251952 but model only supports up to 1048576. Reduce it.",
+    "Unable to submit request because the input token count is 25000 but the model supports up to 20000.",
     "Input Tokens Exceeded: Number of input tokens exceeds maximum length.",
     "Input is too long for requested model.",
     "This endpoint's maximum context length is 10 tokens. However, you requested about 11 tokens",

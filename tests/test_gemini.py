@@ -942,6 +942,7 @@ def quota(*violations, delay=None):
     ("code", "body", "kind"),
     [
         (400, status(400, "The input token count (1250074) exceeds the maximum number of tokens allowed (1048576)."), "context_length"),
+        (400, status(400, "Unable to submit request because the input token count is 9 but model only supports up to 5."), "context_length"),
         (400, status(400, "API key not valid. Please pass a valid API key."), "authentication"),
         (400, status(400, "x", details=[{"reason": "API_KEY_INVALID"}]), "authentication"),
         (400, status(400, "API key expired. Please renew the API key."), "authentication"),
