@@ -75,6 +75,12 @@ def test_every_recorded_failure(recording: replay.Recording) -> None:
     assert (failure.kind, failure.status) == (kinds[recording.status], recording.status)
 
 
+@pytest.mark.parametrize("usage", [{}, None])
+def test_an_answer_that_counts_nothing_is_estimated_and_not_free(usage: Any) -> None:
+    reply = message({"type": "text", "text": "Hi"}, usage=usage)
+    assert ADAPTER.parse(reply, SENT).usage is None
+
+
 def told(status: int, kind: str, text: str = "No.", **details: Any) -> bytes:
     return json.dumps(
         {"type": "error", "error": {"type": kind, "message": text, **details}, "request_id": "r"}

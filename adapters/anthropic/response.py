@@ -35,7 +35,7 @@ def parse(body: bytes, sent: UpstreamRequest) -> Answer:
             "model": answer.get("model"),
             "choices": [{"index": 0, "message": message, "finish_reason": stopped}],
         },
-        usage(known),
+        usage(known) if known else None,
         SERVED_TIERS.get(str(known.get("service_tier"))),
     )
 
