@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from typing import Any
 
 import pytest
@@ -286,6 +287,10 @@ def problems(body: dict[str, Any]) -> list[str]:
     found = [f"unknown {key}" for key in body if key not in known]
     roles = [m["role"] for m in body["messages"]]
     found += [f"role {r}" for r in roles if r not in ("system", "user", "assistant", "tool")]
+    found += ["an instruction that is not the first message"] * ("system" in roles[1:])
+    names = [tool["function"]["name"] for tool in body.get("tools", ())]
+    names += [c["function"]["name"] for m in body["messages"] for c in m.get("tool_calls") or ()]
+    found += [f"name {name}" for name in names if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name)]
     if not {"user", "tool"} & set(roles):
         found.append(f"nobody asks: {roles}")
     for i, message in enumerate(body["messages"]):
@@ -413,16 +418,51 @@ def test_response_format_alone_and_E_083_next_to_tools():
     assert "response_format" in alone
 
 
+def test_E_015_instructions_are_one_message_and_the_first():
+    late = {"role": "system", "content": "Be kind."}
+    answer = {"role": "assistant", "content": "b"}
+    first = {"role": "developer", "content": "Be brief."}
+    told = build(first, late, user("a"), answer, late, user("c"))["messages"]
+    assert told[0] == {"role": "system", "content": "Be brief.\n\nBe kind.\n\nBe kind."}
+    assert [m["role"] for m in told] == ["system", "user", "assistant", "user"]
+    assert build(user("a"), late)["messages"] == [{"role": "system", "content": "Be kind."}, user("a")]
+
+
+def test_E_036_names_of_tools_that_cohere_refuses_are_rewritten_and_restored():
+    asked = [function(name) for name in ("get-time", "get_time", "2nd", "json-response")]
+    turn = called(("a", "get-time", "{}"), ("b", "old.tool", "{}"))
+    built = prepare(user("x"), turn, result("a"), result("b"), tools=asked, response_format=schema())
+    body = json.loads(built.body)
+    names = [t["function"]["name"] for t in body["tools"]]
+    assert names == ["get_time", "get_time_", "_2nd", "json_response", "json_response_"]
+    assert [c["function"]["name"] for c in body["messages"][1]["tool_calls"]] == ["get_time", "old_tool"]
+    calls = [
+        {"id": str(at), "type": "function", "function": {"name": name, "arguments": "{}"}}
+        for at, name in enumerate(names)
+    ]
+    whole = {"message": {"tool_calls": calls[:4]}, "finish_reason": "TOOL_CALL"}
+    told = ADAPTER.parse(json.dumps(whole).encode(), built).completion["choices"][0]["message"]["tool_calls"]
+    assert [c["function"]["name"] for c in told] == ["get-time", "get_time", "2nd", "json-response"]
+    whole["message"]["tool_calls"] = calls[4:]
+    assert ADAPTER.parse(json.dumps(whole).encode(), built).completion["choices"][0]["message"]["content"] == "{}"
+    start = {"type": "tool-call-start", "index": 0, "delta": {"message": {"tool_calls": calls[0]}}}
+    (chunk, *_) = ADAPTER.stream(built).feed(b"data: " + json.dumps(start).encode() + b"\n\n")
+    assert chunk["choices"][0]["delta"]["tool_calls"][0]["function"]["name"] == "get-time"
+    assert build(tools=asked[:1], tool_choice={"type": "function", "function": {"name": "get-time"}})["tools"]
+
+
 def test_sampling():
-    body = build(
-        temperature=0.5, top_p=1, top_k=5, stop="x", max_tokens=7, seed=1, frequency_penalty=2, presence_penalty=0.5,
-        logprobs=True,
-    )  # fmt: skip
+    body = build(temperature=0.5, top_p=1, top_k=5, stop="x", max_tokens=7, seed=1, frequency_penalty=2, logprobs=True)
     told = {
         "temperature": 0.5, "p": 0.99, "k": 5, "stop_sequences": ["x"], "max_tokens": 7, "seed": 1,
-        "frequency_penalty": 1, "presence_penalty": 0.5, "logprobs": True,
+        "frequency_penalty": 1, "logprobs": True,
     }  # fmt: skip
     assert {k: body[k] for k in told} == told
+    assert build(temperature=1.7, presence_penalty=0.5)["presence_penalty"] == 0.5
+    assert build(temperature=1.7)["temperature"] == 1
+    both = prepare(frequency_penalty=0.2, presence_penalty=0.5)
+    assert (json.loads(both.body)["frequency_penalty"], both.dropped) == (0.2, ("presence_penalty",))
+    assert "presence_penalty" not in json.loads(both.body)
     assert build(max_tokens=7, max_completion_tokens=9)["max_tokens"] == 9
     with pytest.raises(UnsupportedParameter) as caught:
         prepare(frequency_penalty=-1)

@@ -1,5 +1,6 @@
-"""Messages into Cohere's: blank ones left out, plans and thoughts where they belong."""
+"""Messages into Cohere's: one instruction first, blank ones left out, plans and thoughts where they belong."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,14 +12,24 @@ from ..jsonio import dumps
 EMPTY_RESULT = "(empty)"
 PLACEHOLDER = "."
 """For a conversation in which nobody says anything."""
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_]")
 
 
-def messages(given: Iterable[Message], *, thinks: bool) -> list[JSON]:
-    """``thinks``: whether the model takes thoughts in the history."""
+def wire_name(name: str) -> str:
+    """A tool's name as Cohere takes it: letters, digits and underscores, and no digit first (edge case 36)."""
+    made = _NOT_IN_NAMES.sub("_", name)
+    return f"_{made}" if made[:1].isdigit() else made
+
+
+def messages(given: Iterable[Message], *, thinks: bool, names: Mapping[str, str]) -> list[JSON]:
+    """``thinks``: whether the model takes thoughts in the history. ``names``: those of the request's tools as Cohere gets them."""
     out: list[JSON] = []
     for message in given:
+        if message.role == "system" and out:
+            _instruct(out, _text(message))
+            continue
         if message.role == "assistant":
-            made = _assistant(message, thinks=thinks)
+            made = _assistant(message, thinks=thinks, names=names)
         elif message.role == "tool":
             content = _text(message) or EMPTY_RESULT
             made = {"role": "tool", "tool_call_id": message.call_id, "content": content}
@@ -32,6 +43,14 @@ def messages(given: Iterable[Message], *, thinks: bool) -> list[JSON]:
         systems = [m | {"role": "user"} if m["role"] == "system" else m for m in out]  # edge case 16
         out = systems if any(m["role"] == "user" for m in systems) else [*out, {"role": "user", "content": PLACEHOLDER}]
     return out
+
+
+def _instruct(out: list[JSON], text: str) -> None:
+    """Add to the instructions, which are one message, the first: any other place is a 400."""
+    if text and out[0]["role"] == "system":
+        out[0]["content"] += f"\n\n{text}"
+    elif text:
+        out.insert(0, {"role": "system", "content": text})
 
 
 def _said(message: Message) -> JSON | None:
@@ -61,7 +80,7 @@ def _text(message: Message) -> str:
     return "\n".join(part["text"] for part in texts if part["type"] == "text")
 
 
-def _assistant(message: Message, *, thinks: bool) -> JSON | None:
+def _assistant(message: Message, *, thinks: bool, names: Mapping[str, str]) -> JSON | None:
     text = _text(message)
     source = message.source or {}
     thought = source.get("reasoning_content") or source.get("reasoning")
@@ -73,7 +92,9 @@ def _assistant(message: Message, *, thinks: bool) -> JSON | None:
         return {"role": "assistant", "content": content if thought and thinks else text} if text else None
     made: JSON = {
         "role": "assistant",
-        "tool_calls": [_call(call.id, call.name, call.arguments) for call in message.calls],
+        "tool_calls": [
+            _call(call.id, names.get(call.name) or wire_name(call.name), call.arguments) for call in message.calls
+        ],
     }
     # what is said along with calls is their plan, and a plan is what we told the client as reasoning
     if plan := text or (thought if not thinks else ""):

@@ -1,7 +1,7 @@
 """Chat Completions into Cohere's v2 chat."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +12,7 @@ from ..jsonio import dumps
 from ..options import Options
 from ..params import GATEWAY_PARAMS, Fate, unsupported
 from ..tools import Tool, Tools
-from .messages import messages
+from .messages import messages, wire_name
 
 _P, _T, _D, _R, _E = Fate.PASS, Fate.TRANSLATE, Fate.DROP, Fate.REJECT, Fate.EMULATE
 PARAMS: Mapping[str, Fate] = {
@@ -21,7 +21,7 @@ PARAMS: Mapping[str, Fate] = {
     "moderation": _R, "n": _R, "parallel_tool_calls": _D, "prediction": _D, "presence_penalty": _T,
     "prompt_cache_key": _D, "prompt_cache_options": _D, "prompt_cache_retention": _D, "reasoning_effort": _T,
     "response_format": _T, "safety_identifier": _D, "seed": _P, "service_tier": _E, "stop": _T, "store": _E,
-    "stream": _P, "stream_options": _E, "temperature": _P, "tool_choice": _T, "tools": _T, "top_logprobs": _R,
+    "stream": _P, "stream_options": _E, "temperature": _T, "tool_choice": _T, "tools": _T, "top_logprobs": _R,
     "top_p": _T, "user": _D, "verbosity": _D, "web_search_options": _R,
     # extensions, in Cohere's words
     "documents": _P, "citation_options": _P, "safety_mode": _P, "thinking": _P, "priority": _P, "top_k": _T,
@@ -60,10 +60,13 @@ def build(request: ChatRequest, target: Target) -> UpstreamRequest:
     thinks = not _THOUGHTLESS.search(target.model)
     read = list(history.read(list(request["messages"]), ANY_ID))
     stream = request.get("stream") is True
-    body: JSON = {"model": target.model, "messages": messages(read, thinks=thinks), "stream": stream}
+    body: JSON = {"model": target.model, "messages": [], "stream": stream}
     draft = Draft(request, target.unsupported, list(dropped), body=body)
     json_tool = _format(draft, wanted)
-    _tools(draft, wanted, json_tool)
+    offered = (*wanted.tools, json_tool) if json_tool else wanted.tools
+    names = _names(offered)
+    body["messages"] = messages(read, thinks=thinks, names=names)
+    _tools(draft, wanted, offered, names)
     _sampling(draft)
     _thinking(draft, thinks=thinks)
     if options.safety_mode and "tools" not in body:
@@ -77,7 +80,11 @@ def build(request: ChatRequest, target: Target) -> UpstreamRequest:
         body=dumps(body),
         stream=stream,
         dropped=tuple(dict.fromkeys(draft.dropped)),
-        notes={"json_tool": json_tool.name if json_tool else None, **wanted.notes()},
+        notes={
+            "json_tool": json_tool.name if json_tool else None,
+            "names": {wire: name for name, wire in names.items() if wire != name},
+            **wanted.notes(),
+        },
     )
 
 
@@ -111,15 +118,25 @@ def _format(draft: Draft, wanted: Tools) -> Tool | None:
     return None
 
 
-def _tools(draft: Draft, wanted: Tools, json_tool: Tool | None) -> None:
-    chosen = [tool for tool in wanted.tools if wanted.choice != "named" or tool.name == wanted.named]
-    if json_tool:
-        chosen.append(json_tool)
+def _names(offered: Sequence[Tool]) -> dict[str, str]:
+    """The tools' names -> what Cohere gets instead, each its own."""
+    names: dict[str, str] = {}
+    for tool in offered:
+        name = wire_name(tool.name)
+        while name in names.values():
+            name += "_"
+        names[tool.name] = name
+    return names
+
+
+def _tools(draft: Draft, wanted: Tools, offered: Sequence[Tool], names: Mapping[str, str]) -> None:
+    """``offered`` are those wanted, and the one that stands for a JSON answer."""
+    chosen = [tool for tool in offered if wanted.choice != "named" or tool.name == wanted.named]
     if not chosen or "response_format" in draft.body:
         return
-    draft.body["tools"] = [_function(tool) for tool in chosen]
+    draft.body["tools"] = [_function(tool, names[tool.name]) for tool in chosen]
     choices = {"none": "NONE", "required": "REQUIRED", "named": "REQUIRED"}
-    choice = "REQUIRED" if json_tool else choices.get(wanted.choice)
+    choice = "REQUIRED" if len(offered) > len(wanted.tools) else choices.get(wanted.choice)
     if choice:
         draft.body["tool_choice"] = choice
     if any(tool.strict for tool in chosen):
@@ -130,8 +147,8 @@ def _tools(draft: Draft, wanted: Tools, json_tool: Tool | None) -> None:
             draft.leaves_out("tools[].function.strict")
 
 
-def _function(tool: Tool) -> JSON:
-    function: JSON = {"name": tool.name, "parameters": dict(tool.parameters)}
+def _function(tool: Tool, name: str) -> JSON:
+    function: JSON = {"name": name, "parameters": dict(tool.parameters)}
     if tool.description:
         function["description"] = tool.description
     return {"type": "function", "function": function}
@@ -139,9 +156,10 @@ def _function(tool: Tool) -> JSON:
 
 def _sampling(draft: Draft) -> None:
     request, body = draft.request, draft.body
-    for name in ("temperature", "seed"):
-        if request.get(name) is not None:
-            body[name] = request[name]
+    if request.get("temperature") is not None:
+        body["temperature"] = min(request["temperature"], 1)  # edge case 81
+    if request.get("seed") is not None:
+        body["seed"] = request["seed"]
     limit = request.get("max_completion_tokens")
     limit = limit if limit is not None else request.get("max_tokens")
     if limit is not None:
@@ -154,6 +172,8 @@ def _sampling(draft: Draft) -> None:
         value = request.get(name)
         if value and value < 0:
             draft.lacks(name, f"Unsupported value: '{name}' may not be negative with this model.")
+        elif value and "frequency_penalty" in body:
+            draft.leaves_out(name)  # many models take but one of them
         elif value:
             body[name] = min(value, 1)
     stop = request.get("stop") or []

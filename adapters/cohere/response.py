@@ -60,10 +60,11 @@ def _message(told: Mapping[str, Any], notes: Mapping[str, Any]) -> JSON:
         function = call.get("function") or {}
         arguments = text(function.get("arguments"))
         arguments = "{}" if arguments.strip() in NO_ARGUMENTS else arguments
-        if function.get("name") == notes.get("json_tool"):
+        name = own_name(text(function.get("name")), notes)
+        if name == notes.get("json_tool"):
             answer = answer or arguments
         else:
-            calls.append(tools.back(text(call.get("id")), text(function.get("name")), arguments, notes))
+            calls.append(tools.back(text(call.get("id")), name, arguments, notes))
     message: JSON = {"role": "assistant", "content": "".join(texts) if answer is None else answer}
     if reasoning:
         message["reasoning_content"] = reasoning
@@ -74,6 +75,12 @@ def _message(told: Mapping[str, Any], notes: Mapping[str, Any]) -> JSON:
         message["citations"] = cited
         message["annotations"] = [a for c in cited for a in annotations(c, starts.get(c.get("content_index") or 0, 0))]
     return message
+
+
+def own_name(name: str, notes: Mapping[str, Any]) -> str:
+    """The client's name of a tool."""
+    found: str = notes.get("names", {}).get(name, name)
+    return found
 
 
 def annotations(citation: Mapping[str, Any], start: int) -> list[JSON]:

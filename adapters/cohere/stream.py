@@ -123,7 +123,7 @@ class ChatStream:
     def _call_start(self, event: Mapping[str, Any]) -> list[Chunk]:
         told = event["delta"]["message"]["tool_calls"]
         function = told["function"]
-        call = _Call(self._count, text(told["id"]), text(function["name"]))
+        call = _Call(self._count, text(told["id"]), response.own_name(text(function["name"]), self._notes))
         self._calls[event.get("index") or 0] = call
         if call.name == self._json_tool:
             call.json = not self._answered
