@@ -10,9 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
-from .errors import UnsupportedParameter
+from .errors import ProviderError, UnsupportedParameter
+from .jsonio import loads
 from .tools import INPUT
 
 
@@ -131,8 +130,8 @@ def _arguments(text: Any, at: str) -> Mapping[str, Any]:
     if isinstance(text, Mapping):
         return text
     try:
-        value = orjson.loads(text) if isinstance(text, str) and text.strip() else None
-    except orjson.JSONDecodeError:
+        value = loads(text) if isinstance(text, str) and text.strip() else None
+    except ProviderError:
         raise UnsupportedParameter(
             f"{at}.function.arguments" if "tool_calls" in at else f"{at}.arguments",
             f"Invalid '{at}': the arguments are not valid JSON, which this model's provider requires.",

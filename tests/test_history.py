@@ -42,6 +42,15 @@ def test_E_009_truncated_arguments_are_the_clients_error():
     assert caught.value.param == "messages[0].tool_calls[0].function.arguments"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "value"), [('{"x":"\\ud83d"}', {"x": "\ud83d"}), ('{"x":Infinity}', {"x": float("inf")})]
+)
+def test_E_009_arguments_that_models_and_clients_really_write_are_taken(arguments, value):
+    assert (
+        read({"role": "assistant", "tool_calls": [call("a", "f", arguments)]}, tool("a"))[0].calls[0].arguments == value
+    )
+
+
 @pytest.mark.parametrize(("arguments", "value"), [("[]", []), ("5", 5)])
 def test_E_010_arguments_that_are_no_object_are_wrapped(arguments, value):
     first = read({"role": "assistant", "tool_calls": [call("a", "f", arguments)]}, tool("a"))[0]
