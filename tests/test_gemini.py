@@ -526,6 +526,8 @@ def test_web_search_alone_and_together_with_functions():
     assert body["toolConfig"] == {"includeServerSideToolInvocations": True}
     with pytest.raises(UnsupportedParameter, match="Web search"):
         build(web_search_options={}, tools=[CLOCK], model=BUDGET)
+    dropped = build(web_search_options={}, tools=[CLOCK], model=BUDGET, policy="drop")
+    assert dropped["tools"] == [{"functionDeclarations": [{"name": "clock"}]}]
 
 
 # -- parameters

@@ -76,7 +76,11 @@ def build(
     body: JSON = {"contents": contents}
     if system is not None:
         body["systemInstruction"] = system
-    body.update(_tools(request, tools, model, both=not vertex))
+    searches = request.get("web_search_options") is not None  # an empty object asks for it too
+    if searches and tools.tools and (vertex or not model.generation_3):
+        _refuse("web_search_options", "Web search beside function tools is not supported here.", target, dropped)
+        searches = False
+    body.update(_tools(tools, model, searches=searches))
     if tools.tools and not model.generation_3 and _wants_json(asked):
         _refuse("response_format", "JSON together with tools is not supported with this model.", target, dropped)
         del asked["response_format"]
@@ -118,7 +122,7 @@ def _refuse(param: str, message: str, target: Target, dropped: list[str]) -> Non
     dropped.append(param)
 
 
-def _tools(request: ChatRequest, tools: openai_tools.Tools, model: Gates, *, both: bool) -> JSON:
+def _tools(tools: openai_tools.Tools, model: Gates, *, searches: bool) -> JSON:
     out: JSON = {}
     config: JSON = {}
     listed: list[JSON] = []
@@ -126,11 +130,7 @@ def _tools(request: ChatRequest, tools: openai_tools.Tools, model: Gates, *, bot
         listed.append({"functionDeclarations": declared})
         if choice := functions.config(tools, model):
             config["functionCallingConfig"] = choice
-    if request.get("web_search_options") is not None:  # an empty object asks for it too
-        if declared and not (both and model.generation_3):
-            raise UnsupportedParameter(
-                "web_search_options", "Web search together with function tools is not supported with this model."
-            )
+    if searches:
         listed.append({"googleSearch": {}})
         if declared:
             config["includeServerSideToolInvocations"] = True
