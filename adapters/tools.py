@@ -90,6 +90,7 @@ def _tool(tool: Mapping[str, Any]) -> Tool:
     parameters = body.get("parameters") or NO_PARAMETERS
     if parameters.get("type") != "object":
         parameters = {**parameters, "type": "object"}
+    cache = cache or body.get("cache_control")  # where LiteLLM's clients put it
     return Tool(body["name"], body.get("description") or "", parameters, bool(body.get("strict")), cache)
 
 

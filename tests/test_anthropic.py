@@ -182,6 +182,13 @@ def test_cache_markers_of_both_dialects_stay_at_their_place() -> None:
     assert made["tools"][0]["cache_control"] == {"type": "ephemeral", "ttl": "1h"}  # what follows is kept as long
 
 
+def test_a_cache_marker_inside_a_function_is_the_tools() -> None:
+    function = {**WEATHER["function"], "cache_control": {"type": "ephemeral"}}
+    assert body(ask(tools=[{"type": "function", "function": function}]))["tools"][0]["cache_control"] == {
+        "type": "ephemeral"
+    }
+
+
 def test_a_short_cache_marker_before_an_hours_is_one_for_an_hour() -> None:
     opened = {"type": "text", "text": "s", "prompt_cache_breakpoint": {"mode": "explicit"}}
     made = body(ask({"role": "system", "content": [opened]}, USER, prompt_cache_retention="24h"))
