@@ -336,7 +336,7 @@ def test_a_character_cut_in_two_inside_arguments_is_one_again(custom: bool) -> N
     call = answer(start(), *tool(0, "f", '{"input":"\ud83d', '\ude00!"}'), *ended("tool_use"), notes=notes)
     (made,) = call["message"]["tool_calls"]
     told = made["custom"]["input"] if custom else made["function"]["arguments"]
-    assert told == ("\U0001f600!" if custom else '{"input":"\U0001f600!"}')
+    assert ascii(told) == ascii("\U0001f600!" if custom else '{"input":"\U0001f600!"}')
 
 
 def test_E_082_the_tool_that_is_the_answer_streams_as_content() -> None:
