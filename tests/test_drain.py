@@ -246,14 +246,14 @@ def running_still(pid: int) -> bool:
 
 async def test_workers_that_drain_refuse_connections(tmp_path: Path, redis_server: RedisServer) -> None:
     """A socket that any of them still holds would let clients in whom nobody ever answers."""
-    serving = process(tmp_path, "demo-ok+chunks=60+gap=0.05", drain=20, workers=2, redis=redis_server.url)
+    serving = process(tmp_path, "demo-ok+chunks=40+gap=0.05", drain=20, workers=2, redis=redis_server.url)
     async with serving as (started, url, _), at(url) as sdk:
         streams = [await sdk.chat.completions.create(model="m", **STREAM) for _ in range(4)]
         started.send_signal(signal.SIGTERM)
         await asyncio.sleep(0.7)
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
-        assert await asyncio.gather(*(_collected(s) for s in streams)) == [62] * 4
+        assert await asyncio.gather(*(_collected(s) for s in streams)) == [42] * 4
         assert await asyncio.wait_for(started.wait(), 20) == 0
 
 

@@ -1,6 +1,7 @@
 """The byte path: what goes through untouched, what is hidden, and what is never missed."""
 
 import json
+from functools import cache
 from typing import Any
 
 import pytest
@@ -81,6 +82,11 @@ def counted(delta: dict[str, Any] | None, number: int, finish: str | None = None
     return frame(delta, finish, {"prompt_tokens": 1, "completion_tokens": number, "total_tokens": number + 1})
 
 
+@cache
+def in_one_form(line: bytes) -> str:
+    return json.dumps(json.loads(line), sort_keys=True)
+
+
 @pytest.mark.parametrize("last", [b"", counted(None, 9)], ids=["no chunk of its own", "a chunk of its own"])
 @pytest.mark.parametrize("null", [True, False])
 @pytest.mark.parametrize("blanks", [True, False])
@@ -100,7 +106,7 @@ def test_usage_told_in_every_chunk_is_told_once_to_who_asked_in_any_split(
     for pieces in [[body], *splits(body), *cuts]:
         raw, usage, _ = through(pieces, include_usage, 1)
         lines = [line[6:] for line in raw.split(b"\n") if line.startswith(b"data: {")]
-        outcomes.add((*(json.dumps(json.loads(line), sort_keys=True) for line in lines), usage))
+        outcomes.add((*map(in_one_form, lines), usage))
     assert len(outcomes) == 1
     assert stream_problems(raw, include_usage=include_usage, obfuscation=False) == []
     assert usage == Usage(input=1, output=9 if last else 8)
