@@ -32,14 +32,13 @@ NEVER: Sequence[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, str]] = [
         ("ff00::/8", "multicast"),
         # IPv4 addresses in disguise
         ("::/96", "an embedded IPv4 address"),
+        ("64:ff9b::/96", "an embedded IPv4 address"),
         ("64:ff9b:1::/48", "an embedded IPv4 address"),
         ("2001::/32", "an embedded IPv4 address"),
         ("2002::/16", "an embedded IPv4 address"),
     ]
 ]
 """Networks that no provider lives in."""
-NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-"""How networks without IPv4 reach a public IPv4 address, which its end spells (RFC 6052): what that may not be, it may not."""
 
 
 def refusal(address: str, *, allow_private: bool, plain_http: bool = False) -> str | None:
@@ -53,8 +52,6 @@ def refusal(address: str, *, allow_private: bool, plain_http: bool = False) -> s
         return "not an address"
     if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:
         parsed = parsed.ipv4_mapped
-    elif isinstance(parsed, ipaddress.IPv6Address) and parsed in NAT64:
-        parsed, allow_private = ipaddress.IPv4Address(parsed.packed[-4:]), False
     if parsed.is_loopback:
         return None if allow_private else "loopback"
     for network, reason in NEVER:
