@@ -122,14 +122,13 @@ async def leaves_nothing(asks: Sequence[Ask], **sections: Any) -> Counter[str]:
         aiohttp.ClientSession() as http,
     ):
         url = str(gateway.url)
-        for ask in asks:
-            await ask(url, http)  # what is done once
+        await asyncio.gather(*(ask(url, http) for ask in asks))  # what is done once
         await asyncio.sleep(0.1)
         gc.collect()
         gc.disable()
         try:
-            for ask in [*asks] * 3:
-                await ask(url, http)
+            for _ in range(3):
+                await asyncio.gather(*(ask(url, http) for ask in asks))
             await asyncio.sleep(0.3)
             left = garbage()
         finally:

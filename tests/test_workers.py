@@ -118,11 +118,8 @@ def test_one_that_takes_the_place_of_another_runs_what_the_others_run_whatever_t
     """They have reloaded since the start, and refused what the file says now: it can be read, and not be built."""
     said = tmp_path / "said"
     path = written(tmp_path, redis_server.url)
-    first = path.read_text()
-    good = (
-        first
-        + "providers: {p: {adapter: openai, api_key: k}}\nmodels: {new: {deployments: [{provider: p, model: x}]}}\n"
-    )
+    models = "models: {new: {deployments: [{provider: p, model: x}]}}\n"
+    good = path.read_text() + "providers: {p: {adapter: openai, api_key: k}}\n" + models
     with serving(path, said) as process:
         until(lambda: events(said)["serving"] == 2)
         replace(path, good)
