@@ -6,6 +6,7 @@ import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
 import pytest
 from click.testing import CliRunner, Result
 from openai import AsyncOpenAI
@@ -40,6 +41,13 @@ class Reconciled:
         found = await asyncio.to_thread(sluice, "reconcile", "--json", "--url", self.gateway.admin_url, *options)
         answer: list[dict[str, Any]] = json.loads(found.output)
         return answer
+
+    async def mend(self) -> list[dict[str, Any]]:
+        """The same as the command does, of which only one can run in a process."""
+        url, headers = f"{self.gateway.admin_url}/admin/v1/reconcile", {"authorization": f"Bearer {ADMIN}"}
+        async with aiohttp.ClientSession(headers=headers) as http, http.post(url) as response:
+            found: list[dict[str, Any]] = (await response.json())["data"]
+            return found
 
     async def spend(self, calls: int, model: str = "m") -> None:
         async with AsyncOpenAI(base_url=f"{self.gateway.url}/v1", api_key=KEY, max_retries=0) as sdk:
@@ -111,6 +119,19 @@ async def test_counters_and_ledger_agree_and_are_mended_both_ways(reconciled: Re
     rows = await reconciled.gateway.records.audit.list()
     assert [(r["action"], r["target"]) for r in rows] == [("counter.mend", f"counter:t:{reconciled.name}")] * 2
     assert [r["after"] for r in rows] == [{"budget.day": spent}] * 2
+
+
+async def test_two_mends_at_once_are_one(reconciled: Reconciled) -> None:
+    """Say of a job that runs on every replica; together they gave half of the budget away."""
+    await reconciled.spend(2)
+    spent, _ = await reconciled.counter()
+    for amount in (spent + 7, -(spent // 2)):
+        await reconciled.push(amount)
+        both = await asyncio.gather(reconciled.mend(), reconciled.mend())
+        assert sum(d["mended"] for found in both for d in found) == 1
+        await asyncio.sleep(0.1)
+        assert (await reconciled.counter())[0] == spent
+        assert await reconciled() == []
 
 
 async def test_what_a_fallback_served_is_no_drift(reconciled: Reconciled) -> None:

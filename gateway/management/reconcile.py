@@ -54,21 +54,31 @@ class Reconciliation:
         return {"object": "list", "data": [_described(drift, mended=False) for drift in await self._drifts()]}
 
     async def mend(self, asked: Asked) -> JSON:
-        drifts = await self._drifts()
-        for drift in drifts:
+        began = self.clock()
+        return {
+            "object": "list",
+            "data": [
+                _described(drift, mended=await self._mend(drift, asked.actor, began)) for drift in await self._drifts()
+            ],
+        }
+
+    async def _mend(self, drift: "_Drift", actor: Actor, began: float) -> bool:
+        """Set a counter right; False where somebody else did so since, from whose point of view it was as wrong."""
+        mine = await self.audit.record_once(
+            began,
+            actor=actor.id,
+            action="counter.mend",
+            target=f"counter:{drift.limit.scope}",
+            before={NAMES[drift.limit.field]: drift.counter},
+            after={NAMES[drift.limit.field]: drift.ledger},
+            request_id=actor.request_id,
+        )
+        if mine:
             vector = [0] * 6
             vector[drift.limit.unit] = drift.ledger - drift.counter
             alone = LimitSet(drift.limits.shard, (drift.limit,))
             self.limiter.engine.correct(f"reconcile-{token_hex(12)}", alone, tuple(vector), drift.at)  # type: ignore[arg-type] # of six
-            await self.audit.record(
-                actor=asked.actor.id,
-                action="counter.mend",
-                target=f"counter:{drift.limit.scope}",
-                before={NAMES[drift.limit.field]: drift.counter},
-                after={NAMES[drift.limit.field]: drift.ledger},
-                request_id=asked.actor.request_id,
-            )
-        return {"object": "list", "data": [_described(drift, mended=True) for drift in drifts]}
+        return mine
 
     async def _drifts(self) -> "list[_Drift]":
         first = [look async for look in self._looks() if look.differs]
@@ -157,7 +167,7 @@ def _lasting(before: _Look, after: _Look) -> _Drift | None:
     """The part of a difference that nothing under way can explain."""
     open_ = max(before.reserved, after.reserved)
     lost = before.ledger - after.counter - open_
-    excess = before.counter - after.ledger - open_
+    excess = min(before.counter, after.counter) - after.ledger - open_  # less where it was mended in between
     if lost > 0:
         return _Drift(after.limits, after.limit, after.at, after.counter, after.counter + lost)
     if excess > 0:

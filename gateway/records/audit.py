@@ -83,6 +83,18 @@ class AuditLog:
         async with self._database.write() as connection:
             await self.append(connection, **content)
 
+    async def record_once(self, since: float, **content: Any) -> bool:
+        """``record``, unless another call did the same to the same target at ``since`` or later; whether it was recorded."""
+        async with self._database.write() as connection:
+            await connection.execute(select(audit_head).with_for_update())  # one at a time, from here on
+            same = (audit.c.target == _fitting(content["target"], 200), audit.c.action == content["action"])
+            others = audit.c.request_id.is_distinct_from(content["request_id"])
+            query = select(audit.c.seq).where(*same, others, audit.c.at >= int(since * 1e6)).limit(1)
+            if await connection.scalar(query) is not None:
+                return False
+            await self.append(connection, **content)
+        return True
+
     async def verify(self, anchor: Head | None = None) -> Verdict:
         """Recompute the whole chain; other processes may go on writing."""
         async with self._database.read() as connection:
