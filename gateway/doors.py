@@ -11,8 +11,8 @@ PAUSE = 1.0
 """Seconds without a connection after which nobody can have waited for a turn to end."""
 MOST = 100
 """Connections that are accepted at once, at most."""
-PATIENCE = 0.05
-"""Seconds that a worker that stands by leaves to the others for accepting somebody."""
+PATIENCE = 1.0
+"""Seconds that a worker that stands by leaves to the others for accepting somebody: more than a crowd takes to come in."""
 
 
 class Doors:

@@ -17,8 +17,7 @@ import uvloop
 import yaml
 
 from config.schema import Server as ServerConfig
-from gateway import reply, web
-from gateway.doors import PATIENCE
+from gateway import doors, reply, web
 from gateway.endpoints.exchange import Exchange
 from gateway.endpoints.routes import Routes
 from gateway.server import Serving, Site, State
@@ -30,7 +29,13 @@ from .test_drain import children
 
 GET_IT = b"GET /it HTTP/1.1\r\nhost: x\r\n\r\n"
 HEALTH = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+PATIENCE = 0.05
 LOOPS = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doors, "PATIENCE", PATIENCE)
 
 
 @asynccontextmanager
@@ -77,6 +82,7 @@ async def ask(*clients: socket.socket) -> None:
 
 
 @LOOPS
+@pytest.mark.usefixtures("impatient")
 def test_who_stands_by_leaves_connections_to_those_that_accept_them(loop: type[asyncio.AbstractEventLoop]) -> None:
     async def run() -> None:
         async with sites(True, False, True) as (port, _, answered), contextlib.AsyncExitStack() as clients:
@@ -91,6 +97,7 @@ def test_who_stands_by_leaves_connections_to_those_that_accept_them(loop: type[a
 
 
 @LOOPS
+@pytest.mark.usefixtures("impatient")
 def test_who_stands_by_takes_in_a_crowd_that_nobody_else_accepts(loop: type[asyncio.AbstractEventLoop]) -> None:
     async def run() -> None:
         async with sites(False, True) as (port, (leaving, staying), answered), contextlib.AsyncExitStack() as clients:
@@ -110,6 +117,7 @@ def test_who_stands_by_takes_in_a_crowd_that_nobody_else_accepts(loop: type[asyn
 
 
 @LOOPS
+@pytest.mark.usefixtures("impatient")
 def test_who_is_late_once_keeps_most_of_what_is_theirs(loop: type[asyncio.AbstractEventLoop]) -> None:
     """Another worker that turns slowly: one or two connections go, not all that waited."""
 
