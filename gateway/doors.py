@@ -71,8 +71,8 @@ class Doors:
 
 class BackDoors(Doors):
     """The same of a worker that stands by: nobody else accepts from them here, and who has just come is left to the other
-    workers first. Who still waits after ``PATIENCE`` is taken in, one at first, then twice as many each time that more do:
-    workers that are only slow keep most of what is theirs, and nobody waits long for those that hang or are gone.
+    workers first. Where somebody waits after ``PATIENCE``, one is taken in, and twice as many after each further one while
+    more wait: workers that are only slow keep most of what is theirs, and a crowd at workers that hang comes in all the same.
     """
 
     def open(self, listening: Iterable[socket.socket]) -> None:

@@ -91,7 +91,7 @@ def to_gateway_error(error: ProviderError, *, tried: int = 1) -> GatewayError:
         code=(error.code if error.kind in THEIR_CODES else None) or CODES.get(error.kind),
         retry_after=error.retry_after,
     )
-    _wait(made)
+    _leave_no_long_wait(made)
     if isinstance(error, CapacityUsedUp):
         _say_whose(made, error)
     if made.status >= 429 and (tried > 1 or error.kind in NOT_AGAIN):
@@ -99,8 +99,8 @@ def to_gateway_error(error: ProviderError, *, tried: int = 1) -> GatewayError:
     return made
 
 
-def _wait(made: GatewayError) -> None:
-    """Where it is long, it is not left to the client's library."""
+def _leave_no_long_wait(made: GatewayError) -> None:
+    """A wait that is long is not for the client's library, which might ask again at once."""
     if made.retry_after is not None and made.retry_after > LONGEST_WAIT:
         made.should_retry = False
 
@@ -146,5 +146,5 @@ def _error(failure: Exception, record: CallRecord) -> GatewayError:
         return InvalidRequest(failure.message, param=failure.param, code="unsupported_parameter")
     wait = failure.wait if isinstance(failure, NobodyAvailable) else 1.0
     nobody = NoHealthyUpstream("No provider of this model is available right now.", retry_after=max(wait, 1.0))
-    _wait(nobody)
+    _leave_no_long_wait(nobody)
     return nobody

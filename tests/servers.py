@@ -9,8 +9,27 @@ import subprocess
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+
+@contextlib.asynccontextmanager
+async def upstream_of(
+    answer: Callable[[web.Request], Awaitable[web.StreamResponse]], **runs: Any
+) -> AsyncIterator[str]:
+    """A server that answers every POST so; its address. ``runs``: what aiohttp's AppRunner is told."""
+    app = web.Application()
+    app.router.add_post("/{path:.*}", answer)
+    runner = web.AppRunner(app, **runs)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
 
 
 def free_port() -> int:

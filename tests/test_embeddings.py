@@ -3,8 +3,6 @@
 import base64
 import struct
 from array import array
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import openai
@@ -12,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from .running import deployment, running
+from .servers import upstream_of
 from .test_flow import client
 
 NUMBERS = [0.5, -1.25, 3.0]
@@ -31,19 +30,6 @@ class Provider:
         return web.json_response(answer)
 
 
-@asynccontextmanager
-async def provided(provider: Provider) -> AsyncIterator[str]:
-    app = web.Application()
-    app.router.add_post("/{path:.*}", provider.handle)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
-
-
 def listed(*embeddings: Any, tokens: int = 3) -> dict[str, Any]:
     data = [{"object": "embedding", "index": i, "embedding": e} for i, e in enumerate(embeddings)]
     return {"object": "list", "data": data, "model": "m", "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
@@ -59,7 +45,7 @@ async def test_packed_embeddings_are_asked_of_those_who_pack_them(adapter: str) 
         return listed(told, told)
 
     provider = Provider(answer)
-    async with provided(provider) as address:
+    async with upstream_of(provider.handle) as address:
         accounts = {"p": {"adapter": adapter, "base_url": address, "api_key": "up"}}
         async with running({"m": [deployment("m", "p")]}, providers=accounts) as (gateway, _), client(gateway) as sdk:
             for more in ({}, {"encoding_format": "float"}, {"encoding_format": "base64"}):
@@ -73,7 +59,7 @@ async def test_packed_embeddings_are_asked_of_those_who_pack_them(adapter: str) 
 
 async def test_each_format_is_told_whichever_the_provider_gives() -> None:
     provider = Provider(None)
-    async with provided(provider) as address:
+    async with upstream_of(provider.handle) as address:
         accounts = {"p": {"adapter": "openai", "base_url": address, "api_key": "up"}}
         async with running({"m": [deployment("m", "p")]}, providers=accounts) as (gateway, _), client(gateway) as sdk:
             for given in (NUMBERS, PACKED):
@@ -96,7 +82,7 @@ async def test_each_format_is_told_whichever_the_provider_gives() -> None:
 async def test_another_number_of_embeddings_than_of_inputs_is_no_answer(adapter: str, number: int) -> None:
     """Nobody could tell which of the inputs they are of."""
     told = listed(*[NUMBERS] * number) if adapter == "openai" else {"embeddings": [{"values": NUMBERS}] * number}
-    async with provided(Provider(told)) as address:
+    async with upstream_of(Provider(told).handle) as address:
         accounts = {"p": {"adapter": adapter, "base_url": address, "api_key": "up"}}
         models = {"m": [deployment("m", "p")], "both": [deployment("m", "p"), deployment("demo", "openai")]}
         async with running(models, providers={"q": accounts["p"], **accounts}) as (gateway, _), client(gateway) as sdk:
@@ -122,7 +108,7 @@ async def test_one_input_of_any_form_has_one_embedding(given: Any) -> None:
     ],
 )
 async def test_embeddings_whose_provider_tells_no_usage_are_not_free(adapter: str, told: Any) -> None:
-    async with provided(Provider(told)) as address:
+    async with upstream_of(Provider(told).handle) as address:
         accounts = {"p": {"adapter": adapter, "base_url": address, "api_key": "up"}}
         async with running({"m": [deployment("m", "p")]}, providers=accounts) as (gateway, _), client(gateway) as sdk:
             await sdk.embeddings.create(model="m", input="some words to embed")

@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 
 from .running import deployment, running
+from .servers import upstream_of
 from .test_flow import ASK, client
 
 CHUNK = b'data: {"id":"x","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":null}]}\n\n'
@@ -28,15 +29,8 @@ async def beating(*first: bytes) -> AsyncIterator[str]:
             await response.write(b": still here\n\n")
             await asyncio.sleep(0.05)
 
-    app = web.Application()
-    app.router.add_post("/chat/completions", answer)
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    async with upstream_of(answer, handler_cancellation=True, shutdown_timeout=0.1) as url:
+        yield url
 
 
 @pytest.mark.parametrize("adapter", ["openai", "openai-compatible"])

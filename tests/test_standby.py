@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -72,6 +72,11 @@ async def client(port: int) -> AsyncIterator[socket.socket]:
         yield made
 
 
+def on(loop: type[asyncio.AbstractEventLoop], test: Coroutine[None, None, None]) -> None:
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(test)
+
+
 async def ask(*clients: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     for each in clients:
@@ -92,8 +97,7 @@ def test_who_stands_by_leaves_connections_to_those_that_accept_them(loop: type[a
             await asyncio.sleep(2 * PATIENCE)
             assert answered == [0, 50, 0]
 
-    with asyncio.Runner(loop_factory=loop) as runner:
-        runner.run(run())
+    on(loop, run())
 
 
 @LOOPS
@@ -112,8 +116,7 @@ def test_who_stands_by_takes_in_a_crowd_that_nobody_else_accepts(loop: type[asyn
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(("127.0.0.1", port))
 
-    with asyncio.Runner(loop_factory=loop) as runner:
-        runner.run(run())
+    on(loop, run())
 
 
 @LOOPS
@@ -129,8 +132,7 @@ def test_who_is_late_once_keeps_most_of_what_is_theirs(loop: type[asyncio.Abstra
             await asyncio.sleep(2.5 * PATIENCE)
             assert 1 <= answered[0] <= 3
 
-    with asyncio.Runner(loop_factory=loop) as runner:
-        runner.run(run())
+    on(loop, run())
 
 
 @contextlib.contextmanager
