@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import cast
 
 import pytest
+import redis
 from pydantic import SecretStr
 from sqlalchemy import text
 
@@ -16,6 +17,9 @@ from gateway.records.tables import metadata
 
 from .running import empty_database
 from .servers import RedisServer, postgres
+
+# Their assertions tell their values, too.
+pytest.register_assert_rewrite("tests.acceptance_limits", "tests.contract", "tests.replay", "tests.replicas")
 
 FIRST = ("audit_head", "ledger_rollup")
 """Tables that are never empty."""
@@ -36,11 +40,18 @@ def pytest_asyncio_loop_factories(item: pytest.Function) -> Loops:
 
 
 @pytest.fixture(scope="session")
-def redis_server() -> Iterator[RedisServer]:
-    """One Redis for the session; a test that needs it empty calls FLUSHALL first."""
+def session_redis() -> Iterator[RedisServer]:
+    """One Redis for the session."""
     server = RedisServer()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def redis_server(session_redis: RedisServer) -> RedisServer:
+    """The session's Redis, empty, also when a test runs again."""
+    redis.Redis(port=session_redis.port).flushall()
+    return session_redis
 
 
 @pytest.fixture(scope="session")

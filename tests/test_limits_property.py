@@ -44,8 +44,8 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 @pytest.fixture(scope="module")
-def redis(redis_server: RedisServer, loop: asyncio.AbstractEventLoop) -> Iterator[RedisEngine]:
-    engine = RedisEngine(schema.Redis(url=SecretStr(redis_server.url), timeout=5), lease=1000)
+def redis(session_redis: RedisServer, loop: asyncio.AbstractEventLoop) -> Iterator[RedisEngine]:
+    engine = RedisEngine(schema.Redis(url=SecretStr(session_redis.url), timeout=5), lease=1000)
     loop.run_until_complete(engine.start())
     yield engine
     loop.run_until_complete(engine.close())

@@ -33,7 +33,6 @@ async def test_a_bucket_under_demand_admits_what_flows_in(redis_server: RedisSer
 
 
 async def test_processes_that_hammer_a_budget_never_pass_it(redis_server: RedisServer) -> None:
-    redis.Redis(port=redis_server.port).flushall()
     await acceptance.money(redis_server, workers=3, loops=130, seconds=1.5)
 
 
@@ -103,7 +102,6 @@ def principal(organization: str, **limits: object) -> Principal:
 
 @pytest.fixture
 async def gate(redis_server: RedisServer) -> AsyncIterator[Limiter]:
-    redis.Redis(port=redis_server.port).flushall()
     limiter = Limiter.from_config(config(redis_server))
     await limiter.start()
     yield limiter
@@ -155,7 +153,6 @@ async def test_a_settlement_during_an_adjustment_leaves_nothing_reserved(gate: L
 
 
 async def test_a_budget_added_to_a_known_key_begins_with_what_the_ledger_knows(redis_server: RedisServer) -> None:
-    redis.Redis(port=redis_server.port).flushall()
     ledger = acceptance.Ledger()
     ledger.cost["k:a"] = 900
     limiter = Limiter.from_config(config(redis_server), spent=ledger)
@@ -170,8 +167,6 @@ async def test_a_budget_added_to_a_known_key_begins_with_what_the_ledger_knows(r
 
 
 async def test_a_ledger_that_does_not_answer_closes_what_it_must_seed(redis_server: RedisServer) -> None:
-    redis.Redis(port=redis_server.port).flushall()
-
     async def broken(shard: str, scope: str, start: int, end: int, without: Sequence[str] = ()) -> Amounts:
         raise OSError("no database")
 
@@ -207,7 +202,6 @@ async def test_without_limits_redis_is_not_called(gate: Limiter, redis_server: R
 
 async def test_leaving_leaves_nothing_behind(redis_server: RedisServer) -> None:
     client = redis.Redis(port=redis_server.port)
-    client.flushall()
     limiter = Limiter.from_config(config(redis_server))
     await limiter.start()
     held = await limiter.reserve("r", principal("acme", rpm=5), "m", "default", Amounts())

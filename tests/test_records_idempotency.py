@@ -22,8 +22,9 @@ SLOT, BODY = idem.slot_of(SECRET, "key_1", "/v1/chat/completions", "abc"), idem.
 ANSWER = Replay(200, {"content-type": "application/json"}, b'{"id": "x\xc3\xbc"}\x00\xff')
 
 
-def client(server: RedisServer) -> Any:
-    return Redis.from_url(server.url, socket_timeout=0.3, socket_connect_timeout=0.3, retry=Retry(NoBackoff(), 0))
+def client(server: RedisServer, timeout: float = 5) -> Any:
+    retry = Retry(NoBackoff(), 0)
+    return Redis.from_url(server.url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=retry)
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -32,7 +33,6 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[IdempotencyStor
         yield MemoryIdempotency(ttl=0.2, lease=0.2, max_replay=1000)
         return
     redis = client(request.getfixturevalue("redis_server"))
-    await redis.flushall()
     shared = RedisIdempotency(redis, ttl=0.2, lease=0.2, max_replay=1000)
     yield shared
     await shared.close()
@@ -143,7 +143,6 @@ def test_S_45_slots_belong_to_a_caller_and_a_route() -> None:
 
 async def test_S_45_redis_holds_no_body_and_no_key(redis_server: RedisServer) -> None:
     redis = client(redis_server)
-    await redis.flushall()
     store = RedisIdempotency(redis)
     slot = idem.slot_of(SECRET, "key_canary", "/v1", "idem_canary")
     outcome = await store.begin(slot, idem.fingerprint_of(SECRET, b"prompt_canary"))
@@ -173,7 +172,7 @@ async def test_short_answers_count_with_what_is_around_them() -> None:
 
 async def test_a_redis_that_hangs_is_a_503_in_time() -> None:
     server = RedisServer()
-    redis = client(server)
+    redis = client(server, timeout=0.3)
     store = RedisIdempotency(redis)
     first = await fresh(store)
     with server.frozen():
