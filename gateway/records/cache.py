@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import orjson
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 
 from ..call import Principal
 from ..errors import StoreUnavailable
@@ -27,6 +27,12 @@ _NEGATIVE_SIZE = 10_000
 _POLL_SECONDS = 0.5
 _FORGET_AFTER = 600.0
 """Seconds without a successful poll after which changes may have been pruned unseen; they are kept for an hour."""
+_LATER = (
+    select(changes.c.seq, changes.c.kind, changes.c.target)
+    .where(changes.c.seq > bindparam("seen", type_=changes.c.seq.type))
+    .order_by(changes.c.seq)
+)
+"""What was changed since; asked by every worker twice a second, however little there is to do."""
 
 
 @dataclass(slots=True)
@@ -55,6 +61,7 @@ class KeyCache:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
+        self._later = str(_LATER.compile(dialect=database.dialect))
         self._store = store
         self._peppers = peppers
         self._static = dict(static or {})
@@ -176,15 +183,14 @@ class KeyCache:
         async with self._polling:
             began = self._clock()
             fresh = self._seen is None or began - self._polled > _FORGET_AFTER
-            query = select(changes.c.seq, changes.c.kind, changes.c.target).where(changes.c.seq > (self._seen or 0))
-            async with self._database.read() as connection:
-                if fresh:
+            if fresh:
+                async with self._database.read() as connection:
                     self._seen = await connection.scalar(select(func.max(changes.c.seq))) or 0
-                    self.clear()
-                else:
-                    rows = (await connection.execute(query.order_by(changes.c.seq))).all()
-                    self._apply({(row.kind, row.target) for row in rows})
-                    self._seen = rows[-1].seq if rows else self._seen
+                self.clear()
+            else:
+                rows = await self._database.direct.rows(self._later, (self._seen,))
+                self._apply({(kind, target) for _, kind, target in rows})
+                self._seen = rows[-1][0] if rows else self._seen
             self._polled = began
 
     def _apply(self, changed: set[tuple[str, str]]) -> None:
