@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import select
 import socket
+import time
 from collections.abc import Callable, Iterable
 
 EACH = 0.001
@@ -13,6 +15,10 @@ MOST = 100
 """Connections that are accepted at once, at most."""
 PATIENCE = 1.0
 """Seconds that a worker that stands by leaves to the others for accepting somebody: more than a crowd takes to come in."""
+
+LOOKS = 20
+"""How often a worker that sleeps looks, within its patience, whether there is nobody who waits."""
+BEAT_MS = 1000
 
 
 class Doors:
@@ -102,3 +108,18 @@ class BackDoors(Doors):
             self._watch(door)
         else:
             self._loop.call_later(PATIENCE, self._look, door, min(2 * most, MOST))
+
+
+def wanted(listening: socket.socket, beat: Callable[[], bool]) -> bool:
+    """Sleep until there was somebody to accept for all of ``PATIENCE``; False once ``beat``, which is called every second
+    or so, says False. Workers that accept leave nobody there between two looks, however many come."""
+    door = select.poll()
+    door.register(listening, select.POLLIN)
+    looks = 0
+    while beat():
+        if looks == LOOKS:
+            return True
+        if looks:
+            time.sleep(PATIENCE / LOOKS)
+        looks = looks + 1 if door.poll(0 if looks else BEAT_MS) else 0
+    return False

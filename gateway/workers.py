@@ -27,7 +27,7 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from config import Config, ConfigError, cpus
 
-from . import logs
+from . import doors, logs
 from .reload import Stamp, stamp_of
 from .worker import loop_factory, serve
 
@@ -115,9 +115,12 @@ class Log(Logger):  # type: ignore[misc]  # gunicorn has no types
 
 
 def _assign(supervisor: "Supervisor", worker: "Process") -> None:
-    """As many workers serve as there are CPUs, the others stand by: taking turns on a CPU costs more than it brings."""
-    serving = sum(not other.stands_by for other in supervisor.WORKERS.values())
-    worker.stands_by = serving >= cpus.available()
+    """As many workers serve as there are CPUs, the others stand by: taking turns on a CPU costs more than it brings. They
+    sleep, and cost next to nothing, until as many were wanted."""
+    others = supervisor.WORKERS.values()
+    worker.stands_by = sum(not other.stands_by for other in others) >= cpus.available()
+    awake = sum(other.stands_by and not other.sleeps for other in others)
+    worker.sleeps = worker.stands_by and awake >= supervisor.wanted
 
 
 def _forget(supervisor: "Supervisor", worker: "Process") -> None:
@@ -140,6 +143,8 @@ class Supervisor(Arbiter):  # type: ignore[misc]  # gunicorn has no types
     """When the next worker may start, on the monotonic clock."""
     problems: Sequence[str] = ()
     """Why no worker could start."""
+    wanted = 0
+    """Workers that stand by and had to wake up."""
 
     def signal(self, sig: int, frame: FrameType | None) -> None:
         if os.getpid() != self.pid:  # a worker, forked just now, that has not set its own yet
@@ -166,6 +171,9 @@ class Supervisor(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         """What keeps the first workers from starting ends all, as it ends a single one. Once there are some that serve,
         they go on, and another is tried after a pause: what is missing may come back."""
         self._learn(worker)
+        if worker.start.wanted:
+            self.wanted += 1  # the next one serves, with what the others run by now
+            return
         self.served = self.served or any(w.start.serves for w in (worker, *self.WORKERS.values()))
         if worker.start.serves or self.ending or self.problems:
             return
@@ -206,12 +214,20 @@ class Start:
         return self._memory[0] == 1
 
     @property
+    def wanted(self) -> bool:
+        """Whether it ended because one that serves was wanted in its place."""
+        return self._memory[0] == 2
+
+    @property
     def problems(self) -> list[str]:
         """Why it cannot; empty where it can, or was not able to say."""
         return self._memory[1:].rstrip(b"\0").decode(errors="replace").splitlines()
 
     def succeeded(self) -> None:
         self._memory[0] = 1
+
+    def woke(self) -> None:
+        self._memory[0] = 2
 
     def failed(self, problems: Sequence[str]) -> None:
         text = "\n".join(problems).encode()[:TEXT_BYTES]
@@ -239,7 +255,7 @@ class Start:
 class Process(Worker):  # type: ignore[misc]  # gunicorn has no types
     """One worker process."""
 
-    stands_by = False
+    stands_by = sleeps = False
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -253,6 +269,9 @@ class Process(Worker):  # type: ignore[misc]  # gunicorn has no types
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the worker runs: it looks at the file then
 
     def run(self) -> None:
+        if self.sleeps:
+            self._sleep()
+            return
         data, admin = (_duplicate(listener.sock) for listener in self.sockets)
         for listener in self.sockets:
             listener.sock.close()  # else it would go on listening while this worker drains, and nobody would answer
@@ -281,6 +300,16 @@ class Process(Worker):  # type: ignore[misc]  # gunicorn has no types
                 sys.exit(1)
             self.start.failed([f"the start failed: {type(exc).__name__}"])
 
+    def _sleep(self) -> None:
+        """Until the workers that serve leave somebody waiting; then end, and the parent starts one that takes them in."""
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+        if doors.wanted(self.sockets[0].sock, self._rest):
+            self.start.woke()
+
+    def _rest(self) -> bool:
+        self.notify()
+        return bool(os.getppid() == self.ppid)
+
     def _reload_all(self) -> None:
         """The parent has every worker read the configuration again; this one finds nothing new."""
         os.kill(self.ppid, signal.SIGHUP)
@@ -288,8 +317,7 @@ class Process(Worker):  # type: ignore[misc]  # gunicorn has no types
     def _beat(self) -> bool:
         """Tell the parent that this worker serves and its loop turns; False when there is no parent any more."""
         self.start.succeeded()
-        self.notify()
-        return bool(os.getppid() == self.ppid)
+        return self._rest()
 
 
 def _duplicate(listener: socket.socket) -> socket.socket:

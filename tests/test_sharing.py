@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from adapters.errors import ErrorKind, ProviderError
 from adapters.ratelimits import RateLimits
+from config import cpus
 from config.schema import Health as HealthConfig
 from config.schema import Redis, Retries
 from gateway import sharing
@@ -211,11 +212,12 @@ async def test_two_gateway_processes_share_a_breaker_and_a_recovery(tmp_path: Pa
         assert await served(two) == "x"
 
 
+@pytest.mark.skipif(cpus.available() < 2, reason="two workers serve where there are two CPUs")
 async def test_a_reload_that_one_worker_is_asked_for_happens_in_all(tmp_path: Path, own_redis: RedisServer) -> None:
-    server = {"server": {"workers": 3}}
+    server = {"server": {"workers": 2}}
     async with replicas(tmp_path, {"m": [deployment("demo-ok")]}, own_redis.url, 1, **server) as ((one,), _):
         deadline = time.monotonic() + 10
-        while await one.metric("sluice_config_info") < 3:
+        while await one.metric("sluice_config_info") < 2:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
         url = f"{one.admin_url}/admin/v1/config/reload"
@@ -223,7 +225,7 @@ async def test_a_reload_that_one_worker_is_asked_for_happens_in_all(tmp_path: Pa
             async with http.post(url, json={}) as response:
                 assert response.status == 200
         deadline = time.monotonic() + 5
-        while await one.metric("sluice_config_reloads_total", result="ok") < 4:  # the one that was asked reads twice
+        while await one.metric("sluice_config_reloads_total", result="ok") < 3:  # the one that was asked reads twice
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
 

@@ -7,8 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from .servers import RedisServer, free_port
 from .test_drain import children
 
 GET_IT = b"GET /it HTTP/1.1\r\nhost: x\r\n\r\n"
-HEALTH = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+OTHER_KEY = KEY[:-1] + "Z"
 PATIENCE = 0.05
 LOOPS = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 
@@ -135,29 +136,46 @@ def test_who_is_late_once_keeps_most_of_what_is_theirs(loop: type[asyncio.Abstra
     on(loop, run())
 
 
+def test_who_sleeps_wakes_up_when_somebody_waits_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doors, "PATIENCE", 0.2)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        socket.create_connection(listening.getsockname()),
+    ):
+        began = time.monotonic()
+        assert doors.wanted(listening, lambda: True)
+        assert time.monotonic() - began >= 0.18
+
+
+def test_who_sleeps_sleeps_on_where_others_accept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doors, "PATIENCE", 0.4)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        over = time.monotonic() + 1
+
+        def busy() -> None:
+            while time.monotonic() < over:
+                with socket.create_connection(listening.getsockname()):
+                    time.sleep(0.03)
+                    listening.accept()[0].close()
+                time.sleep(0.1)
+
+        others = threading.Thread(target=busy)
+        others.start()
+        assert not doors.wanted(listening, lambda: time.monotonic() < over)
+        others.join()
+
+
 @contextlib.contextmanager
 def two_workers_on_one_cpu(folder: Path, redis: str) -> Iterator[tuple[subprocess.Popen[bytes], int, Path]]:
-    port = free_port()
-    path, said = folder / "sluice.yaml", folder / "said"
-    document = {
-        "server": {"port": port, "workers": 2, "drain_delay": 0},
-        "admin": {"port": free_port()},
-        "keys": [{"name": "test", "key": KEY}],
-        "redis": {"url": redis},
-        "database": {"url": f"sqlite:///{folder}/sluice.db"},
-        "ledger": {"journal": f"{folder}/journal"},
-    }
-    path.write_text(yaml.safe_dump(document))
+    port, said = free_port(), folder / "said"
+    write(folder, port, redis, KEY)
     code = "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); os.execv(sys.executable, sys.argv[1:])"
-    command = [sys.executable, "-m", "gateway", "serve", str(path)]
+    command = [sys.executable, "-m", "gateway", "serve", str(folder / "sluice.yaml")]
     with said.open("wb") as stderr:
         process = subprocess.Popen([sys.executable, "-c", code, *command], cwd=Path(__file__).parents[1], stderr=stderr)
     try:
-        end = time.monotonic() + 20
-        while said.read_text().count('"serving"') < 2:
-            assert process.poll() is None
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        until(lambda: process.poll() is not None or serving(said) == 1)
+        assert process.poll() is None
         yield process, port, said
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -165,37 +183,73 @@ def two_workers_on_one_cpu(folder: Path, redis: str) -> Iterator[tuple[subproces
         process.wait()
 
 
-def answers(connections: list[socket.socket], seconds: float) -> int:
-    """How many of these clients are answered within so many seconds."""
-    for each in connections:
-        each.sendall(HEALTH)
-    got, end = 0, time.monotonic() + seconds
-    for each in connections:
-        each.settimeout(max(0.001, end - time.monotonic()))
-        with contextlib.suppress(TimeoutError):
-            got += each.recv(1000).startswith(b"HTTP/1.1 200")
-    return got
+def write(folder: Path, port: int, redis: str, key: str) -> None:
+    document = {
+        "server": {"port": port, "workers": 2, "drain_delay": 0},
+        "admin": {"port": 0},
+        "keys": [{"name": "test", "key": key}],
+        "redis": {"url": redis},
+        "database": {"url": f"sqlite:///{folder}/sluice.db"},
+        "ledger": {"journal": f"{folder}/journal"},
+    }
+    (folder / "new").write_text(yaml.safe_dump(document))
+    (folder / "new").replace(folder / "sluice.yaml")
+
+
+def serving(said: Path) -> int:
+    return said.read_text().count('"serving"')
+
+
+def until(found: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not found():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def status(port: int, key: str, seconds: float) -> int:
+    """What somebody new is answered who asks for the models; 0: nothing."""
+    with contextlib.suppress(TimeoutError), socket.create_connection(("127.0.0.1", port)) as made:
+        made.settimeout(seconds)
+        made.sendall(f"GET /v1/models HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n\r\n".encode())
+        return int(made.recv(1000).split()[1])
+    return 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs to choose a CPU")
-def test_of_two_workers_on_one_cpu_one_serves_and_the_other_is_there_when_it_hangs(
+def test_of_two_workers_on_one_cpu_one_serves_and_the_other_wakes_up_when_it_hangs(
     tmp_path: Path, redis_server: RedisServer
 ) -> None:
-    with (
-        two_workers_on_one_cpu(tmp_path, redis_server.url) as (process, port, said),
-        contextlib.ExitStack() as stack,
-    ):
-        clients = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(20)]
-        assert answers(clients, 5) == 20
+    with two_workers_on_one_cpu(tmp_path, redis_server.url) as (process, port, said):
+        assert [status(port, KEY, 5) for _ in range(20)] == [200] * 20
+        time.sleep(2)
+        assert serving(said) == 1
         assert "1 of 2 workers stand by, for there are 1 CPUs" in said.read_text()
-        served = {}
-        for worker in children(process.pid):
-            os.kill(worker, signal.SIGSTOP)
-            served[worker] = 20 - answers(clients, 0.5)
-            if served[worker]:
-                late = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
-                assert answers([late], 5) == 1, "the one that stood by"
-            os.kill(worker, signal.SIGCONT)
-        assert sorted(served.values()) == [0, 20]
+
+        # What it will serve is what the other one runs, not what the file says by then.
+        write(tmp_path, port, redis_server.url, OTHER_KEY)
+        until(lambda: status(port, OTHER_KEY, 5) == 200)
+        (tmp_path / "sluice.yaml").write_text("providers: [")
+        serves = min(children(process.pid))
+        os.kill(serves, signal.SIGSTOP)
+        assert status(port, OTHER_KEY, 30) == 200
+        assert serving(said) == 2
+        os.kill(serves, signal.SIGCONT)
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs to choose a CPU")
+def test_a_worker_that_sleeps_ends_with_the_others_and_is_replaced_when_it_dies(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    with two_workers_on_one_cpu(tmp_path, redis_server.url) as (process, port, said):
+        until(lambda: len(children(process.pid)) == 2)
+        sleeps = max(children(process.pid))
+        os.kill(sleeps, signal.SIGKILL)
+        until(lambda: sleeps not in children(process.pid) and len(children(process.pid)) == 2)
+        assert status(port, KEY, 5) == 200
+        assert serving(said) == 1
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert '"level":"error"' not in said.read_text().replace(" ", "").split("SIGKILL")[-1]

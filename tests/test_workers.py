@@ -17,10 +17,13 @@ from typing import Any
 import pytest
 import yaml
 
+from config import cpus
+
 from .running import KEY
 from .servers import RedisServer, free_port
 from .test_drain import children
 
+pytestmark = pytest.mark.skipif(cpus.available() < 2, reason="two workers serve where there are two CPUs")
 ROOT = Path(__file__).parents[1]
 RETRY_SECONDS = 1
 
