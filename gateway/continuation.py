@@ -64,13 +64,18 @@ class Resumable(StreamedAnswer):
             await super().pour(reply)
             before = self.text_bytes
             self._tail = super().last()  # only its last bytes tell whether the stream is complete
-        except ProviderError as error:
+            return
+        except ProviderError as exc:
+            error = exc
+        try:
             resume, self._resume = self._resume, None
             # Text that came out with the failing end has not reached the client: there is no telling where to go on.
             whole = self.finished or (before is not None and self.text_bytes != before)
             if resume is None or whole or not await resume(self, error):
-                raise
-            await self.pour(reply)
+                raise error
+        finally:
+            del error
+        await self.pour(reply)
 
     def last(self) -> bytes:
         return self._tail

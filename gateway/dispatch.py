@@ -116,15 +116,19 @@ class Dispatcher:
             try:
                 return await self._model(call, walk, record, failed)
             except FAILURES as exc:
-                kinds = kinds_of(exc)
+                failure = exc
+            try:
+                kinds = kinds_of(failure)
                 waiting[:0] = [
                     route for kind in kinds for route in self._router.fallbacks(call.route, kind, call.principal)
                 ]
                 if self._attempts.left(call, record) <= 0 or not await self._fall_back(call, waiting, seen, record):
-                    if isinstance(exc, GatewayError):
-                        raise
+                    if isinstance(failure, GatewayError):
+                        raise failure
                     # Bare: tenacity keeps the exception, which must not keep the call.
-                    raise told(exc, record) from bare(exc)
+                    raise told(failure, record) from bare(failure)
+            finally:
+                del failure
             begun, left = None, most - len(record.attempts)
 
     async def _fall_back(self, call: Prepared, waiting: list[Route], seen: set[str], record: CallRecord) -> bool:

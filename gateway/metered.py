@@ -147,11 +147,12 @@ class Metered:
         key, size = self.principal.key_id, self.bound.input_tokens
         cost, started = size + self.bound.output_tokens, time.perf_counter()
         try:
-            return await pool.enter(self.tier, key, cost, max(self.flex_until - time.monotonic(), 0.0), size)
-        except Overloaded:
-            lower = tiers.instead(self.tier, self.principal)
-            if lower is None:
-                raise
+            try:
+                return await pool.enter(self.tier, key, cost, max(self.flex_until - time.monotonic(), 0.0), size)
+            except Overloaded:
+                lower = tiers.instead(self.tier, self.principal)
+                if lower is None:
+                    raise
             await self.move(lower)
             self.downgraded = "capacity"
             return await pool.enter(lower, key, cost, 0, size)

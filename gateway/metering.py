@@ -49,9 +49,10 @@ class Meter(Means):
             lower = tiers.instead(tier, principal)
             if lower is None:
                 raise
-            metered = await self._reserve(call, principal, route, plan, record, lower)
-            metered.downgraded = "ramp" if isinstance(exc, RampExceeded) else "limit"
-            return metered
+            why = "ramp" if isinstance(exc, RampExceeded) else "limit"
+        metered = await self._reserve(call, principal, route, plan, record, lower)
+        metered.downgraded = why
+        return metered
 
     async def _growing(
         self, call: Call, principal: Principal, route: Route, plan: Plan, record: CallRecord, tier: str, terms: Terms
@@ -72,10 +73,17 @@ class Meter(Means):
     ) -> Metered:
         terms = self.terms(principal, route, plan, tier)
         bound = self._bound(call, terms)
+        reservation, refused = None, None
         try:
             reservation = await self._hold(call, terms, bound)
         except BudgetExceeded as exc:
-            reservation, bound = await self._shorter(call, plan, tier, terms, bound, exc)
+            refused = exc
+        if reservation is None:
+            assert refused is not None, "or it would be there"
+            try:
+                reservation, bound = await self._shorter(call, plan, tier, terms, bound, refused)
+            finally:
+                refused = None
         return _noted(Metered(self, call, principal, route, plan, tier, terms, reservation, bound), record)
 
     def _bound(self, call: Call, terms: Terms) -> Bound:

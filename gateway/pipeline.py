@@ -98,14 +98,20 @@ class Pipeline:
             if self.protection is not None:
                 self.protection.admit(record, principal.key_id)
             plan = tiers.fitting(self.router.plan(route, call), record, principal)
+            metered, refused = None, None
             try:
                 now = self.meter.reserve_now(call, principal, route, plan, record)
                 metered = now or await self.meter.reserve(call, principal, route, plan, record)
-            except LimitExceeded:
-                cheaper = await self._cheaper(call, principal, route, record)
-                if cheaper is None:
-                    raise
-                metered = cheaper
+            except LimitExceeded as exc:
+                refused = exc
+            if metered is None:
+                try:
+                    metered = await self._cheaper(call, principal, route, record)
+                    if metered is None:
+                        assert refused is not None, "or it would be reserved"
+                        raise refused
+                finally:
+                    refused = None
             held.append(metered)
             record.reserved = perf_counter()
             answering = self.dispatch.answer if metered.tier != "flex" else partial(flex.answer, self.dispatch)
@@ -201,11 +207,16 @@ class Pipeline:
             await self._settle(answer, metered, record)
             await reply.finish(last)
             await answer.close()
+            return
         except (ProviderError, *NONSENSE) as exc:
-            await self._broken(answer, record, reply, exc)
+            why = exc
         except BaseException:
             answer.abort()  # before anything else: the upstream is billed for what nobody reads
             raise
+        try:
+            await self._broken(answer, record, reply, why)
+        finally:
+            del why
 
     async def _broken(self, answer: StreamedAnswer, record: CallRecord, reply: Reply, why: Exception) -> None:
         error = why if isinstance(why, ProviderError) else unforeseen(why)

@@ -226,6 +226,7 @@ class Dispatcher:
             entry.first = entry.first or fence
         patience = _SENDINGS
         while patience > 0:
+            pauses = False
             try:
                 raw = await self._send(batch, fence)
             except Slow:
@@ -234,11 +235,13 @@ class Dispatcher:
                 patience -= 2
             except Broken:
                 patience -= 1
-                await asyncio.sleep(_PAUSE_SECONDS)
+                pauses = True
             else:
                 self._breaker.close()
                 self._apply(batch, Reply(batch, raw))
                 return
+            if pauses:
+                await asyncio.sleep(_PAUSE_SECONDS)
             fence += 1
         raise StoreDown("the counters do not answer")
 

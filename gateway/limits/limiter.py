@@ -1,5 +1,6 @@
 """What the pipeline sees of limits: reserve, then settle."""
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
@@ -209,9 +210,10 @@ class Limiter:
         if limits is None:
             return Reservation(rid, amounts, None, None, None)
         engine, need = self.engine, amounts.vector()
-        try:
+        outcome: Granted | Refused | None = None
+        with contextlib.suppress(StoreDown):
             outcome = await engine.reserve(rid, limits, need)
-        except StoreDown:
+        if outcome is None:
             engine = self._local
             try:
                 outcome = await engine.reserve(rid, limits, need)

@@ -4,14 +4,14 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from sqlalchemy import Connection as CoreConnection
-from sqlalchemy import Engine, Insert, Table, event, exc, inspect, text
+from sqlalchemy import Engine, Insert, Select, Table, event, exc, inspect, text
 from sqlalchemy.engine import URL, make_url
 
 from config.schema import Database as Options
@@ -20,6 +20,7 @@ from ..errors import StoreUnavailable
 from .direct import SQLiteThread, direct
 from .engine import Connection, begun, closed, connected, made
 
+T = TypeVar("T")
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _MIGRATION_LOCK = 0x51_1C_E0
 _WRITER_CACHE = 8_192
@@ -96,6 +97,11 @@ class Database:
         with _translated():
             async with asyncio.timeout(self._timeout), connected(self._engine) as connection:
                 yield connection
+
+    async def scalars(self, statement: Select[tuple[T]]) -> Sequence[T]:
+        """The one column that a query is for, of all its rows."""
+        async with self.read() as connection:
+            return (await connection.scalars(statement)).all()
 
     @contextlib.asynccontextmanager
     async def write(self, *, timeout: float | None = None) -> AsyncIterator[Connection]:

@@ -246,13 +246,16 @@ class Ledger:
 
     async def _insert(self, rows: Sequence[Row]) -> None:
         """Only rows that the database refuses for what is in them are put aside; all others wait until it takes them."""
+        refused = False
         try:
             await self._rows.insert(rows)
         except RowRefused:
-            await self._insert_halves(rows)
+            refused = True
         except Exception:
             self._sql_works = False
             raise
+        if refused:
+            await self._insert_halves(rows)
         self._sql_works = True
 
     async def _insert_halves(self, rows: Sequence[Row]) -> None:
@@ -305,9 +308,7 @@ class Ledger:
 
     async def _without_rows(self, rows: Sequence[Row]) -> list[Row]:
         ids = [identity(row)[0] for row in rows]
-        async with self._database.read() as connection:
-            found = await connection.scalars(select(ledger.c.request_id).where(ledger.c.request_id.in_(ids)))
-            present = set(found.all())
+        present = set(await self._database.scalars(select(ledger.c.request_id).where(ledger.c.request_id.in_(ids))))
         return [row for row in rows if identity(row)[0] not in present]
 
     async def _repeat(self, work: Callable[[], Any], seconds: float, sooner: asyncio.Event) -> None:
