@@ -1,0 +1,86 @@
+"""What lines of the log hide, and what they must not."""
+
+import json
+import logging
+
+import aiohttp
+import pytest
+
+from gateway import demo
+from gateway.logs import JSONFormatter, redact
+
+from .running import running
+
+ADMIN = "admin-0123456789abcdef0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "sk-proj-abcDEF0123456789abcDEF",
+        "sk-ant-api03-a_b-0123456789abcdef",
+        "sk-sl-0123456789abcdef0123456789abcdef0123456789abcdefg",
+        "pk-lf-01234567-89ab-cdef-0123-456789abcdef",
+        "gsk_0123456789abcdef0123456789abcdef",
+        "xai-0123456789abcdefghijklmnopqrstuvwxyz",
+        "hf_abcdefghijklmnopqrstuvwxyzABCDEFGH",
+        "r8_0123456789abcdefghijklmnopqrstuvwxyz1",
+        "pplx-0123456789abcdef0123456789abcdef0123456789abcdef",
+        "nvapi-0123456789abc_def-0123456789abcdef",
+        "key-0123456789abcdef0123456789abcdef",
+        "AIzaSyA0123456789abcdefghijklmnopqrstuv",
+        "ya29.a0AfH6SMBabcdef",
+        "AKIAIOSFODNN7EXAMPLE",
+        "ASIAIOSFODNN7EXAMPLE",
+        "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhbm4ifQ.c2lnbmF0dXJl",
+    ],
+)
+def test_S_18_what_looks_like_a_credential_is_blotted_out(secret: str) -> None:
+    line = json.dumps({"event": f"the provider said {secret}", "ok": 1})
+    assert json.loads(redact(line)) == {"event": "the provider said [redacted]", "ok": 1}
+
+
+@pytest.mark.parametrize("text", ["Authorization: Bearer abc", "redis://user:pass@host/0"])
+def test_S_18_so_is_what_stands_where_credentials_do(text: str) -> None:
+    assert "abc" not in redact(text)
+    assert "pass" not in redact(text)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "key_0199a1b2c3d4e5f60718293a",
+        "key:key_0199a1b2c3d4e5f60718293a",
+        "xai/grok-4-fast-non-reasoning:ok",
+        "xai-grok-4-fast-non-reasoning",
+        "asia-southeast1-vertex/gemini-3-flash:ok",
+        "hf-inference/meta-llama/Llama-3.3-70B-Instruct",
+        "pplx-embed-context-v1-4b",
+        "keyword-extraction-production",
+        "key-accounts-of-the-north",
+    ],
+)
+def test_names_are_no_credentials(name: str) -> None:
+    assert redact(name) == name
+
+
+async def test_the_access_log_names_the_virtual_key_and_the_deployment(caplog: pytest.LogCaptureFixture) -> None:
+    upstream = await demo.start()
+    provider = {"adapter": "openai", "base_url": f"{upstream.url}/openai/v1", "api_key": "up"}
+    models = {"m": [{"provider": "asia-southeast1-vertex", "model": "demo-ok", "name": "xai/grok-4-fast-reasoning"}]}
+    sections = {"auth": {"pepper": "p" * 32}, "admin": {"keys": {"ops": ADMIN}}}
+    async with (
+        running(models, upstream=upstream, providers={"asia-southeast1-vertex": provider}, **sections) as (gateway, _),
+        aiohttp.ClientSession() as http,
+    ):
+        headers = {"authorization": f"Bearer {ADMIN}"}
+        made = await http.post(f"{gateway.admin_url}/admin/v1/keys", json={"name": "k"}, headers=headers)
+        key = await made.json()
+        caplog.set_level(logging.INFO, "sluice.access")
+        body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+        headers = {"authorization": f"Bearer {key['key']}"}
+        answer = await http.post(f"{gateway.url}/v1/chat/completions", json=body, headers=headers)
+        assert answer.status == 200
+    (line,) = [r for r in caplog.records if r.name == "sluice.access"]
+    told = json.loads(JSONFormatter().format(line))
+    assert (told["key"], told["attempts"]) == (key["id"], ["xai/grok-4-fast-reasoning:ok"])
