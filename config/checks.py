@@ -1,6 +1,8 @@
 """What a schema cannot say: references between options, cycles, secrets that are too weak."""
 
+import hashlib
 from collections.abc import Collection, Iterable, Iterator
+from datetime import datetime
 from urllib.parse import urlsplit
 
 from .schema import AsManyAsCpus, Config, Deployment, Key, LimitValues, PublicModel
@@ -140,15 +142,25 @@ def _keys(config: Config) -> Iterator[str]:
             yield f"{path}.name: a second key called '{key.name}'"
         names.add(key.name)
         yield from _key_references(path, key, config)
-    digests = [k.digest for k in config.keys if k.digest]
-    secrets = [k.key.get_secret_value() for k in config.keys if k.key]
-    if len(set(digests)) != len(digests) or len(set(secrets)) != len(secrets):
+    digests = [digest for key in config.keys if (digest := _digest(key))]
+    if len(set(digests)) != len(digests):
         yield "keys: two keys have the same secret"
+
+
+def _digest(key: Key) -> str | None:
+    """What the key is found by, however it is given; None for one without either."""
+    return _sha256(key.key.get_secret_value()) if key.key is not None else key.digest
+
+
+def _sha256(secret: str) -> str:
+    return "sha256:" + hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _key_references(path: str, key: Key, config: Config) -> Iterator[str]:
     if (key.key is None) == (key.digest is None):
         yield f"{path}: give either `key` or `digest`"
+    if key.expires is not None and not _is_moment(key.expires):
+        yield f"{path}.expires: not an ISO 8601 date and time; write 2030-01-31T00:00:00Z"
     if key.team is not None and key.team not in config.teams:
         yield _unknown(f"{path}.team", "team", key.team, config.teams)
     if key.user is not None and key.user not in config.users:
@@ -158,18 +170,31 @@ def _key_references(path: str, key: Key, config: Config) -> Iterator[str]:
             yield _unknown(f"{path}.aliases.{alias}", "model", target, config.models)
 
 
+def _is_moment(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _secrets(config: Config) -> Iterator[str]:
     if config.auth.pepper is not None and len(config.auth.pepper.get_secret_value()) < MIN_SECRET:
         yield f"auth.pepper: shorter than {MIN_SECRET} characters"
     for i, pepper in enumerate(config.auth.previous_peppers):
         if len(pepper.get_secret_value()) < MIN_SECRET:
             yield f"auth.previous_peppers[{i}]: shorter than {MIN_SECRET} characters"
-    data_keys = {k.key.get_secret_value() for k in config.keys if k.key}
+    data_keys = {_digest(key) for key in config.keys}
+    known: set[str] = set()
     for name, admin in config.admin.keys.items():
         if len(admin.get_secret_value()) < MIN_SECRET:
             yield f"admin.keys.{name}: shorter than {MIN_SECRET} characters"
-        if admin.get_secret_value() in data_keys:
+        digest = _sha256(admin.get_secret_value())
+        if digest in data_keys:
             yield f"admin.keys.{name}: is also a virtual key; they must differ"
+        if digest in known:
+            yield f"admin.keys.{name}: is another admin key too; the audit log could not tell who did something"
+        known.add(digest)
     for i, key in enumerate(config.keys):
         if key.key is not None and len(key.key.get_secret_value()) < 16:
             yield f"keys[{i}].key: shorter than 16 characters"
