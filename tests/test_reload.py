@@ -33,10 +33,10 @@ AUTH = {"authorization": f"Bearer {ADMIN}"}
 class File:
     """What a gateway reads: set ``now`` to what the file says."""
 
-    now: Config | ConfigError
+    now: Config | Exception
 
     def __call__(self) -> Config:
-        if isinstance(self.now, ConfigError):
+        if isinstance(self.now, Exception):
             raise self.now
         return self.now
 
@@ -91,6 +91,24 @@ async def test_keys_of_the_database_do_not_outlive_their_team_or_user_in_the_fil
             file.now = other({"m": "demo-ok"}, teams=teams, users=users)
             await gateway.reloader.try_reload()
             assert await works() == wanted
+
+
+async def test_keys_and_members_do_not_outlive_their_organization_in_the_file() -> None:
+    """The budget of an organization is what bounds its teams, which the database has."""
+    operator, auth = Actor("admin:ops"), {"pepper": "p" * 32}
+    limited = {"acme": {"limits": {"budget": {"total": 1}}}}
+    async with reloadable({"m": "demo-ok"}, auth=auth, organizations=limited) as (gateway, _, file, other):
+        admin, cache = gateway.records.admin, gateway.records.keys
+        await admin.create(operator, "team", {"id": "t", "organization": "acme"})
+        key = (await admin.create(operator, "key", {"name": "a", "team": "t"}))["key"]
+        free = (await admin.create(operator, "key", {"name": "b"}))["key"]
+        for organizations, works in ((limited, True), ({}, False), (limited, True)):
+            file.now = other({"m": "demo-ok"}, organizations=organizations)
+            await gateway.reloader.reload()
+            assert (await cache.principal(key) is not None) == works
+            assert (await cache.member("ann", "t") is not None) == works
+            assert await cache.principal(free) is not None
+            assert await cache.member("ann", None) is not None
 
 
 async def test_a_reload_swaps_models_keys_and_version() -> None:
@@ -239,6 +257,22 @@ async def test_a_file_with_mistakes_changes_nothing_and_is_counted() -> None:
             *[("config.reload", "invalid_config")] * 3, ("config.reload", "ok"),
         ]  # fmt: skip
         assert noted[-1]["after"] == {"version": gateway.generation.version}
+
+
+async def test_a_reload_that_fails_as_nobody_foresaw_is_told_by_the_metric_and_by_readiness() -> None:
+    async with reloadable({"a": "demo-ok"}) as (gateway, _, file, other), aiohttp.ClientSession(headers=AUTH) as http:
+        before, value = gateway.generation, gateway.registry.get_sample_value
+        file.now = RecursionError("maximum recursion depth exceeded")
+        await gateway.reloader.try_reload()
+        assert gateway.generation is before
+        assert gateway.reloader.refused
+        assert value("sluice_config_last_reload_successful") == 0
+        async with http.post(f"{gateway.admin_url}/admin/v1/config/reload", json={}) as response:
+            assert response.status == 500
+        assert value("sluice_config_reloads_total", {"result": "invalid"}) == 2
+        file.now = other({"b": "demo-ok"})
+        await gateway.reloader.try_reload()
+        assert value("sluice_config_last_reload_successful") == 1
 
 
 async def test_the_effective_configuration_has_no_secret() -> None:
