@@ -11,6 +11,8 @@ import orjson
 from config.schema import Logging
 
 LOGGER = logging.getLogger("sluice.server")
+OURS = ("sluice", "gateway", "adapters", "config")
+"""What the names of the gateway's own loggers begin with."""
 _SECRET = re.compile(
     r"\b(?:(?i:sk|pk|rk|gsk|csk|ghp|nvapi)[-_][A-Za-z0-9_\-./+=]{12,}"
     r"|(?:xai|hf|r8|pplx|key-)[-_]?[A-Za-z0-9_\-]{0,32}?[A-Za-z0-9]{20,}[A-Za-z0-9_\-./+=]*"
@@ -64,7 +66,11 @@ def configure(config: Logging) -> None:
     handler.setFormatter(JSONFormatter() if config.format == "json" else TextFormatter())
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(config.level.upper())
+    level = logging.getLevelNamesMapping()[config.level.upper()]
+    # Below that, libraries log what they send and get: botocore the keys that AWS issues, aiosqlite the values of rows.
+    root.setLevel(max(level, logging.INFO))
+    for name in OURS:
+        logging.getLogger(name).setLevel(level)
     logging.getLogger("sluice.access").setLevel(logging.INFO if config.access else logging.CRITICAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it prints representations of what failed
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)  # what it has loaded is nobody's event

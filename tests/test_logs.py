@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 
 import aiohttp
 import pytest
@@ -84,3 +86,32 @@ async def test_the_access_log_names_the_virtual_key_and_the_deployment(caplog: p
     (line,) = [r for r in caplog.records if r.name == "sluice.access"]
     told = json.loads(JSONFormatter().format(line))
     assert (told["key"], told["attempts"]) == (key["id"], ["xai/grok-4-fast-reasoning:ok"])
+
+
+ISSUED = b"""<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult><Credentials>
+<AccessKeyId>ASIAca7a51e5</AccessKeyId><SecretAccessKey>ca7a51e5+secret/access</SecretAccessKey>
+<SessionToken>ca7a51e5//token</SessionToken><Expiration>2030-01-01T00:00:00Z</Expiration>
+</Credentials></AssumeRoleResult></AssumeRoleResponse>"""
+TALKATIVE = f"""
+import asyncio, logging
+import aiosqlite
+from config.schema import Logging
+from gateway import logs
+from gateway.credentials.aws import _sts_answer
+
+async def write():
+    async with aiosqlite.connect(":memory:") as database:
+        await database.execute("CREATE TABLE t (a)")
+        await database.execute("INSERT INTO t VALUES (?)", ("ca7a51e5 in a row",))
+
+logs.configure(Logging(level="debug"))
+assert _sts_answer("AssumeRole", {ISSUED!r})["SessionToken"]
+asyncio.run(write())
+logging.getLogger("sluice.server").debug("ours")
+logging.getLogger("gateway.records.cache").debug("ours too")
+"""
+
+
+def test_S_18_at_debug_no_library_tells_what_it_sends_and_gets() -> None:
+    ran = subprocess.run([sys.executable, "-c", TALKATIVE], capture_output=True, text=True, check=True, timeout=60)
+    assert [json.loads(line)["event"] for line in ran.stderr.splitlines()] == ["ours", "ours too"]
