@@ -1,12 +1,14 @@
 """What a schema cannot say: references between options, cycles, secrets that are too weak."""
 
 import hashlib
+import re
 from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime
 from urllib.parse import urlsplit
 
 from .schema import AsManyAsCpus, Config, Deployment, Key, LimitValues, PublicModel
 
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 MIN_SECRET = 32
 """Characters of a secret below which it can be guessed (256 bits in base62 are 43)."""
 
@@ -19,6 +21,7 @@ def problems(config: Config) -> list[str]:
         _owners,
         _keys,
         _secrets,
+        _headers,
         _addresses,
         _identity,
         _capacities,
@@ -198,6 +201,20 @@ def _secrets(config: Config) -> Iterator[str]:
     for i, key in enumerate(config.keys):
         if key.key is not None and len(key.key.get_secret_value()) < 16:
             yield f"keys[{i}].key: shorter than 16 characters"
+
+
+def _headers(config: Config) -> Iterator[str]:
+    """What must fit into a header: files that secrets are kept in end with a line break more often than not."""
+    secrets = [
+        *((f"providers.{name}.api_key", p.api_key) for name, p in config.providers.items()),
+        *((f"providers.{n}.headers.{h}", v) for n, p in config.providers.items() for h, v in p.headers.items()),
+        *((f"keys[{i}].key", key.key) for i, key in enumerate(config.keys)),
+        *((f"admin.keys.{name}", key) for name, key in config.admin.keys.items()),
+    ]
+    for path, secret in secrets:
+        text = secret.get_secret_value() if secret is not None else ""
+        if text != text.strip() or _CONTROL.search(text):
+            yield f"{path}: no header can hold it: it ends or begins with a blank or a line break, or has one in it"
 
 
 def _addresses(config: Config) -> Iterator[str]:

@@ -128,6 +128,22 @@ def test_what_is_merged_may_be_said_otherwise_beside_it() -> None:
     assert [(t.tags, t.limits.rpm) for t in config.teams.values()] == [(("y",), 1), (("z",), 1)]
 
 
+@pytest.mark.parametrize("around", ["{}\n", "{}\r\n", " {}", "{}\x00"])
+def test_a_secret_that_no_header_can_hold_is_named_and_not_shown(around: str) -> None:
+    secret = around.format("0123456789abcdef" * 2)
+    text = changed(
+        providers={"openai": {"adapter": "openai", "api_key": "${SECRET}", "headers": {"x-team": "${SECRET}"}}},
+        keys=[{"name": "a", "key": "${SECRET}"}],
+        admin={"keys": {"ops": "${SECRET}1"}},
+    )
+    with pytest.raises(ConfigError) as refused:
+        parse(text, {"SECRET": secret})
+    told = refused.value.problems
+    paths = ["providers.openai.api_key", "providers.openai.headers.x-team", "keys[0].key", "admin.keys.ops"]
+    assert [p.split(":")[0] for p in told] == paths
+    assert "0123456789" not in "".join(told)
+
+
 def test_S_12_one_secret_is_one_key_however_it_is_written() -> None:
     secret, other = "sk-sl-" + "0123456789abcdef" * 2, "sk-sl-" + "fedcba9876543210" * 2
     digest = "sha256:" + hashlib.sha256(secret.encode()).hexdigest()
