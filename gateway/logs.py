@@ -56,6 +56,8 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S")
         text = redact(record.getMessage())
+        if record.exc_info and record.exc_info[0] is not None:
+            text += f" ({record.exc_info[0].__name__})"
         printable = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
         return f"{at} {record.levelname.lower():7} {printable}"
 

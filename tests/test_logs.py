@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from gateway import demo
-from gateway.logs import JSONFormatter, redact
+from gateway.logs import JSONFormatter, TextFormatter, redact
 
 from .running import running
 
@@ -86,6 +86,18 @@ async def test_the_access_log_names_the_virtual_key_and_the_deployment(caplog: p
     (line,) = [r for r in caplog.records if r.name == "sluice.access"]
     told = json.loads(JSONFormatter().format(line))
     assert (told["key"], told["attempts"]) == (key["id"], ["xai/grok-4-fast-reasoning:ok"])
+
+
+@pytest.mark.parametrize("formatter", [JSONFormatter(), TextFormatter()])
+def test_an_exception_is_told_by_its_kind_alone(formatter: logging.Formatter, caplog: pytest.LogCaptureFixture) -> None:
+    try:
+        raise LookupError("a prompt")
+    except LookupError:
+        logging.getLogger("sluice.test").exception("looking up failed")
+    line = formatter.format(caplog.records[-1])
+    assert "looking up failed" in line
+    assert "LookupError" in line
+    assert "a prompt" not in line
 
 
 ISSUED = b"""<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult><Credentials>
