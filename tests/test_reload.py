@@ -18,6 +18,7 @@ from adapters.errors import ErrorKind, ProviderError
 from config import Config, ConfigError
 from gateway import demo
 from gateway.app import Gateway
+from gateway.effective import effective
 from gateway.generation import version
 from gateway.management.roles import actor_of
 from gateway.records.grants import Actor
@@ -294,6 +295,20 @@ async def test_the_effective_configuration_has_no_secret() -> None:
         assert ADMIN not in text
         async with http.get(f"{gateway.url}/admin/v1/config/effective") as response:
             assert response.status == 404
+
+
+def test_the_effective_configuration_has_no_secret_of_an_address() -> None:
+    jwt = {"issuer": "i", "audience": "a", "jwks_url": "https://ann:hunter2@issuer/keys?token=hunter2"}
+    langfuse = {"host": "https://ann:hunter2@langfuse:3000/", "public_key": "p", "secret_key": "s"}
+    config = configuration(
+        "http://127.0.0.1:1", "/nowhere", {"a": "demo-ok"}, auth={"jwt": jwt},
+        tracing={"endpoint": "http://collector:4318/v1/traces?api_key=hunter2", "langfuse": langfuse},
+    )  # fmt: skip
+    shown = effective(config)
+    assert "hunter2" not in str(shown)
+    assert shown["tracing"]["endpoint"] == "http://collector:4318/v1/traces?**********"
+    assert shown["tracing"]["langfuse"]["host"] == "https://**********@langfuse:3000/"
+    assert shown["auth"]["jwt"]["jwks_url"] == "https://**********@issuer/keys?**********"
 
 
 def test_the_version_tells_any_two_configurations_apart() -> None:
