@@ -1,10 +1,12 @@
 """Logging of the process: one event a line, control characters escaped, secrets of known shapes blotted out."""
 
+import asyncio
 import logging
 import re
 import sys
 import traceback
 from datetime import UTC, datetime
+from typing import Any
 
 import orjson
 
@@ -74,7 +76,9 @@ def configure(config: Logging) -> None:
     for name in OURS:
         logging.getLogger(name).setLevel(level)
     logging.getLogger("sluice.access").setLevel(logging.INFO if config.access else logging.CRITICAL)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it prints representations of what failed
+    logging.getLogger("asyncio").setLevel(
+        logging.CRITICAL
+    )  # it prints representations of what failed; see ``log_lost``
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)  # what it has loaded is nobody's event
 
 
@@ -85,3 +89,10 @@ def log_crash(exc: object) -> None:
     frames = traceback.extract_tb(exc.__traceback__)
     where = " < ".join(f"{f.filename.rsplit('/', 2)[-1]}:{f.lineno}:{f.name}" for f in reversed(frames[-8:]))
     LOGGER.error("%s", orjson.dumps({"event": "crash", "kind": type(exc).__name__, "where": where}).decode())
+
+
+def log_lost(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what failed where nobody waits for it, as an event loop tells it; asyncio's own line holds its text."""
+    failed = context.get("exception")
+    if not isinstance(failed, OSError):  # a connection that broke is its owner's matter
+        log_crash(failed)

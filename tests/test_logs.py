@@ -1,17 +1,21 @@
 """What lines of the log hide, and what they must not."""
 
+import asyncio
+import gc
 import json
 import logging
 import subprocess
 import sys
+from pathlib import Path
 
 import aiohttp
 import pytest
 
-from gateway import demo
+from config import ConfigError
+from gateway import demo, worker
 from gateway.logs import JSONFormatter, TextFormatter, redact
 
-from .running import running
+from .running import configuration, running
 
 ADMIN = "admin-0123456789abcdef0123456789abcdef"
 
@@ -98,6 +102,30 @@ def test_an_exception_is_told_by_its_kind_alone(formatter: logging.Formatter, ca
     assert "looking up failed" in line
     assert "LookupError" in line
     assert "a prompt" not in line
+
+
+async def test_what_fails_where_nobody_waits_is_told_by_its_kind_and_place(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """Whatever becomes of the start of a worker, its event loop tells from then on."""
+
+    async def forgotten(error: Exception) -> None:
+        raise error
+
+    config = configuration(
+        "http://127.0.0.1:1", str(tmp_path), {"m": "demo-ok"}, database={"url": "sqlite:////dev/null/x"}
+    )
+    with pytest.raises(ConfigError):
+        await worker.serve(config, lambda: config, tmp_path, None)
+    for error in (LookupError("a prompt"), ConnectionResetError("a client")):
+        asyncio.get_running_loop().create_task(forgotten(error))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    gc.collect()
+    crashes = [json.loads(r.getMessage()) for r in caplog.records if '"crash"' in r.getMessage()]
+    assert [crash["kind"] for crash in crashes] == ["LookupError"]
+    assert ":forgotten" in crashes[0]["where"]
+    assert "a prompt" not in caplog.text
 
 
 ISSUED = b"""<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult><Credentials>
