@@ -20,10 +20,11 @@ _SECRET = re.compile(
     r"|(?:xai|hf|r8|pplx|key-)[-_]?[A-Za-z0-9_\-]{0,32}?[A-Za-z0-9]{20,}[A-Za-z0-9_\-./+=]*"
     r"|AIza[A-Za-z0-9_\-]{20,}|ya29\.[A-Za-z0-9_\-.]{12,}|(?:AKIA|ASIA)[A-Z0-9]{12,}"
     r"|eyJ[A-Za-z0-9_\-]{12,}\.[A-Za-z0-9_\-.]{12,})"
-    r"|(?i:bearer)\s+[^\s\"]+|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"
+    r"|(?i:bearer)\s+[^\s\"\\]+|(?<=://)[^/\s:@\"\\]+:[^/\s@\"\\]+(?=@)"
 )
 """What credentials look like. Names of models, regions and keys begin like some (`xai/grok-4-fast-reasoning`, `asia-east1`,
-`key_` and 24 digits, the id of a virtual key): of those prefixes only what goes on as no name does is one."""
+`key_` and 24 digits, the id of a virtual key): of those prefixes only what goes on as no name does is one. None reaches over the end of a text in JSON: clients say some
+of these texts."""
 
 
 def redact(text: str) -> str:

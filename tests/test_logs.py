@@ -13,7 +13,9 @@ import pytest
 
 from config import ConfigError
 from gateway import demo, worker
+from gateway.call import CallRecord
 from gateway.logs import JSONFormatter, TextFormatter, redact
+from gateway.observers.access_log import AccessLog
 
 from .running import configuration, running
 
@@ -50,6 +52,18 @@ def test_S_18_what_looks_like_a_credential_is_blotted_out(secret: str) -> None:
 def test_S_18_so_is_what_stands_where_credentials_do(text: str) -> None:
     assert "abc" not in redact(text)
     assert "pass" not in redact(text)
+
+
+@pytest.mark.parametrize("given", ["bearer x", 'Bearer a"b', "x://a:b", 'x://a:b"c@d', "sk-0123456789abcdef\\"])
+def test_S_20_no_client_makes_its_line_of_the_access_log_unreadable(
+    given: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "sluice.access")
+    record = CallRecord("req_1", "claude@20250514", status=200, client_request_id=given)
+    AccessLog().call_finished(record)
+    told = json.loads(JSONFormatter().format(caplog.records[-1]))
+    assert (told["event"], told["request_id"], told["model"]) == ("call", "req_1", "claude@20250514")
+    assert told["ms"] >= 0
 
 
 @pytest.mark.parametrize(
