@@ -59,7 +59,8 @@ class AdminEndpoints:
         try:
             operation.allow(actor)
         except PermissionDenied as error:
-            await self._note(operation, actor, identity, error)
+            if operation.method != "GET":  # a dashboard may ask for what it must not see, again and again
+                await self._note(operation, actor, identity, error)
             raise
         raw = await exchange.body() if operation.body is not None else b""
         body = parse_json(raw) if operation.body is not None else None
@@ -73,7 +74,7 @@ class AdminEndpoints:
         return _response(Replay(operation.status, {}, orjson.dumps(done)), exchange)
 
     async def _note(self, operation: Operation, actor: Actor, identity: str, refusal: PermissionDenied) -> None:
-        """What a role tried that it is not for is in the audit log, as what it may not do to somebody is."""
+        """A change that a role is not for is in the audit log, as one is that it may not make to somebody."""
         action = f"{operation.method} {operation.path}"
         try:
             await self.audit.record(
