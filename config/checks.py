@@ -220,6 +220,8 @@ def _headers(config: Config) -> Iterator[str]:
 def _addresses(config: Config) -> Iterator[str]:
     for name, provider in config.providers.items():
         url = provider.base_url or ""
+        if url and not _is_address(url, "http", "https"):
+            yield f"providers.{name}.base_url: not an address; write https://HOST/v1"
         host = url.removeprefix("http://").split("/", 1)[0].rsplit("@", 1)[-1]
         loopback = host.startswith(("127.", "localhost", "[::1]"))
         if url.startswith("http://") and not loopback and not provider.allow_plain_http:
@@ -236,6 +238,8 @@ def _addresses(config: Config) -> Iterator[str]:
         yield "counters.webhook: not an address; write https://..."
     if config.tracing.endpoint is not None and not _is_address(config.tracing.endpoint, "http", "https"):
         yield "tracing.endpoint: not an address; write http://collector:4318/v1/traces"
+    if config.tracing.langfuse is not None and not _is_address(config.tracing.langfuse.host, "http", "https"):
+        yield "tracing.langfuse.host: not an address; write https://cloud.langfuse.com"
 
 
 def _is_address(url: str, *schemes: str) -> bool:
@@ -248,9 +252,10 @@ def _is_address(url: str, *schemes: str) -> bool:
 
 def _identity(config: Config) -> Iterator[str]:
     if config.auth.jwt is not None:
-        url = urlsplit(config.auth.jwt.jwks_url)
-        loopback = url.hostname in ("127.0.0.1", "localhost", "::1")
-        if not url.hostname or not (url.scheme == "https" or (url.scheme == "http" and loopback)):
+        jwks, safe = config.auth.jwt.jwks_url, ["https"]
+        if _is_address(jwks, "http") and urlsplit(jwks).hostname in ("127.0.0.1", "localhost", "::1"):
+            safe.append("http")
+        if not _is_address(jwks, *safe):
             yield "auth.jwt.jwks_url: must be an https:// address: who can change the answer can sign tokens"
 
 

@@ -81,6 +81,16 @@ def test_every_option_has_one_meaning() -> None:
         ("a: [", "not YAML:"),
         ("keys: [{name: a, key: 0123456789abcdef, expires: tomorrow}]", "keys[0].expires: not an ISO 8601"),
         ("a: {<<: {b: 1}, c: 1, c: 2}", "not YAML: line 1, column 23: duplicate key 'c'"),
+        ("providers: {o: {adapter: openai, base_url: 'https://[x/v1'}}", "providers.o.base_url: not an address"),
+        ("providers: {o: {adapter: openai, base_url: 'https://x:99999/v1'}}", "providers.o.base_url: not an address"),
+        (
+            "auth: {jwt: {issuer: i, audience: a, jwks_url: 'https://[x'}}",
+            "auth.jwt.jwks_url: must be an https:// address",
+        ),
+        (
+            "tracing: {langfuse: {host: 'https://[x', public_key: p, secret_key: s}}",
+            "tracing.langfuse.host: not an address",
+        ),
         ("a: {? [b] : 1}", "not YAML: line 1, column 7: keys must be plain values"),
     ],
 )
