@@ -1,10 +1,14 @@
 """What a schema cannot say: references between options, cycles, secrets that are too weak."""
 
+import hashlib
+import re
 from collections.abc import Collection, Iterable, Iterator
+from datetime import datetime
 from urllib.parse import urlsplit
 
 from .schema import AsManyAsCpus, Config, Deployment, Key, LimitValues, PublicModel
 
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 MIN_SECRET = 32
 """Characters of a secret below which it can be guessed (256 bits in base62 are 43)."""
 
@@ -17,6 +21,7 @@ def problems(config: Config) -> list[str]:
         _owners,
         _keys,
         _secrets,
+        _headers,
         _addresses,
         _identity,
         _capacities,
@@ -140,15 +145,25 @@ def _keys(config: Config) -> Iterator[str]:
             yield f"{path}.name: a second key called '{key.name}'"
         names.add(key.name)
         yield from _key_references(path, key, config)
-    digests = [k.digest for k in config.keys if k.digest]
-    secrets = [k.key.get_secret_value() for k in config.keys if k.key]
-    if len(set(digests)) != len(digests) or len(set(secrets)) != len(secrets):
+    digests = [digest for key in config.keys if (digest := _digest(key))]
+    if len(set(digests)) != len(digests):
         yield "keys: two keys have the same secret"
+
+
+def _digest(key: Key) -> str | None:
+    """What the key is found by, however it is given; None for one without either."""
+    return _sha256(key.key.get_secret_value()) if key.key is not None else key.digest
+
+
+def _sha256(secret: str) -> str:
+    return "sha256:" + hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _key_references(path: str, key: Key, config: Config) -> Iterator[str]:
     if (key.key is None) == (key.digest is None):
         yield f"{path}: give either `key` or `digest`"
+    if key.expires is not None and not _is_moment(key.expires):
+        yield f"{path}.expires: not an ISO 8601 date and time; write 2030-01-31T00:00:00Z"
     if key.team is not None and key.team not in config.teams:
         yield _unknown(f"{path}.team", "team", key.team, config.teams)
     if key.user is not None and key.user not in config.users:
@@ -158,26 +173,55 @@ def _key_references(path: str, key: Key, config: Config) -> Iterator[str]:
             yield _unknown(f"{path}.aliases.{alias}", "model", target, config.models)
 
 
+def _is_moment(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _secrets(config: Config) -> Iterator[str]:
     if config.auth.pepper is not None and len(config.auth.pepper.get_secret_value()) < MIN_SECRET:
         yield f"auth.pepper: shorter than {MIN_SECRET} characters"
     for i, pepper in enumerate(config.auth.previous_peppers):
         if len(pepper.get_secret_value()) < MIN_SECRET:
             yield f"auth.previous_peppers[{i}]: shorter than {MIN_SECRET} characters"
-    data_keys = {k.key.get_secret_value() for k in config.keys if k.key}
+    data_keys = {_digest(key) for key in config.keys}
+    known: set[str] = set()
     for name, admin in config.admin.keys.items():
         if len(admin.get_secret_value()) < MIN_SECRET:
             yield f"admin.keys.{name}: shorter than {MIN_SECRET} characters"
-        if admin.get_secret_value() in data_keys:
+        digest = _sha256(admin.get_secret_value())
+        if digest in data_keys:
             yield f"admin.keys.{name}: is also a virtual key; they must differ"
+        if digest in known:
+            yield f"admin.keys.{name}: is another admin key too; the audit log could not tell who did something"
+        known.add(digest)
     for i, key in enumerate(config.keys):
         if key.key is not None and len(key.key.get_secret_value()) < 16:
             yield f"keys[{i}].key: shorter than 16 characters"
 
 
+def _headers(config: Config) -> Iterator[str]:
+    """What must fit into a header: files that secrets are kept in end with a line break more often than not."""
+    secrets = [
+        *((f"providers.{name}.api_key", p.api_key) for name, p in config.providers.items()),
+        *((f"providers.{n}.headers.{h}", v) for n, p in config.providers.items() for h, v in p.headers.items()),
+        *((f"keys[{i}].key", key.key) for i, key in enumerate(config.keys)),
+        *((f"admin.keys.{name}", key) for name, key in config.admin.keys.items()),
+    ]
+    for path, secret in secrets:
+        text = secret.get_secret_value() if secret is not None else ""
+        if text != text.strip() or _CONTROL.search(text):
+            yield f"{path}: no header can hold it: it ends or begins with a blank or a line break, or has one in it"
+
+
 def _addresses(config: Config) -> Iterator[str]:
     for name, provider in config.providers.items():
         url = provider.base_url or ""
+        if url and not _is_address(url, "http", "https"):
+            yield f"providers.{name}.base_url: not an address; write https://HOST/v1"
         host = url.removeprefix("http://").split("/", 1)[0].rsplit("@", 1)[-1]
         loopback = host.startswith(("127.", "localhost", "[::1]"))
         if url.startswith("http://") and not loopback and not provider.allow_plain_http:
@@ -194,6 +238,8 @@ def _addresses(config: Config) -> Iterator[str]:
         yield "counters.webhook: not an address; write https://..."
     if config.tracing.endpoint is not None and not _is_address(config.tracing.endpoint, "http", "https"):
         yield "tracing.endpoint: not an address; write http://collector:4318/v1/traces"
+    if config.tracing.langfuse is not None and not _is_address(config.tracing.langfuse.host, "http", "https"):
+        yield "tracing.langfuse.host: not an address; write https://cloud.langfuse.com"
 
 
 def _is_address(url: str, *schemes: str) -> bool:
@@ -206,9 +252,10 @@ def _is_address(url: str, *schemes: str) -> bool:
 
 def _identity(config: Config) -> Iterator[str]:
     if config.auth.jwt is not None:
-        url = urlsplit(config.auth.jwt.jwks_url)
-        loopback = url.hostname in ("127.0.0.1", "localhost", "::1")
-        if not url.hostname or not (url.scheme == "https" or (url.scheme == "http" and loopback)):
+        jwks, safe = config.auth.jwt.jwks_url, ["https"]
+        if _is_address(jwks, "http") and urlsplit(jwks).hostname in ("127.0.0.1", "localhost", "::1"):
+            safe.append("http")
+        if not _is_address(jwks, *safe):
             yield "auth.jwt.jwks_url: must be an https:// address: who can change the answer can sign tokens"
 
 

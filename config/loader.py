@@ -14,6 +14,7 @@ from .checks import problems
 from .schema import Config
 
 _VARIABLE = re.compile(r"\$(?:\$|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:-[^}]*)?\})")
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 class ConfigError(Exception):
@@ -68,17 +69,20 @@ def where(error: yaml.YAMLError) -> str:
 class _Loader(yaml.SafeLoader):
     """Refuses duplicate keys, which YAML's own loader resolves in silence."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        self.flatten_mapping(node)
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """As it is written: what `<<` brings along later may be said otherwise beside it."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == _MERGE:
+                continue
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str | int | float | bool | None):
                 raise yaml.constructor.ConstructorError(None, None, "keys must be plain values", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
             seen.add(key)
-        return super().construct_mapping(node, deep)
+        return node
 
 
 def _expand(value: Any, environ: Mapping[str, str], path: str, mistakes: list[str]) -> Any:

@@ -537,7 +537,10 @@ class Health(Model):
 
 
 class Logging(Model):
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info",
+        description="debug: the gateway's own lines alone; what libraries would say there may hold credentials.",
+    )
     format: Literal["json", "text"] = "json"
     access: bool = True
 

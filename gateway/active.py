@@ -8,7 +8,7 @@ provider and is in no ledger of ours: for those who ask for it.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import orjson
@@ -61,7 +61,9 @@ class ActiveHealth:
         def gauge(name: str, text: str, mode: str) -> Gauge:
             return Gauge(name, text, ["provider"], registry=registry, multiprocess_mode=mode)  # type: ignore[arg-type]  # a Literal
 
-        self._reachable = gauge("sluice_upstream_reachable", "1 where the last active check succeeded.", "livemin")
+        self._reachable = gauge(
+            "sluice_upstream_reachable", "1 where the last active check of any of its deployments succeeded.", "livemin"
+        )
         self._seconds = gauge("sluice_upstream_check_seconds", "What the last active check took.", "livemax")
 
     async def start(self) -> None:
@@ -80,15 +82,26 @@ class ActiveHealth:
         self._forget_all_but({d.id: d.provider for group in found for d in group})
         if options is None:
             return
-        several = asyncio.Semaphore(AT_ONCE)
+        several, answers = asyncio.Semaphore(AT_ONCE), dict[str, list[tuple[bool, float]]]()
 
         async def one(group: tuple[Deployment, ...]) -> None:
             async with several:
-                await self._check(group, options, runs)
+                if (answer := await self._check(group, options, runs)) is not None:
+                    answers.setdefault(group[0].provider, []).append(answer)
 
-        async with asyncio.TaskGroup() as tasks:
-            for group in found:
-                tasks.create_task(one(group))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for group in found:
+                    tasks.create_task(one(group))
+        finally:
+            self._tell(answers)
+
+    def _tell(self, answers: Mapping[str, Sequence[tuple[bool, float]]]) -> None:
+        """Which providers answered, however many of their deployments were asked: one of these that fails is away alone."""
+        for provider, told in answers.items():
+            self._told.add(provider)
+            self._reachable.labels(provider).set(any(answered for answered, _ in told))
+            self._seconds.labels(provider).set(max(took for _, took in told))
 
     def _forget_all_but(self, checked: Mapping[str, str]) -> None:
         """A reload may have removed what was checked, or the checks: no series tells of it. ``checked``: the provider of each deployment."""
@@ -107,7 +120,10 @@ class ActiveHealth:
                 log.exception("an active check failed")
             await asyncio.sleep(options.interval if options is not None else IDLE)
 
-    async def _check(self, group: tuple[Deployment, ...], options: ActiveChecks, runs: Checked) -> None:
+    async def _check(
+        self, group: tuple[Deployment, ...], options: ActiveChecks, runs: Checked
+    ) -> tuple[bool, float] | None:
+        """Whether there was an answer, and the seconds until then; None where nothing could be asked."""
         first, began = group[0], time.perf_counter()
         try:
             async with asyncio.timeout(options.timeout):
@@ -118,15 +134,12 @@ class ActiveHealth:
         except ProviderError as exc:
             failure = exc
         except UnsupportedParameter:
-            return  # a model that completes nothing: no check can be made of it
-        self._told.add(first.provider)
+            return None  # a model that completes nothing: no check can be made of it
         took = time.perf_counter() - began
-        self._reachable.labels(first.provider).set(failure is None)
-        self._seconds.labels(first.provider).set(took)
-        if failure is not None and self._credentials.at_fault(first.credential, failure, took):
-            return
-        for deployment in group:
-            self._note(deployment, failure, runs.routes)
+        if failure is None or not self._credentials.at_fault(first.credential, failure, took):
+            for deployment in group:
+                self._note(deployment, failure, runs.routes)
+        return failure is None, took
 
     def _note(self, deployment: Deployment, failure: ProviderError | None, routes: Mapping[str, Route]) -> None:
         """A failure counts like one of a request; a success ends only what checks have begun, for it proves less."""

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
@@ -17,7 +18,21 @@ def effective(config: Config) -> dict[str, Any]:
     shown: dict[str, Any] = json.loads(config.model_dump_json())  # SecretStr dumps as asterisks
     for name, provider in config.providers.items():
         shown["providers"][name]["options"] = _options(provider.adapter, provider.options)
+    tracing, jwt = shown["tracing"], shown["auth"]["jwt"]
+    for owner, option in ((tracing, "endpoint"), (tracing["langfuse"], "host"), (jwt, "jwks_url")):
+        if owner is not None and owner[option] is not None:
+            owner[option] = _address(owner[option])
     return shown
+
+
+def _address(url: str) -> str:
+    """Without what may be a credential in it: user and password, and the query."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return MASK
+    user, at, host = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{user and MASK}{at}{host}", query=parts.query and MASK).geturl()
 
 
 def _options(adapter: str, raw: Mapping[str, Any]) -> Any:

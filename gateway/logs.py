@@ -1,20 +1,30 @@
 """Logging of the process: one event a line, control characters escaped, secrets of known shapes blotted out."""
 
+import asyncio
 import logging
 import re
 import sys
 import traceback
 from datetime import UTC, datetime
+from typing import Any
 
 import orjson
 
 from config.schema import Logging
 
 LOGGER = logging.getLogger("sluice.server")
+OURS = ("sluice", "gateway", "adapters", "config")
+"""What the names of the gateway's own loggers begin with."""
 _SECRET = re.compile(
-    r"(?i)\b(?:sk|pk|rk|gsk|xai|key|AIza|ya29|AKIA|ASIA|ghp|hf|r8|pplx|csk|nvapi)[-_.]?[A-Za-z0-9_\-./+=]{12,}"
-    r"|bearer\s+\S+|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"
+    r"\b(?:(?i:sk|pk|rk|gsk|csk|ghp|nvapi)[-_][A-Za-z0-9_\-./+=]{12,}"
+    r"|(?:xai|hf|r8|pplx|key-)[-_]?[A-Za-z0-9_\-]{0,32}?[A-Za-z0-9]{20,}[A-Za-z0-9_\-./+=]*"
+    r"|AIza[A-Za-z0-9_\-]{20,}|ya29\.[A-Za-z0-9_\-.]{12,}|(?:AKIA|ASIA)[A-Z0-9]{12,}"
+    r"|eyJ[A-Za-z0-9_\-]{12,}\.[A-Za-z0-9_\-.]{12,})"
+    r"|(?i:bearer)\s+[^\s\"\\]+|(?<=://)[^/\s:@\"\\]+:[^/\s@\"\\]+(?=@)"
 )
+"""What credentials look like. Names of models, regions and keys begin like some (`xai/grok-4-fast-reasoning`, `asia-east1`,
+`key_` and 24 digits, the id of a virtual key): of those prefixes only what goes on as no name does is one. None reaches over the end of a text in JSON: clients say some
+of these texts."""
 
 
 def redact(text: str) -> str:
@@ -49,6 +59,8 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S")
         text = redact(record.getMessage())
+        if record.exc_info and record.exc_info[0] is not None:
+            text += f" ({record.exc_info[0].__name__})"
         printable = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
         return f"{at} {record.levelname.lower():7} {printable}"
 
@@ -59,9 +71,15 @@ def configure(config: Logging) -> None:
     handler.setFormatter(JSONFormatter() if config.format == "json" else TextFormatter())
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(config.level.upper())
+    level = logging.getLevelNamesMapping()[config.level.upper()]
+    # Below that, libraries log what they send and get: botocore the keys that AWS issues, aiosqlite the values of rows.
+    root.setLevel(max(level, logging.INFO))
+    for name in OURS:
+        logging.getLogger(name).setLevel(level)
     logging.getLogger("sluice.access").setLevel(logging.INFO if config.access else logging.CRITICAL)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it prints representations of what failed
+    logging.getLogger("asyncio").setLevel(
+        logging.CRITICAL
+    )  # it prints representations of what failed; see ``log_lost``
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)  # what it has loaded is nobody's event
 
 
@@ -72,3 +90,10 @@ def log_crash(exc: object) -> None:
     frames = traceback.extract_tb(exc.__traceback__)
     where = " < ".join(f"{f.filename.rsplit('/', 2)[-1]}:{f.lineno}:{f.name}" for f in reversed(frames[-8:]))
     LOGGER.error("%s", orjson.dumps({"event": "crash", "kind": type(exc).__name__, "where": where}).decode())
+
+
+def log_lost(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what failed where nobody waits for it, as an event loop tells it; asyncio's own line holds its text."""
+    failed = context.get("exception")
+    if not isinstance(failed, OSError):  # a connection that broke is its owner's matter
+        log_crash(failed)

@@ -106,7 +106,7 @@ def operations(config: Config, records: Records, pipeline: Pipeline, described: 
 
 def admin_endpoints(config: Config, records: Records, failures: Failures, replays: Replays) -> AdminEndpoints:
     gate = Gate({name: key.get_secret_value() for name, key in config.admin.keys.items()}, records.keys)
-    return AdminEndpoints(gate, failures, replays.store, replays.secret)
+    return AdminEndpoints(gate, failures, replays.store, replays.secret, records.audit)
 
 
 def admin_routes(

@@ -58,11 +58,12 @@ class Reloader:
                     raise ConfigError(["this gateway was not started from a file"])
                 config = await asyncio.to_thread(self._read)
                 version = self._apply(config)
-            except ConfigError as exc:
+            except Exception as exc:  # whatever it is: the file on disk is not what runs
                 self._results.labels("invalid").inc()
                 self._good.set(0)
                 self._refused = True
-                LOGGER.error("%s", orjson.dumps({"event": "config refused", "problems": exc.problems}).decode())  # noqa: TRY400 - a mistake of the operator has no trace
+                if isinstance(exc, ConfigError):
+                    LOGGER.error("%s", orjson.dumps({"event": "config refused", "problems": exc.problems}).decode())  # noqa: TRY400 - a mistake of the operator has no trace
                 raise
             self._results.labels("ok").inc()
             self._good.set(1)

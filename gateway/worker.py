@@ -66,9 +66,10 @@ async def serve(
     Repeated signals are then left to the supervisor. ``others`` has all workers reload; ``applied`` is told of each reload.
     ``stands_by``: there are more workers than CPUs, and this one takes in whom the others do not.
     """
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(logs.log_lost)
     gateway = await build(config, read)
     gateway.reloader.others, gateway.reloader.applied = others, applied
-    loop = asyncio.get_running_loop()
     stop, reloads = asyncio.Event(), set[asyncio.Task[None]]()
 
     def on_signal() -> None:

@@ -161,6 +161,26 @@ async def test_a_completion_is_asked_for_where_that_is_wanted_and_nothing_is_boo
         assert gateway.registry.get_sample_value("sluice_tokens_total", {}) is None
 
 
+async def test_a_provider_is_reachable_while_any_of_its_deployments_answers() -> None:
+    """The one that fails answers last: what is told is not whichever came last."""
+    active = {"active": {**ACTIVE, "kind": "completion"}}
+    models = {
+        "m": [deployment("demo-ok"), deployment("demo-500+delay=0.05")],
+        "n": [deployment("demo-500", "anthropic")],
+    }
+    async with running(models, health=active) as (gateway, upstream):
+        value = gateway.registry.get_sample_value
+        await until(lambda: value("sluice_upstream_reachable", {"provider": "openai"}) is not None)
+        told = set()
+        for _ in range(100):
+            told.add(value("sluice_upstream_reachable", {"provider": "openai"}))
+            await asyncio.sleep(0.005)
+        assert told == {1}
+        assert len([e for e in upstream.journal if e.model.startswith("demo-500+")]) > 1
+        assert value("sluice_upstream_reachable", {"provider": "anthropic"}) == 0
+        assert value("sluice_upstream_check_seconds", {"provider": "openai"}) > 0.05
+
+
 async def test_a_server_that_says_nothing_counts_as_away() -> None:
     async def silent(_: web.Request) -> web.Response:
         await asyncio.sleep(30)

@@ -98,6 +98,27 @@ async def test_S_07_every_route_refuses_every_role_below_its_own() -> None:
             assert status < 500
 
 
+async def test_S_39_a_change_that_a_role_is_not_for_is_in_the_audit_log() -> None:
+    async with administered() as (gateway, http, operator):
+        mine = await tenant(operator, "a")
+        before = (await operator.ok("GET", "/audit?limit=1000"))["data"][-1]["seq"]
+        viewer, lead = Caller(http, gateway, mine["viewer"]), Caller(http, gateway, mine["team_admin"])
+        for caller, method, path in (
+            (viewer, "POST", "/keys"),
+            (viewer, "POST", f"/keys/{mine['key']}/rotate"),
+            (lead, "GET", "/config/effective"),
+            (lead, "POST", "/config/reload"),
+        ):
+            assert (await caller(method, path, {}))[0] == 403
+        rows = (await operator.ok("GET", f"/audit?after={before}"))["data"]
+        assert [(r["actor"], r["action"], r["target"], r["result"]) for r in rows] == [
+            (f"key:{mine['viewer.id']}", "POST /admin/v1/keys", "", "permission_denied"),
+            (f"key:{mine['viewer.id']}", "POST /admin/v1/keys/{id}/rotate", mine["key"], "permission_denied"),
+            (f"key:{mine['team_admin.id']}", "POST /admin/v1/config/reload", "", "permission_denied"),
+        ]
+        assert all(row["request_id"].startswith("req_") for row in rows)
+
+
 async def test_S_07_another_tenants_ids_answer_like_unknown_ones() -> None:
     async with administered() as (gateway, http, operator):
         mine, theirs = await tenant(operator, "a"), await tenant(operator, "b")

@@ -1,5 +1,6 @@
 """The configuration file: what it may say, and how a mistake is told."""
 
+import hashlib
 from pathlib import Path
 from typing import Any, get_args
 
@@ -78,6 +79,19 @@ def test_every_option_has_one_meaning() -> None:
         ("server: {port: 1, port: 2}", "not YAML:"),
         ("[1, 2]", "the file must be a mapping of options"),
         ("a: [", "not YAML:"),
+        ("keys: [{name: a, key: 0123456789abcdef, expires: tomorrow}]", "keys[0].expires: not an ISO 8601"),
+        ("a: {<<: {b: 1}, c: 1, c: 2}", "not YAML: line 1, column 23: duplicate key 'c'"),
+        ("providers: {o: {adapter: openai, base_url: 'https://[x/v1'}}", "providers.o.base_url: not an address"),
+        ("providers: {o: {adapter: openai, base_url: 'https://x:99999/v1'}}", "providers.o.base_url: not an address"),
+        (
+            "auth: {jwt: {issuer: i, audience: a, jwks_url: 'https://[x'}}",
+            "auth.jwt.jwks_url: must be an https:// address",
+        ),
+        (
+            "tracing: {langfuse: {host: 'https://[x', public_key: p, secret_key: s}}",
+            "tracing.langfuse.host: not an address",
+        ),
+        ("a: {? [b] : 1}", "not YAML: line 1, column 7: keys must be plain values"),
     ],
 )
 def test_a_mistake_names_its_path(text: str, line: str) -> None:
@@ -107,6 +121,48 @@ def test_every_mistake_is_told_at_once() -> None:
         "aliases.fast", "aliases.x", "model_groups.g[0]", "teams.a.organization", "users.u.team",
         "keys[1].name", "keys[1].team", "admin.keys.ops", "keys[0].key",
     ]  # fmt: skip
+
+
+def test_what_is_merged_may_be_said_otherwise_beside_it() -> None:
+    text = """
+    providers:
+      far: {<<: &near {adapter: openai, api_key: near}, api_key: far}
+      near: *near
+    teams:
+      a: {<<: &limited {limits: {rpm: 1}, tags: [x]}, tags: [y]}
+      b: {tags: [z], <<: *limited}
+    """
+    config = parse(text, {})
+    keys = {name: p.api_key.get_secret_value() for name, p in config.providers.items() if p.api_key}
+    assert keys == {"far": "far", "near": "near"}
+    assert [(t.tags, t.limits.rpm) for t in config.teams.values()] == [(("y",), 1), (("z",), 1)]
+
+
+@pytest.mark.parametrize("around", ["{}\n", "{}\r\n", " {}", "{}\x00"])
+def test_a_secret_that_no_header_can_hold_is_named_and_not_shown(around: str) -> None:
+    secret = around.format("0123456789abcdef" * 2)
+    text = changed(
+        providers={"openai": {"adapter": "openai", "api_key": "${SECRET}", "headers": {"x-team": "${SECRET}"}}},
+        keys=[{"name": "a", "key": "${SECRET}"}],
+        admin={"keys": {"ops": "${SECRET}1"}},
+    )
+    with pytest.raises(ConfigError) as refused:
+        parse(text, {"SECRET": secret})
+    told = refused.value.problems
+    paths = ["providers.openai.api_key", "providers.openai.headers.x-team", "keys[0].key", "admin.keys.ops"]
+    assert [p.split(":")[0] for p in told] == paths
+    assert "0123456789" not in "".join(told)
+
+
+def test_S_12_one_secret_is_one_key_however_it_is_written() -> None:
+    secret, other = "sk-sl-" + "0123456789abcdef" * 2, "sk-sl-" + "fedcba9876543210" * 2
+    digest = "sha256:" + hashlib.sha256(secret.encode()).hexdigest()
+    text = changed(keys=[{"name": "a", "digest": digest}], admin={"keys": {"ops": secret}})
+    assert problems(text) == ["admin.keys.ops: is also a virtual key; they must differ"]
+    text = changed(keys=[{"name": "a", "digest": digest}, {"name": "b", "key": secret}])
+    assert problems(text) == ["keys: two keys have the same secret"]
+    text = changed(admin={"keys": {"ann": secret, "ops": other, "bob": secret}})
+    assert [p.split(":")[0] for p in problems(text)] == ["admin.keys.bob"]
 
 
 def test_a_model_named_by_a_wildcard_is_refused() -> None:

@@ -18,6 +18,7 @@ from adapters.errors import ErrorKind, ProviderError
 from config import Config, ConfigError
 from gateway import demo
 from gateway.app import Gateway
+from gateway.effective import effective
 from gateway.generation import version
 from gateway.management.roles import actor_of
 from gateway.records.grants import Actor
@@ -33,10 +34,10 @@ AUTH = {"authorization": f"Bearer {ADMIN}"}
 class File:
     """What a gateway reads: set ``now`` to what the file says."""
 
-    now: Config | ConfigError
+    now: Config | Exception
 
     def __call__(self) -> Config:
-        if isinstance(self.now, ConfigError):
+        if isinstance(self.now, Exception):
             raise self.now
         return self.now
 
@@ -91,6 +92,24 @@ async def test_keys_of_the_database_do_not_outlive_their_team_or_user_in_the_fil
             file.now = other({"m": "demo-ok"}, teams=teams, users=users)
             await gateway.reloader.try_reload()
             assert await works() == wanted
+
+
+async def test_keys_and_members_do_not_outlive_their_organization_in_the_file() -> None:
+    """The budget of an organization is what bounds its teams, which the database has."""
+    operator, auth = Actor("admin:ops"), {"pepper": "p" * 32}
+    limited = {"acme": {"limits": {"budget": {"total": 1}}}}
+    async with reloadable({"m": "demo-ok"}, auth=auth, organizations=limited) as (gateway, _, file, other):
+        admin, cache = gateway.records.admin, gateway.records.keys
+        await admin.create(operator, "team", {"id": "t", "organization": "acme"})
+        key = (await admin.create(operator, "key", {"name": "a", "team": "t"}))["key"]
+        free = (await admin.create(operator, "key", {"name": "b"}))["key"]
+        for organizations, works in ((limited, True), ({}, False), (limited, True)):
+            file.now = other({"m": "demo-ok"}, organizations=organizations)
+            await gateway.reloader.reload()
+            assert (await cache.principal(key) is not None) == works
+            assert (await cache.member("ann", "t") is not None) == works
+            assert await cache.principal(free) is not None
+            assert await cache.member("ann", None) is not None
 
 
 async def test_a_reload_swaps_models_keys_and_version() -> None:
@@ -241,6 +260,22 @@ async def test_a_file_with_mistakes_changes_nothing_and_is_counted() -> None:
         assert noted[-1]["after"] == {"version": gateway.generation.version}
 
 
+async def test_a_reload_that_fails_as_nobody_foresaw_is_told_by_the_metric_and_by_readiness() -> None:
+    async with reloadable({"a": "demo-ok"}) as (gateway, _, file, other), aiohttp.ClientSession(headers=AUTH) as http:
+        before, value = gateway.generation, gateway.registry.get_sample_value
+        file.now = RecursionError("maximum recursion depth exceeded")
+        await gateway.reloader.try_reload()
+        assert gateway.generation is before
+        assert gateway.reloader.refused
+        assert value("sluice_config_last_reload_successful") == 0
+        async with http.post(f"{gateway.admin_url}/admin/v1/config/reload", json={}) as response:
+            assert response.status == 500
+        assert value("sluice_config_reloads_total", {"result": "invalid"}) == 2
+        file.now = other({"b": "demo-ok"})
+        await gateway.reloader.try_reload()
+        assert value("sluice_config_last_reload_successful") == 1
+
+
 async def test_the_effective_configuration_has_no_secret() -> None:
     secret = "wJalrXUtnFEMI-0123456789"
     keys = {"region": "eu-west-1", "access_key_id": "AKIDEXAMPLE", "secret_access_key": secret}
@@ -260,6 +295,20 @@ async def test_the_effective_configuration_has_no_secret() -> None:
         assert ADMIN not in text
         async with http.get(f"{gateway.url}/admin/v1/config/effective") as response:
             assert response.status == 404
+
+
+def test_the_effective_configuration_has_no_secret_of_an_address() -> None:
+    jwt = {"issuer": "i", "audience": "a", "jwks_url": "https://ann:hunter2@issuer/keys?token=hunter2"}
+    langfuse = {"host": "https://ann:hunter2@langfuse:3000/", "public_key": "p", "secret_key": "s"}
+    config = configuration(
+        "http://127.0.0.1:1", "/nowhere", {"a": "demo-ok"}, auth={"jwt": jwt},
+        tracing={"endpoint": "http://collector:4318/v1/traces?api_key=hunter2", "langfuse": langfuse},
+    )  # fmt: skip
+    shown = effective(config)
+    assert "hunter2" not in str(shown)
+    assert shown["tracing"]["endpoint"] == "http://collector:4318/v1/traces?**********"
+    assert shown["tracing"]["langfuse"]["host"] == "https://**********@langfuse:3000/"
+    assert shown["auth"]["jwt"]["jwks_url"] == "https://**********@issuer/keys?**********"
 
 
 def test_the_version_tells_any_two_configurations_apart() -> None:

@@ -1,5 +1,6 @@
 """/admin/v1: the operations of operators over HTTP."""
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -8,9 +9,10 @@ from urllib.parse import parse_qsl
 import orjson
 
 from .. import web
-from ..errors import ClientDisconnected, InvalidRequest, PermissionDenied
+from ..errors import ClientDisconnected, InvalidRequest, PermissionDenied, StoreUnavailable
 from ..management.operation import Asked, Download, Operation
 from ..management.roles import Gate
+from ..records.audit import AuditLog
 from ..records.grants import Actor
 from ..records.idempotency import Fresh, IdempotencyStore, Replay, checked_key, fingerprint_of, slot_of
 from ..reply import JSON_HEADERS
@@ -18,6 +20,8 @@ from ..throttle import Failures
 from ..validation import parse_json
 from .exchange import Exchange
 from .routes import Handler, Routes
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,7 @@ class AdminEndpoints:
     failures: Failures
     replays: IdempotencyStore
     secret: bytes
+    audit: AuditLog
 
     def add_to(self, routes: Routes, operations: Iterable[Operation]) -> None:
         for operation in operations:
@@ -51,6 +56,12 @@ class AdminEndpoints:
 
     async def _answer(self, operation: Operation, exchange: Exchange, identity: str) -> web.StreamResponse:
         actor = await self.actor(exchange)
+        try:
+            operation.allow(actor)
+        except PermissionDenied as error:
+            if operation.method != "GET":  # a dashboard may ask for what it must not see, again and again
+                await self._note(operation, actor, identity, error)
+            raise
         raw = await exchange.body() if operation.body is not None else b""
         body = parse_json(raw) if operation.body is not None else None
         asked = Asked(actor, identity, _query(exchange), body)
@@ -61,6 +72,16 @@ class AdminEndpoints:
         if isinstance(done, Download):
             return await _download(done, exchange)
         return _response(Replay(operation.status, {}, orjson.dumps(done)), exchange)
+
+    async def _note(self, operation: Operation, actor: Actor, identity: str, refusal: PermissionDenied) -> None:
+        """A change that a role is not for is in the audit log, as one is that it may not make to somebody."""
+        action = f"{operation.method} {operation.path}"
+        try:
+            await self.audit.record(
+                actor=actor.id, action=action, target=identity, request_id=actor.request_id, result=refusal.label
+            )
+        except StoreUnavailable:
+            log.warning("a refused operation could not be written to the audit log")
 
     async def _once(self, operation: Operation, asked: Asked, exchange: Exchange, key: str, raw: bytes) -> Replay:
         """Run a POST, or give the answer that it had before. What was refused may be tried again."""

@@ -66,10 +66,14 @@ class Operation:
         name = self.body.__name__ if self.body is not None else ""
         return f"{name.removesuffix('Body')}Changes" if self.method == "PATCH" else name
 
+    def allow(self, actor: Actor) -> None:
+        """Raise PermissionDenied for a role that this is not for."""
+        if rank(actor) < _ASKED[self.level]:
+            raise PermissionDenied(f"This needs the role {self.level}.")
+
     async def run(self, asked: Asked) -> JSON | list[JSON] | Download:
         """Check the role and the query's names, then do it. Raises GatewayErrors."""
-        if rank(asked.actor) < _ASKED[self.level]:
-            raise PermissionDenied(f"This needs the role {self.level}.")
+        self.allow(asked.actor)
         for name in asked.query:
             if name not in self.query:
                 known = ", ".join(self.query) or "none"

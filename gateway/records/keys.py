@@ -247,7 +247,8 @@ class KeyStore:
             id=key_id,
             name=user,
             principal=principal(key_id, scopes, KeySettings(), place),
-            blocked=any(o.blocked for o in (own, of_team, above) if o is not None),
+            blocked=any(o.blocked for o in (own, of_team, above) if o is not None)
+            or (above is None and organization != DEFAULT_ORGANIZATION),  # the file has it no more, as in ``_record``
             owners=frozenset(_owners(key_id, place)),
         )
 
@@ -295,7 +296,7 @@ class KeyStore:
                 blocked = blocked or bool(getattr(row, f"{kind}_blocked"))
             if found is not None:
                 scopes.append(Scope(kind, name, found))
-            elif kind != "organization":
+            elif name != DEFAULT_ORGANIZATION or kind != "organization":  # that one is there without being written
                 blocked = True  # the file has them no more: what bounded the key must not be gone with them
         toward = orjson.loads(row.counts_toward) if row.counts_toward else []
         shared = await self._shared(toward) if toward else []

@@ -32,6 +32,7 @@ NEVER: Sequence[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, str]] = [
         ("ff00::/8", "multicast"),
         # IPv4 addresses in disguise
         ("::/96", "an embedded IPv4 address"),
+        ("::ffff:0:0:0/96", "an embedded IPv4 address"),
         ("64:ff9b::/96", "an embedded IPv4 address"),
         ("64:ff9b:1::/48", "an embedded IPv4 address"),
         ("2001::/32", "an embedded IPv4 address"),
@@ -57,7 +58,9 @@ def refusal(address: str, *, allow_private: bool, plain_http: bool = False) -> s
     for network, reason in NEVER:
         if parsed.version == network.version and parsed in network:
             return reason
-    if not parsed.is_global and not allow_private:
+    if not allow_private and (
+        not parsed.is_global or (isinstance(parsed, ipaddress.IPv6Address) and parsed.is_site_local)
+    ):
         return "private"
     return "not encrypted" if plain_http else None
 
