@@ -92,7 +92,7 @@ def read_usage(given: Any) -> Usage | None:
     """Usage as the family tells it, or None when it is none.
 
     Cached tokens come under four names; some providers (xAI, Gemini's compatible endpoint) count reasoning in the
-    total only, so what the total has beyond its parts is reasoning.
+    total only, so what the total has beyond its parts is reasoning: or, at Mistral, the sound of the prompt.
     """
     if not isinstance(given, dict) or not ("prompt_tokens" in given or "completion_tokens" in given):
         return None
@@ -109,9 +109,12 @@ def read_usage(given: Any) -> Usage | None:
     if not count(inside, "cached_tokens"):
         names = ("prompt_cache_hit_tokens", "num_cached_tokens", "cached_tokens")
         inside = {**inside, "cached_tokens": next((n for name in names if (n := count(given, name))), 0)}
-    if total > prompt + completion:
-        outside = {**outside, "reasoning_tokens": total - prompt - completion}
-        completion = total - prompt
+    beyond, sound = total - prompt - completion, count(inside, "audio_tokens")
+    if beyond == sound > 0 and count(outside, "reasoning_tokens") != beyond:
+        prompt += sound
+    elif beyond > 0:
+        outside = {**outside, "reasoning_tokens": beyond}
+        completion += beyond
     elif not count(outside, "reasoning_tokens"):
         outside = {**outside, "reasoning_tokens": count(given, "reasoning_tokens")}
     return Usage.parted(prompt, completion, inside, outside)
