@@ -83,6 +83,7 @@ ROWS: Mapping[str, Dialect] = {
             max_tokens="max_completion_tokens",
             parts=_IMAGES,
             message_keys=frozenset({"reasoning"}),
+            strict=True,
         ),
         _row(
             "deepseek",
@@ -170,6 +171,7 @@ ROWS: Mapping[str, Dialect] = {
             parts=_TEXT,
             flat=True,
             message_keys=frozenset({"reasoning"}),
+            strict=True,
         ),
         _row("ollama", "http://127.0.0.1:11434/v1", params={**_NO_LOGPROBS, "think": PASS}, parts=_IMAGES),
         _row(

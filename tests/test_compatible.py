@@ -197,6 +197,30 @@ def test_E_046_reasoning_between_tags() -> None:
     assert plain[-1]["choices"][0]["delta"] == {"reasoning_content": "<this"}
 
 
+@pytest.mark.parametrize("name", ["openai", "azure", "groq", "cerebras", "openrouter", "openai-compatible"])
+def test_what_other_providers_want_in_a_conversation_goes_to_none_that_refuses_it(name: str) -> None:
+    """Claude's marks for the cache and Gemini's signatures, where a conversation goes on elsewhere."""
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    mark = {"cache_control": {"type": "ephemeral"}}
+    signed = {**call, "index": 0, "extra_content": {"google": {"thought_signature": "s"}}}
+    text = {"type": "text", "text": "hi"}
+    messages = [
+        {"role": "user", "content": [{**text, **mark}]},
+        {"role": "assistant", "content": None, "tool_calls": [signed]},
+        {"role": "tool", "tool_call_id": "a", "content": "1"},
+    ]
+    tools = [{**TOOL, **mark}, {"type": "function", "function": {"name": "g", **mark}}]
+    body = json.loads(
+        registry.load(name).prepare({"messages": messages, "tools": tools}, Target("https://h", "m", "k")).body
+    )
+    refuses = name in ("openai", "azure", "groq", "cerebras")
+    content = body["messages"][0]["content"]
+    assert content == ("hi" if name == "cerebras" else [text if refuses else {**text, **mark}])
+    assert body["messages"][1]["tool_calls"] == [call if refuses else signed]
+    plain = [TOOL, {"type": "function", "function": {"name": "g"}}]
+    assert body["tools"] == (plain if refuses else tools)
+
+
 def test_E_037_a_failed_tool_call_of_groq_keeps_its_code() -> None:
     said = {"error": {"message": "Failed to call a function.", "code": "tool_use_failed", "failed_generation": "x"}}
     error = registry.load("groq").error(400, {}, json.dumps(said).encode())

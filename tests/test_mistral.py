@@ -217,6 +217,12 @@ def test_embeddings_have_another_name_for_their_size() -> None:
     assert json.loads(up.body) == {"model": "m", "input": "a", "encoding_format": "float", "output_dimension": 8}
 
 
+def test_a_mark_for_the_cache_is_no_field_of_its_functions() -> None:
+    marked = {"type": "function", "function": {"name": "f", "strict": True, "cache_control": {"type": "ephemeral"}}}
+    function = sent(tools=[marked])[1]["tools"][0]["function"]
+    assert function == {"name": "f", "strict": True, "parameters": {"type": "object", "properties": {}}}
+
+
 def test_sound_is_told_beside_the_prompts_text_and_is_no_reasoning() -> None:
     """As the API told it of five seconds of sound: only the total has all of the prompt."""
     usage = {

@@ -37,6 +37,8 @@ class Dialect:
     """Whether ``[DONE]`` without a finish, or a finish without ``[DONE]``, is still a natural end."""
     message_keys: frozenset[str] = frozenset({"reasoning_content"})
     """Keys of assistant messages beyond OpenAI's that the provider wants back."""
+    strict: bool = False
+    """Whether it refuses what other providers put into tool calls, and the marks that some want on parts and tools."""
     parts: frozenset[str] | None = None
     """The content parts it takes; None: all of OpenAI's."""
     flat: bool = False
@@ -77,6 +79,7 @@ OPENAI = Dialect(
     relay=True,
     lenient=False,
     message_keys=frozenset(),
+    strict=True,
     custom_tools=True,
     packs_embeddings=True,
     longest_id=40,

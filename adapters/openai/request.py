@@ -30,6 +30,9 @@ _SAMPLERS = (
     *("logit_bias", "logprobs", "top_logprobs"),
 )
 _CACHE = "prompt_cache_breakpoint"
+_MARK = "cache_control"
+"""The same in Anthropic's words, which other providers take too."""
+_CALL: Mapping[str, tuple[str, ...]] = {"function": ("name", "arguments"), "custom": ("name", "input")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +192,8 @@ def _message(message: JSON, index: int, dialect: Dialect) -> JSON:
     }
     if dialect.longest_id is not None:
         _shorten(told, dialect.longest_id)
+    if dialect.strict and "tool_calls" in told:
+        told["tool_calls"] = [_call(call) for call in told["tool_calls"]]
     if message["role"] == "developer" and not dialect.developer_role:
         told["role"] = "system"
     if isinstance(content := told.get("content"), list):
@@ -198,6 +203,12 @@ def _message(message: JSON, index: int, dialect: Dialect) -> JSON:
         if message["role"] == "assistant":
             told["content"] = None if "tool_calls" in told or dialect.custom_tools else ""
     return told
+
+
+def _call(call: JSON) -> JSON:
+    """A tool call without what another provider put into it: an index, say, or a signature of its own."""
+    kind: str = call["type"]
+    return {"id": call["id"], "type": kind, kind: {key: call[kind][key] for key in _CALL[kind] if key in call[kind]}}
 
 
 def _shorten(told: JSON, longest: int) -> None:
@@ -217,9 +228,19 @@ def _content(parts: list[JSON], index: int, dialect: Dialect) -> str | list[JSON
                 )
     if dialect.flat and all(part["type"] == "text" for part in parts):
         return "\n".join(part["text"] for part in parts)
-    if dialect.custom_tools or not any(_CACHE in part for part in parts):
+    unwanted = [key for key, kept in ((_CACHE, dialect.custom_tools), (_MARK, not dialect.strict)) if not kept]
+    if not any(key in part for part in parts for key in unwanted):
         return parts
-    return [{key: value for key, value in part.items() if key != _CACHE} for part in parts]
+    return [{key: value for key, value in part.items() if key not in unwanted} for part in parts]
+
+
+def _unmarked(tool: JSON) -> JSON:
+    """A tool without a mark for the cache, beside its function or in it."""
+    return {
+        key: _unmarked(value) if key in _CALL and isinstance(value, dict) else value
+        for key, value in tool.items()
+        if key != _MARK
+    }
 
 
 def _tools(body: JSON, dialect: Dialect) -> None:
@@ -228,6 +249,8 @@ def _tools(body: JSON, dialect: Dialect) -> None:
             for name in ("tool_choice", "parallel_tool_calls"):
                 body.pop(name, None)
         return
+    if dialect.strict and any(_MARK in tool or _MARK in (tool.get("function") or ()) for tool in body["tools"]):
+        body["tools"] = [_unmarked(tool) for tool in body["tools"]]
     if dialect.custom_tools:
         return
     for at, tool in enumerate(body["tools"]):
