@@ -122,6 +122,7 @@ ROWS: Mapping[str, Dialect] = {
             tiers={"default": "default", "flex": "flex", "priority": "priority"},
             tiers_declared=True,  # whoever serves the model behind it may have none
             message_keys=frozenset({"reasoning", "reasoning_details"}),
+            reasoning_key="reasoning",
         ),
         _row(
             "xai",
@@ -171,9 +172,17 @@ ROWS: Mapping[str, Dialect] = {
             parts=_TEXT,
             flat=True,
             message_keys=frozenset({"reasoning"}),
+            reasoning_key="reasoning",
             strict=True,
         ),
-        _row("ollama", "http://127.0.0.1:11434/v1", params={**_NO_LOGPROBS, "think": PASS}, parts=_IMAGES),
+        _row(
+            "ollama",
+            "http://127.0.0.1:11434/v1",
+            params={**_NO_LOGPROBS, "think": PASS},
+            parts=_IMAGES,
+            message_keys=frozenset({"reasoning"}),
+            reasoning_key="reasoning",
+        ),
         _row(
             "vllm",
             "http://127.0.0.1:8000/v1",
@@ -244,7 +253,12 @@ ROWS: Mapping[str, Dialect] = {
         _row("copilot", "https://api.githubcopilot.com", params={"n": PASS}, max_tokens="max_tokens"),
         _row("crusoe", "https://managed-inference-api-proxy.crusoecloud.com/v1", params=_OPEN),
         _row("doubleword", "https://api.doubleword.ai/v1", params=_OPEN),
-        _row("snowflake", params=_NO_PENALTIES | _NO_LOGPROBS, max_tokens="max_completion_tokens"),
+        _row(
+            "snowflake",
+            params=_NO_PENALTIES | _NO_LOGPROBS,
+            max_tokens="max_completion_tokens",
+            message_keys=frozenset({"reasoning_content", "reasoning_details"}),
+        ),
         _row("mistralrs", "http://127.0.0.1:1234/v1", params=_OPEN),
         _row(
             "gemini-openai",

@@ -221,6 +221,22 @@ def test_what_other_providers_want_in_a_conversation_goes_to_none_that_refuses_i
     assert body["tools"] == (plain if refuses else tools)
 
 
+@pytest.mark.parametrize("name", ["cerebras", "ollama", "openrouter"])
+def test_reasoning_comes_back_under_the_provider_s_own_name(name: str) -> None:
+    turn = {"role": "assistant", "content": "a", "reasoning_content": "hm"}
+    told = {"role": "assistant", "content": "a", "reasoning": "hm"}
+    assert sent(name, messages=[*MESSAGES, turn])[1]["messages"][1] == told
+    assert sent(name, messages=[*MESSAGES, {**told, "reasoning_content": "other"}])[1]["messages"][1] == told
+
+
+@pytest.mark.parametrize("name", ["openrouter", "snowflake"])
+def test_signed_reasoning_comes_back_whole(name: str) -> None:
+    details = [{"type": "reasoning.text", "text": "hm", "signature": "s", "index": 0}]
+    turn = {"role": "assistant", "content": "a", "reasoning_details": details}
+    assert sent(name, messages=[*MESSAGES, turn])[1]["messages"][1] == turn
+    assert "reasoning" not in sent(name, messages=[*MESSAGES, {**turn, "reasoning_content": "hm"}])[1]["messages"][1]
+
+
 def test_E_037_a_failed_tool_call_of_groq_keeps_its_code() -> None:
     said = {"error": {"message": "Failed to call a function.", "code": "tool_use_failed", "failed_generation": "x"}}
     error = registry.load("groq").error(400, {}, json.dumps(said).encode())

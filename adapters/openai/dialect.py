@@ -37,6 +37,8 @@ class Dialect:
     """Whether ``[DONE]`` without a finish, or a finish without ``[DONE]``, is still a natural end."""
     message_keys: frozenset[str] = frozenset({"reasoning_content"})
     """Keys of assistant messages beyond OpenAI's that the provider wants back."""
+    reasoning_key: str | None = None
+    """One of them, for reasoning that the client sends back as the ``reasoning_content`` that it was given."""
     strict: bool = False
     """Whether it refuses what other providers put into tool calls, and the marks that some want on parts and tools."""
     parts: frozenset[str] | None = None

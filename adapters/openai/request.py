@@ -194,6 +194,9 @@ def _message(message: JSON, index: int, dialect: Dialect) -> JSON:
         _shorten(told, dialect.longest_id)
     if dialect.strict and "tool_calls" in told:
         told["tool_calls"] = [_call(call) for call in told["tool_calls"]]
+    if dialect.reasoning_key is not None and dialect.message_keys.isdisjoint(told):
+        thought = message.get("reasoning_content")
+        told |= {dialect.reasoning_key: thought} if isinstance(thought, str) and thought else {}
     if message["role"] == "developer" and not dialect.developer_role:
         told["role"] = "system"
     if isinstance(content := told.get("content"), list):
