@@ -266,6 +266,27 @@ def test_E_052_an_error_inside_the_stream_follows_what_came_before_it() -> None:
         ADAPTER.stream(sent()[0]).feed(b'event: error\ndata: {"message":"gone"}\n\n')
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"object": "error", "message": "gone", "type": "x", "param": None, "code": 503},
+        {"message": "gone", "type": "too_many_requests_error", "code": "queue_exceeded"},
+        {"detail": "gone"},
+    ],
+)
+def test_E_052_an_error_without_a_name_for_it_is_one(said: dict[str, Any]) -> None:
+    """It must never end as an answer that is complete, not even where the server says ``[DONE]`` after it."""
+    event = b"data: " + json.dumps(said).encode() + b"\n\ndata: [DONE]\n\n"
+    for name in ("vllm", "openai"):
+        adapter = registry.load(name)
+        translator = adapter.stream(UpstreamRequest("", {}, b""))
+        assert len(translator.feed(chunk({"content": "a"}) + event)) == 1
+        with pytest.raises(ProviderError, match="gone"):
+            translator.close()
+        with pytest.raises(ProviderError, match="gone"):
+            adapter.parse(json.dumps(said).encode(), UpstreamRequest("", {}, b""))
+
+
 def test_E_054_framing_of_any_kind() -> None:
     plain = [chunk({"content": "héllo 😀"}), chunk(finish_reason="stop"), b"data: [DONE]\n\n"]
     expected = read(*plain)

@@ -115,9 +115,11 @@ def test_usage_told_in_every_chunk_is_told_once_to_who_asked_in_any_split(
 
 
 ERROR = b'data: {"error":{"message":"gone","code":"server_is_overloaded"}}\n\n'
+BARE = b'data: {"object":"error","message":"gone","type":"x","code":503}\n\n'
+ERRORS = (ERROR, BARE, b"event: error\n" + ERROR, b'event: error\ndata: {"message":"gone"}\n\n')
 
 
-@pytest.mark.parametrize("error", [ERROR, b"event: error\n" + ERROR, b'event: error\ndata: {"message":"gone"}\n\n'])
+@pytest.mark.parametrize("error", ERRORS)
 def test_C_026_an_error_before_the_first_content_can_still_fall_back(error: bytes) -> None:
     r = relay()
     with pytest.raises(ProviderError, match="gone"):
@@ -125,7 +127,7 @@ def test_C_026_an_error_before_the_first_content_can_still_fall_back(error: byte
     assert not r.started
 
 
-@pytest.mark.parametrize("error", [ERROR, b"event: error\n" + ERROR, b'event: error\ndata: {"message":"gone"}\n\n'])
+@pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("together", [True, False])
 def test_C_341_an_error_under_way_follows_what_came_before_it(error: bytes, together: bool) -> None:
     r = relay()

@@ -18,6 +18,7 @@ from ..sse import MAX_EVENT_BYTES
 from ..usage import Usage
 from .dialect import Dialect, read_usage, served_tier
 from .frames import Shape, shape_of
+from .response import failure
 
 _HIDDEN = (b', "usage": null', b'"usage":null,', b'"usage": null, ')
 """Rarer forms of what a client that did not ask for usage must not see; servers differ in blanks and key order."""
@@ -298,8 +299,9 @@ class Relay:
         chunk = loads(data)
         if not isinstance(chunk, dict):
             raise ProviderError(ErrorKind.PROTOCOL, "The upstream sent an event that is not a chunk.")
-        if chunk.get("error") or b"event: error" in lines or b"event:error" in lines:
-            raise embedded_error(chunk.get("error") or chunk)
+        event = "error" if b"event: error" in lines or b"event:error" in lines else ""
+        if (error := failure(chunk, event)) is not None:
+            raise embedded_error(error)
         if (tier := served_tier(self._dialect, chunk.get("service_tier"))) is not None:
             self.served_tier = tier
         if not self._named:

@@ -19,8 +19,8 @@ def parse(body: bytes, dialect: Dialect) -> Answer:
     loose = loads(body)
     if not isinstance(loose, dict):
         raise ProviderError(ErrorKind.PROTOCOL, "The upstream's answer is not a completion.")
-    if loose.get("error"):
-        raise embedded_error(loose["error"])
+    if (error := failure(loose)) is not None:
+        raise embedded_error(error)
     choices = loose.get("choices")
     if not isinstance(choices, list) or not choices:
         raise ProviderError(ErrorKind.PROTOCOL, "The upstream's answer has no choices.")
@@ -90,6 +90,14 @@ EXTENSIONS = frozenset(
     }
 )
 """Keys of a message or delta that go on to the client besides the texts."""
+
+
+def failure(chunk: Mapping[str, Any], event: str = "") -> Any:
+    """The error that an event of a stream is, if it is one: some servers put it there without the ``error`` around it."""
+    if error := chunk.get("error"):
+        return error
+    bare = "choices" not in chunk and (chunk.get("object") == "error" or chunk.get("message") or chunk.get("detail"))
+    return chunk if bare or event == "error" else None
 
 
 def mend(given: Mapping[str, Any]) -> JSON:

@@ -10,7 +10,7 @@ from ..jsonio import loads
 from ..sse import MAX_EVENT_BYTES, Event, SSEDecoder
 from ..usage import Usage
 from .dialect import Dialect, read_usage, told_tier
-from .response import lawful, mend, parse, split
+from .response import failure, lawful, mend, parse, split
 from .think import ThinkSplitter
 
 _TOP = ("model", "system_fingerprint", "moderation")
@@ -110,8 +110,8 @@ class Translator:
         chunk = loads(data)
         if not isinstance(chunk, dict):
             raise ProviderError(ErrorKind.PROTOCOL, "The upstream sent an event that is not a chunk.")
-        if chunk.get("error") or event.event == "error":
-            raise embedded_error(chunk.get("error") or chunk)
+        if (error := failure(chunk, event.event)) is not None:
+            raise embedded_error(error)
         self._account(chunk)
         choices = chunk.get("choices")
         mended = [self._choice(c) for c in choices if isinstance(c, dict)] if isinstance(choices, list) else []
