@@ -237,6 +237,23 @@ def test_signed_reasoning_comes_back_whole(name: str) -> None:
     assert "reasoning" not in sent(name, messages=[*MESSAGES, {**turn, "reasoning_content": "hm"}])[1]["messages"][1]
 
 
+def test_the_sources_of_a_search_are_in_a_whole_answer_as_in_a_stream() -> None:
+    adapter, found = (
+        registry.load("perplexity"),
+        {"citations": ["https://a.example"], "search_results": [{"title": "A"}]},
+    )
+    choice = {"index": 0, "finish_reason": "stop"}
+    whole = {"choices": [{**choice, "message": {"content": "a[1]"}}], **found}
+    answer = adapter.parse(json.dumps(whole).encode(), UpstreamRequest("", {}, b""))
+    told = completion(answer, id="c", created=1, model="m")["choices"][0]["message"]
+    assert {key: told[key] for key in found} == found
+    streamed = {"choices": [{**choice, "delta": {"content": "a[1]"}}], **found}
+    outcome = translate(
+        adapter.stream(UpstreamRequest("", {}, b"")), [b"data: " + json.dumps(streamed).encode() + b"\n\n"]
+    )
+    assert outcome.chunks[-1]["choices"][0]["delta"] == found
+
+
 def test_E_037_a_failed_tool_call_of_groq_keeps_its_code() -> None:
     said = {"error": {"message": "Failed to call a function.", "code": "tool_use_failed", "failed_generation": "x"}}
     error = registry.load("groq").error(400, {}, json.dumps(said).encode())

@@ -30,8 +30,10 @@ def parse(body: bytes, dialect: Dialect) -> Answer:
     usage, tier = read_usage(given), told_tier(dialect, loose)
     if tier is not None and not dialect.lenient and loose.get("service_tier") == tier and _lawful(loose, choices):
         return Answer(loose, usage, tier, body)
-    mended = {**loose, "choices": [_choice(choice, dialect) for choice in choices if isinstance(choice, dict)]}
-    return Answer(mended, usage, tier)
+    told = [_choice(choice, dialect) for choice in choices if isinstance(choice, dict)]
+    if told:
+        told[0]["message"].update(sources(loose))
+    return Answer({**loose, "choices": told}, usage, tier)
 
 
 def _lawful(whole: JSON, choices: list[JSON]) -> bool:
@@ -90,6 +92,13 @@ EXTENSIONS = frozenset(
     }
 )
 """Keys of a message or delta that go on to the client besides the texts."""
+
+
+def sources(whole: Mapping[str, Any]) -> JSON:
+    """What Perplexity tells of its search beside the choices, where OpenAI has no place: it goes into the message."""
+    return {
+        key: whole[key] for key in ("citations", "search_results") if isinstance(whole.get(key), list) and whole[key]
+    }
 
 
 def failure(chunk: Mapping[str, Any], event: str = "") -> Any:
