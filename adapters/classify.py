@@ -45,6 +45,7 @@ CODES: Mapping[str, ErrorKind] = {
     "exceed_context_size_error": K.CONTEXT_LENGTH,
     "too_many_prompt_tokens": K.CONTEXT_LENGTH,
     "too_many_tokens": K.CONTEXT_LENGTH,
+    "model_max_prompt_tokens_exceeded": K.CONTEXT_LENGTH,
     "string_above_max_length": K.INVALID_REQUEST,
     "content_filter": K.CONTENT_POLICY,
     "content_policy_violation": K.CONTENT_POLICY,
@@ -95,11 +96,13 @@ _TEXTS: tuple[tuple[ErrorKind, re.Pattern[str]], ...] = tuple(
             r"maximum context length|context (?:window|size|length)|exceeds? context limit|maximum prompt length",
             r"prompt is too long|input is too long|prompt too long|too large for model with \d+ maximum context",
             r"input token count .{0,40} (?:exceeds|supports (?:only )?up to)|input tokens exceed",
+            r"model token limit|range of input length|prompt exceeds max length|prompt token count .{0,20} exceeds",
+            r"maximum allowed input length|`inputs` (?:tokens \+ `max_new_tokens` must be|must have less than)",
         ),
         (
             K.CONTENT_POLICY,
             r"content (?:management|filtering) policy|content exists risk|inappropriate content|safety system",
-            r"flagged by moderation|requires moderation",
+            r"flagged by moderation|requires moderation|potentially unsafe or sensitive content",
         ),
         (
             K.QUOTA,
@@ -271,15 +274,13 @@ def _refine(kind: ErrorKind, said: ErrorBody) -> ErrorKind:
 
 
 def _words(body: Any, depth: int = 0) -> ErrorBody:
-    if depth > 8:
+    if depth > 8 or not isinstance(body, list | str | dict):
         return ErrorBody()
     if isinstance(body, list):
         return _words(body[0], depth + 1) if body else ErrorBody()
     if isinstance(body, str):
         inner = _inside(body)
         return _words(inner, depth + 1) if inner is not None else ErrorBody(body[: 4 * MAX_MESSAGE])
-    if not isinstance(body, dict):
-        return ErrorBody()
     outer = [body[key] for key in ("code", "type", "status") if key in body]
     for key in ("error", "detail", "errors", "message", "msg"):
         inner = body.get(key)

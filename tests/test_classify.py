@@ -74,6 +74,12 @@ OVERFLOWS = [
     "request (2009 tokens) exceeds the available context size (512 tokens), try increasing it",
     "Prompt contains 9 tokens ... too large for model with 8 maximum context length",
     "This model's maximum prompt length is 5 but the request contains 6 tokens.",
+    "Invalid request: Your request exceeded model token limit: 262144 (requested: 291351)",
+    "Range of input length should be [1, 129024]",
+    "Prompt exceeds max length",
+    "prompt token count of 5000 exceeds the limit of 4096",
+    "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 8193. Given: 9000 `inputs` tokens and 5",
+    "Input validation error: `inputs` must have less than 4095 tokens. Given: 9000",
 ]
 
 
