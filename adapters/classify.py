@@ -6,6 +6,7 @@
 * sanitise        a text of the provider's that a client may see
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -282,6 +283,8 @@ def _words(body: Any, depth: int = 0) -> ErrorBody:
         inner = _inside(body)
         return _words(inner, depth + 1) if inner is not None else ErrorBody(body[: 4 * MAX_MESSAGE])
     outer = [body[key] for key in ("code", "type", "status") if key in body]
+    if (wrapped := _wrapped(body, depth)) is not None:
+        return ErrorBody(wrapped.message, tuple(dict.fromkeys((*wrapped.codes, *_codes(outer)))), wrapped.param)
     for key in ("error", "detail", "errors", "message", "msg"):
         inner = body.get(key)
         if inner in (None, "", [], {}):
@@ -293,6 +296,17 @@ def _words(body: Any, depth: int = 0) -> ErrorBody:
             said.message, tuple(dict.fromkeys(deeper)), said.param or (param if isinstance(param, str) else None)
         )
     return ErrorBody("", (*_codes(outer), *_inner_codes(body)))
+
+
+def _wrapped(body: Mapping[str, Any], depth: int) -> ErrorBody | None:
+    """The words of the provider behind OpenRouter, whose own are "Provider returned error" and no more."""
+    metadata = body.get("metadata")
+    raw = metadata.get("raw") if isinstance(metadata, dict) else None
+    if isinstance(raw, str):
+        with contextlib.suppress(ProviderError):
+            raw = loads(raw)
+    said = _words(raw, depth + 1)
+    return said if said.message and not said.message.startswith("{") else None
 
 
 def _inner_codes(body: Mapping[str, Any]) -> tuple[str, ...]:

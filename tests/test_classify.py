@@ -89,6 +89,32 @@ def test_E_074_context_overflow_texts(text: str) -> None:
     assert (error.kind, error.code) == (K.CONTEXT_LENGTH, "context_length_exceeded")
 
 
+RAW = [
+    (
+        400,
+        '{"type":"error","error":{"message":"prompt is too long: 9 tokens > 8 maximum"}}',
+        K.CONTEXT_LENGTH,
+        "prompt is",
+    ),
+    (400, {"error": {"message": "tools.0.name: no", "code": "bad_tool"}}, K.INVALID_REQUEST, "tools.0.name: no"),
+    (400, '{"code":20015,"message":"Input should be \'function\'"}', K.INVALID_REQUEST, "Input should be"),
+    (429, "m:free is temporarily rate-limited upstream.", K.RATE_LIMITED, "m:free is temporarily"),
+    (400, '{"error":{"code":500}}', K.INVALID_REQUEST, "Provider returned error"),
+    (400, '{"error":{"mess', K.INVALID_REQUEST, "Provider returned error"),
+    (502, None, K.SERVER, "Provider returned error"),
+]
+
+
+@pytest.mark.parametrize(("status", "raw", "kind", "message"), RAW)
+def test_the_words_of_a_provider_behind_openrouter_are_the_ones_that_count(
+    status: int, raw: object, kind: K, message: str
+) -> None:
+    said = body("Provider returned error", code=status, metadata={"raw": raw, "provider_name": "p"})
+    for error in (provider_error(status, {}, json.dumps(said).encode()), embedded_error(said["error"])):
+        assert error.kind == kind
+        assert error.message.startswith(message)
+
+
 def test_E_079_a_numeric_code_is_no_code() -> None:
     for code in (429, "429", 1.5, True, ["x"]):
         assert provider_error(429, {}, json.dumps(body(code=code)).encode()).code is None
