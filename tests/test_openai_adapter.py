@@ -131,6 +131,28 @@ def test_E_045_samplers_of_reasoning_models_go_where_the_policy_is_to_drop() -> 
         assert sent(Target("", model, unsupported="drop"), temperature=0.2)[0].dropped == ()
 
 
+@pytest.mark.parametrize(
+    ("model", "effort", "refuses"),
+    [
+        ("gpt-6-sol", None, True),
+        ("gpt-6.1-terra", "high", True),
+        ("gpt-5.6", None, True),
+        ("gpt-5.6", "none", False),
+        ("gpt-5.1", "low", True),
+        ("gpt-5.1", "none", False),
+        ("gpt-5.1-codex", None, True),
+        ("gpt-5.2-pro", None, True),
+        ("gpt-4.1", "low", False),
+    ],
+)
+def test_E_045_samplers_go_where_the_model_reasons_and_stay_where_it_does_not(
+    model: str, effort: str | None, refuses: bool
+) -> None:
+    up, body = sent(Target("", model, unsupported="drop"), temperature=0.2, reasoning_effort=effort)
+    assert up.dropped == (("temperature",) if refuses else ())
+    assert ("temperature" in body) is not refuses
+
+
 def test_unknown_extensions_are_refused_unless_the_model_allows_them() -> None:
     with pytest.raises(UnsupportedParameter) as caught:
         sent(top_k=1)

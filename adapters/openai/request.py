@@ -23,8 +23,10 @@ _TOOLING = frozenset({"tools", "tool_choice", "parallel_tool_calls"})
 _NOTHING: tuple[Any, ...] = (None, [], "")
 """Values that say no more than leaving the parameter out."""
 _LONG_IDS = IdRule(r"(?s).*", longest=40)
-_REASONERS = re.compile(r"o\d|gpt-5(?!-chat|\.[1-4])")
+_REASONERS = re.compile(r"o\d|gpt-(?:5(?!-chat|\.[1-4])|5\.[1-4]-(?:chat|codex|pro)|[6-9])")
 """OpenAI's models that always reason or do by default, and refuse samplers while they do."""
+_ON_REQUEST = re.compile(r"gpt-5\.[1-4]")
+"""Those that reason, and refuse them, where an effort is asked for."""
 _SAMPLERS = (
     *("temperature", "top_p", "presence_penalty", "frequency_penalty"),
     *("logit_bias", "logprobs", "top_logprobs"),
@@ -78,7 +80,7 @@ def prepare(request: ChatRequest, target: Target, dialect: Dialect) -> UpstreamR
         body = {**dialect.extra, **body}
     body["model"] = target.model
     body["messages"] = _messages(request["messages"], dialect)
-    if target.unsupported == "drop" and dialect.custom_tools and _REASONERS.match(target.model):
+    if target.unsupported == "drop" and dialect.custom_tools and _reasons(target.model, body.get("reasoning_effort")):
         refused = [name for name in _SAMPLERS if body.pop(name, None) is not None]
         dropped = (*dropped, *refused)
     limit = request.get("max_completion_tokens") or request.get("max_tokens")
@@ -104,6 +106,12 @@ def prepare(request: ChatRequest, target: Target, dialect: Dialect) -> UpstreamR
         dropped=tuple(dict.fromkeys(dropped)) if dropped else (),
         notes=fixed.notes if plain else _notes(request, dialect),
     )
+
+
+def _reasons(model: str, effort: str | None) -> bool:
+    if effort == "none":
+        return False
+    return bool(_REASONERS.match(model) or (effort is not None and _ON_REQUEST.match(model)))
 
 
 def _notes(request: ChatRequest, dialect: Dialect) -> Mapping[str, Any]:
