@@ -89,6 +89,21 @@ def test_E_074_context_overflow_texts(text: str) -> None:
     assert (error.kind, error.code) == (K.CONTEXT_LENGTH, "context_length_exceeded")
 
 
+def test_googles_quota_of_a_minute_is_a_rate_wherever_it_comes_through() -> None:
+    """Its compatible endpoint and routers pass on what it says; the money of an account does not come back in seconds."""
+    spent = "You exceeded your current quota, please check your plan and billing details."
+    info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34.4s"}
+    told = {"error": {"code": 429, "message": spent, "status": "RESOURCE_EXHAUSTED", "details": [info]}}
+    wrapped = body("Provider returned error", code=429, metadata={"raw": json.dumps(told)})
+    for said in (told, [told], wrapped, body(f"{spent} Please retry in 34.4s.")):
+        error = provider_error(429, {}, json.dumps(said).encode())
+        assert (error.kind, error.retry_after) == (K.RATE_LIMITED, 34.4)
+    assert provider_error(429, {"retry-after": "2"}, json.dumps(told).encode()).retry_after == 2
+    assert provider_error(429, {"retry-after": "2"}, json.dumps(body(spent)).encode()).kind == K.QUOTA
+    no_money = body(f"{spent} Please retry in 1s.", code="insufficient_quota")
+    assert provider_error(429, {}, json.dumps(no_money).encode()).kind == K.QUOTA
+
+
 RAW = [
     (
         400,
