@@ -221,6 +221,22 @@ def test_what_other_providers_want_in_a_conversation_goes_to_none_that_refuses_i
     assert body["tools"] == (plain if refuses else tools)
 
 
+@pytest.mark.parametrize("name", sorted(ROWS))
+def test_an_earlier_refusal_is_what_the_model_said(name: str) -> None:
+    """No server but OpenAI's own has a field for it: some refuse it, the others would see an empty turn."""
+    flat = ROWS[name].flat
+    for turn in (
+        {"content": None, "refusal": "no"},
+        {"content": "", "refusal": "no"},
+        {"content": [{"type": "refusal", "refusal": "no"}]},
+    ):
+        told = sent(name, messages=[*MESSAGES, {"role": "assistant", **turn}, *MESSAGES])[1]["messages"][1]
+        parts = isinstance(turn["content"], list) and not flat
+        assert told == {"role": "assistant", "content": [{"type": "text", "text": "no"}] if parts else "no"}
+    both = {"role": "assistant", "content": "yes", "refusal": "no"}
+    assert sent(name, messages=[*MESSAGES, both])[1]["messages"][1] == {"role": "assistant", "content": "yes"}
+
+
 @pytest.mark.parametrize("name", ["cerebras", "ollama", "openrouter"])
 def test_reasoning_comes_back_under_the_provider_s_own_name(name: str) -> None:
     turn = {"role": "assistant", "content": "a", "reasoning_content": "hm"}

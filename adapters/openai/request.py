@@ -207,6 +207,8 @@ def _message(message: JSON, index: int, dialect: Dialect) -> JSON:
         told |= {dialect.reasoning_key: thought} if isinstance(thought, str) and thought else {}
     if message["role"] == "developer" and not dialect.developer_role:
         told["role"] = "system"
+    if not dialect.custom_tools and (refusal := told.pop("refusal", None)):
+        told["content"] = told.get("content") or refusal  # only OpenAI has such a field: the model said it
     if isinstance(content := told.get("content"), list):
         told["content"] = _content(content, index, dialect)
     elif content is None:
@@ -230,6 +232,8 @@ def _shorten(told: JSON, longest: int) -> None:
 
 
 def _content(parts: list[JSON], index: int, dialect: Dialect) -> str | list[JSON]:
+    if not dialect.custom_tools and any(part["type"] == "refusal" for part in parts):
+        parts = [{"type": "text", "text": part["refusal"]} if part["type"] == "refusal" else part for part in parts]
     if dialect.parts is not None:
         for at, part in enumerate(parts):
             if part["type"] not in dialect.parts:
