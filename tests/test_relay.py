@@ -141,6 +141,20 @@ def test_C_341_an_error_under_way_follows_what_came_before_it(error: bytes, toge
             call()
 
 
+@pytest.mark.parametrize("before", [b"", TEXT])
+def test_C_343_an_end_that_is_a_failure_is_no_end(before: bytes) -> None:
+    r = relay()
+    failed = frame({}, "abort") + USAGE + DONE
+    if not before:
+        with pytest.raises(ProviderError, match="before it was complete"):
+            r.feed(ROLE + failed)
+        assert not r.started
+        return
+    assert r.feed(ROLE + before) + r.feed(before + failed) == ROLE + before + before
+    with pytest.raises(ProviderError, match="before it was complete"):
+        r.close()
+
+
 def test_the_word_error_in_a_text_is_no_error() -> None:
     r = relay()
     said = frame({"content": '{"error": {"message": 1}} data: [DONE] "usage":{'})

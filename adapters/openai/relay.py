@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from ..classify import embedded_error
+from ..completion import FAILED
 from ..emit import DONE
 from ..errors import ErrorKind, ProviderError, bare
 from ..interface import JSON, ServedTier, told_or_default
@@ -309,7 +310,10 @@ class Relay:
         if self._calm not in data or not self._silent:
             self._see_calm(data)
         choices = chunk.get("choices") or []
-        self._left -= len([choice for choice in choices if choice.get("finish_reason")])
+        ends = [reason for choice in choices if (reason := choice.get("finish_reason"))]
+        if not FAILED.isdisjoint(ends):
+            raise ProviderError(ErrorKind.INCOMPLETE, "The upstream's answer ended before it was complete.")
+        self._left -= len(ends)
         self.started = self.started or _answers(choices)
         plain = b"data: " + data + b"\n\n" if len(lines) > 1 else frame
         self._count(frame, chunk, choices)
