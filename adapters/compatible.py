@@ -230,7 +230,6 @@ ROWS: Mapping[str, Dialect] = {
                 **_NO_LOGPROBS,
                 **_NO_PENALTIES,
                 "seed": DROP,
-                "reasoning_effort": DROP,
                 "parallel_tool_calls": DROP,
                 "thinking": PASS,
             },
@@ -242,7 +241,7 @@ ROWS: Mapping[str, Dialect] = {
             "https://dashscope-intl.aliyuncs.com/compatible-mode/v1",
             params={
                 "n": PASS,
-                "reasoning_effort": DROP,
+                "reasoning_effort": DROP,  # but for ``none``: there is on and off alone
                 **dict.fromkeys(("enable_thinking", "thinking_budget", "top_k", "enable_search"), PASS),
             },
             thinking="enable_thinking",

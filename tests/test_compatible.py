@@ -141,6 +141,30 @@ def test_E_031_E_043_deepseek_does_not_reason_where_it_could_not() -> None:
     assert "thinking" not in sent("deepseek")[1]
 
 
+@pytest.mark.parametrize(
+    ("name", "effort", "body", "dropped"),
+    [
+        ("qwen", "none", {"enable_thinking": False}, ()),
+        ("qwen", "high", {}, ("reasoning_effort",)),
+        ("zai", "none", {"thinking": {"type": "disabled"}}, ()),
+        ("zai", "high", {"reasoning_effort": "high"}, ()),
+        ("moonshot", "none", {"thinking": {"type": "disabled"}}, ()),
+    ],
+)
+def test_no_reasoning_is_none_in_the_provider_s_words(
+    name: str, effort: str, body: dict[str, Any], dropped: tuple[str, ...]
+) -> None:
+    up, told = sent(name, reasoning_effort=effort)
+    assert {key: value for key, value in told.items() if key not in ("model", "messages")} == body
+    assert up.dropped == dropped
+
+
+def test_a_switch_of_the_provider_s_own_wins_over_the_effort() -> None:
+    asked = sent("qwen", reasoning_effort="none", enable_thinking=True)[1]
+    assert asked["enable_thinking"] is True
+    assert "reasoning_effort" not in asked
+
+
 def test_C_160_a_schema_that_cannot_be_kept_is_refused_or_named_as_dropped_policy() -> None:
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}
     with pytest.raises(UnsupportedParameter):
@@ -436,7 +460,7 @@ JUNK = st.recursive(
 )
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(JUNK, max_size=3),
     st.dictionaries(st.sampled_from(["content", "tool_calls", "function_call", "audio", "logprobs"]), JUNK),

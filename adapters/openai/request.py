@@ -96,7 +96,7 @@ def prepare(request: ChatRequest, target: Target, dialect: Dialect) -> UpstreamR
     if "response_format" in body and not dialect.json_schema:
         _response_format(body, target)
     if dialect.thinking is not None:
-        _thinking(body, dialect)
+        dropped = _thinking(body, request, dialect, dropped)
     plain = "n" not in request and "modalities" not in request
     return UpstreamRequest(
         url=fixed.url,
@@ -294,11 +294,14 @@ def _response_format(body: JSON, target: Target) -> None:
     body["response_format"] = {"type": "json_object"}
 
 
-def _thinking(body: JSON, dialect: Dialect) -> None:
-    """Reasoning is switched off where the client asks for none, or where it could not go well (edge cases 31, 43)."""
+def _thinking(body: JSON, request: ChatRequest, dialect: Dialect, dropped: tuple[str, ...]) -> tuple[str, ...]:
+    """Reasoning is switched off where the client asks for none, or where it could not go well (edge cases 31, 43).
+
+    Gives what is dropped: ``none`` is not, where every other effort is.
+    """
     if "thinking" in body or "enable_thinking" in body:
-        return
-    off = body.get("reasoning_effort") == "none"
+        return dropped
+    none = off = request.get("reasoning_effort") == "none"
     if dialect.echo_reasoning and not off:
         calls = (m for m in body["messages"] if m["role"] == "assistant" and "tool_calls" in m)
         forced = body.get("tool_choice") == "required" or isinstance(body.get("tool_choice"), dict)
@@ -309,3 +312,4 @@ def _thinking(body: JSON, dialect: Dialect) -> None:
             body["enable_thinking"] = False
         else:
             body["thinking"] = {"type": "disabled"}
+    return tuple(name for name in dropped if name != "reasoning_effort") if none else dropped
