@@ -105,6 +105,7 @@ ROWS: Mapping[str, Dialect] = {
             params={**_OPEN, "service_tier": TRANSLATE, "context_length_exceeded_behavior": PASS},
             tiers={"default": "default", "priority": "priority"},
             reports_tier=False,
+            strict=True,
             extra={"context_length_exceeded_behavior": "error"},
         ),
         _row(

@@ -221,7 +221,9 @@ def test_E_046_reasoning_between_tags() -> None:
     assert plain[-1]["choices"][0]["delta"] == {"reasoning_content": "<this"}
 
 
-@pytest.mark.parametrize("name", ["openai", "azure", "groq", "cerebras", "openrouter", "openai-compatible"])
+@pytest.mark.parametrize(
+    "name", ["openai", "azure", "groq", "cerebras", "fireworks", "openrouter", "openai-compatible"]
+)
 def test_what_other_providers_want_in_a_conversation_goes_to_none_that_refuses_it(name: str) -> None:
     """Claude's marks for the cache and Gemini's signatures, where a conversation goes on elsewhere."""
     call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -237,7 +239,7 @@ def test_what_other_providers_want_in_a_conversation_goes_to_none_that_refuses_i
     body = json.loads(
         registry.load(name).prepare({"messages": messages, "tools": tools}, Target("https://h", "m", "k")).body
     )
-    refuses = name in ("openai", "azure", "groq", "cerebras")
+    refuses = name not in ("openrouter", "openai-compatible")
     content = body["messages"][0]["content"]
     assert content == ("hi" if name == "cerebras" else [text if refuses else {**text, **mark}])
     assert body["messages"][1]["tool_calls"] == [call if refuses else signed]
