@@ -309,6 +309,19 @@ def test_E_052_recorded_stream_error_of_openrouter() -> None:
         translator.feed(b": OPENROUTER PROCESSING\n\n" + error)
 
 
+@pytest.mark.parametrize("before", [b"", chunk({"content": "half"})])
+def test_E_052_an_error_of_llama_cpp_in_a_field_of_its_own(before: bytes) -> None:
+    """``[DONE]`` comes after it all the same: it must not pass for a natural end."""
+    told = {"code": 400, "message": "the request exceeds the available context size", "type": "invalid_request_error"}
+    body = before + b"error: " + json.dumps(told).encode() + b"\n\ndata: [DONE]\n\n"
+    for size in (1, 7, len(body)):
+        pieces = [body[at : at + size] for at in range(0, len(body), size)]
+        outcome = translate(registry.load("llamacpp").stream(UpstreamRequest("", {}, b"")), pieces)
+        assert len(outcome.chunks) == bool(before)
+        assert outcome.error is not None
+        assert (outcome.error.kind, outcome.error.code) == (ErrorKind.CONTEXT_LENGTH, "context_length_exceeded")
+
+
 @pytest.mark.parametrize("folder", PLAYED)
 def test_recorded_streams(folder: str) -> None:
     found = recordings(folder, endpoint="chat.completions", stream=True)
