@@ -223,6 +223,35 @@ KINDS: dict[str, list[dict[str, Any]]] = {
 }
 
 
+@pytest.mark.parametrize("arguments", ["", '{"a": 1}'])
+def test_C_210_an_id_that_could_not_come_back_is_replaced_in_any_split(arguments: str) -> None:
+    """vLLM's ids are longer than those of OpenAI, which a request may have."""
+    ids = [f"chatcmpl-tool-{digit * 32}" for digit in "ab"]
+    heads = [
+        frame(
+            {
+                "tool_calls": [
+                    {"index": at, "id": long, "type": "function", "function": {"name": "f", "arguments": arguments}}
+                ]
+            }
+        )
+        for at, long in enumerate(ids)
+    ]
+    more = [frame({"tool_calls": [{"index": at, "function": {"arguments": "{}"}}]}) for at in (0, 1)]
+    body = ROLE + heads[0] + more[0] * 3 + heads[1] + more[1] + frame({}, "tool_calls") + USAGE + DONE
+    outcomes = set()
+    for size in (1, 50, 300, len(body)):
+        r = relay()
+        outcomes.add(b"".join(r.feed(body[at : at + size]) for at in range(0, len(body), size)) + r.close())
+    (raw,) = outcomes
+    events = [json.loads(line[6:]) for line in raw.split(b"\n") if line.startswith(b"data: {")]
+    deltas = [choice["delta"] for event in events for choice in event["choices"]]
+    given = [call["id"] for delta in deltas for call in delta.get("tool_calls", ()) if "id" in call]
+    assert len(set(given)) == 2
+    assert max(map(len, given)) <= 40
+    assert raw.count(b'"name":"f"') == 2
+
+
 def generated(value: Any, key: str = "") -> int:
     """Bytes of text and of arguments in a delta, told once."""
     if isinstance(value, str):

@@ -19,7 +19,7 @@ from ..sse import MAX_EVENT_BYTES
 from ..usage import Usage
 from .dialect import Dialect, read_usage, served_tier
 from .frames import Shape, shape_of
-from .response import failure
+from .response import failure, shortened
 
 _HIDDEN = (b', "usage": null', b'"usage":null,', b'"usage": null, ')
 """Rarer forms of what a client that did not ask for usage must not see; servers differ in blanks and key order."""
@@ -247,6 +247,8 @@ class Relay:
             if not self._silent and b'"usage"' in hidden:  # it is not null
                 return self._slowly(block)
             out = block if self._include_usage else hidden
+        if self.called_tools and b'"name"' in block:  # the next call begins
+            return self._decoded(block)
         size = len(block) - _padding(block, frames) if self._padded else len(block)
         text = size - frames * self._overhead
         if not frames <= text <= frames * _MUCH:
@@ -254,7 +256,7 @@ class Relay:
                 return self._decoded(block)
             # Nearly every piece of arguments has quotes, which are escaped: JSON within JSON.
             text = size - frames * self._call_overhead - block.count(b"\\")
-            if not frames <= text <= frames * _MUCH or (frames > 1 and b'"name"' in block):  # the next call begins
+            if not frames <= text <= frames * _MUCH:
                 return self._decoded(block)
         self._text += text
         return out
@@ -317,6 +319,8 @@ class Relay:
         self.started = self.started or _answers(choices)
         plain = b"data: " + data + b"\n\n" if len(lines) > 1 else frame
         self._count(frame, chunk, choices)
+        if self.called_tools and shortened(choices):
+            plain = b"data: " + dumps(chunk) + b"\n\n"
         if chunk.get("usage"):
             return self._usage(chunk, choices)
         return plain if self._include_usage else self._hide(plain)

@@ -22,7 +22,8 @@ _HANDLED = frozenset({"stream_options", "max_tokens", "max_completion_tokens", "
 _TOOLING = frozenset({"tools", "tool_choice", "parallel_tool_calls"})
 _NOTHING: tuple[Any, ...] = (None, [], "")
 """Values that say no more than leaving the parameter out."""
-_LONG_IDS = IdRule(r"(?s).*", longest=40)
+LONG_IDS = IdRule(r"(?s).*", longest=40)
+"""Ids of tool calls as OpenAI takes them back (checklist C-210)."""
 _REASONERS = re.compile(r"o\d|gpt-(?:5(?!-chat|\.[1-4])|5\.[1-4]-(?:chat|codex|pro)|[6-9])")
 """OpenAI's models that always reason or do by default, and refuse samplers while they do."""
 _ON_REQUEST = re.compile(r"gpt-5\.[1-4]")
@@ -226,9 +227,9 @@ def _call(call: JSON) -> JSON:
 
 def _shorten(told: JSON, longest: int) -> None:
     if len(told.get("tool_call_id") or "") > longest:
-        told["tool_call_id"] = _LONG_IDS.apply(told["tool_call_id"])
+        told["tool_call_id"] = LONG_IDS.apply(told["tool_call_id"])
     if any(len(call["id"]) > longest for call in told.get("tool_calls") or ()):
-        told["tool_calls"] = [{**call, "id": _LONG_IDS.apply(call["id"])} for call in told["tool_calls"]]
+        told["tool_calls"] = [{**call, "id": LONG_IDS.apply(call["id"])} for call in told["tool_calls"]]
 
 
 def _content(parts: list[JSON], index: int, dialect: Dialect) -> str | list[JSON]:

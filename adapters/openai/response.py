@@ -9,6 +9,7 @@ from ..errors import ErrorKind, ProviderError
 from ..interface import JSON, Answer
 from ..jsonio import loads
 from .dialect import Dialect, read_usage, told_tier
+from .request import LONG_IDS
 from .think import ThinkSplitter
 
 _MESSAGE_KEYS = frozenset({"role", "content", "refusal", "annotations"})
@@ -107,6 +108,15 @@ def failure(chunk: Mapping[str, Any], event: str = "") -> Any:
         return error
     bare = "choices" not in chunk and (chunk.get("object") == "error" or chunk.get("message") or chunk.get("detail"))
     return chunk if bare or event == "error" else None
+
+
+def shortened(choices: list[JSON]) -> bool:
+    """Whether any tool call of a chunk had an id too long to come back, and has another now (checklist C-210)."""
+    calls = [call for choice in choices for call in (choice.get("delta") or {}).get("tool_calls") or ()]
+    long = [call for call in calls if LONG_IDS.apply(call.get("id") or "") != (call.get("id") or "")]
+    for call in long:
+        call["id"] = LONG_IDS.apply(call["id"])
+    return bool(long)
 
 
 def mend(given: Mapping[str, Any]) -> JSON:
