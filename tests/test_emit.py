@@ -335,7 +335,7 @@ def test_a_choice_that_was_not_asked_for_is_a_protocol_error() -> None:
     assert caught.value.kind is ErrorKind.PROTOCOL
 
 
-@settings(max_examples=80)
+@settings(max_examples=80, deadline=None)
 @given(st.data())
 def test_tool_arguments_survive_any_interleaving(data: st.DataObject) -> None:
     whole = [json.dumps({"k": data.draw(st.text(max_size=8))}) for _ in range(data.draw(st.integers(1, 4)))]
