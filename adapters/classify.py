@@ -6,10 +6,11 @@
 * sanitise        a text of the provider's that a client may see
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -45,6 +46,7 @@ CODES: Mapping[str, ErrorKind] = {
     "exceed_context_size_error": K.CONTEXT_LENGTH,
     "too_many_prompt_tokens": K.CONTEXT_LENGTH,
     "too_many_tokens": K.CONTEXT_LENGTH,
+    "model_max_prompt_tokens_exceeded": K.CONTEXT_LENGTH,
     "string_above_max_length": K.INVALID_REQUEST,
     "content_filter": K.CONTENT_POLICY,
     "content_policy_violation": K.CONTENT_POLICY,
@@ -95,11 +97,13 @@ _TEXTS: tuple[tuple[ErrorKind, re.Pattern[str]], ...] = tuple(
             r"maximum context length|context (?:window|size|length)|exceeds? context limit|maximum prompt length",
             r"prompt is too long|input is too long|prompt too long|too large for model with \d+ maximum context",
             r"input token count .{0,40} (?:exceeds|supports (?:only )?up to)|input tokens exceed",
+            r"model token limit|range of input length|prompt exceeds max length|prompt token count .{0,20} exceeds",
+            r"maximum allowed input length|`inputs` (?:tokens \+ `max_new_tokens` must be|must have less than)",
         ),
         (
             K.CONTENT_POLICY,
             r"content (?:management|filtering) policy|content exists risk|inappropriate content|safety system",
-            r"flagged by moderation|requires moderation",
+            r"flagged by moderation|requires moderation|potentially unsafe or sensitive content",
         ),
         (
             K.QUOTA,
@@ -155,13 +159,16 @@ class ErrorBody:
     codes: tuple[str, ...] = ()
     """``code``, ``type``, inner code: as they came, numbers included as text."""
     param: str | None = None
+    wait: float | None = None
+    """Seconds after which to try again, where a text or Google's ``RetryInfo`` says so."""
 
 
 def provider_error(status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
     """Classify a response. Header names are lower case."""
     said = read_body(body)
     kind = STATUSES.get(status) or (K.INVALID_REQUEST if 400 <= status < 500 else K.SERVER)
-    return _error(_refine(kind, said), said, status, retry_after(headers, said.message))
+    wait = retry_after(headers)
+    return _error(_refine(kind, said), said, status, said.wait if wait is None else wait)
 
 
 def embedded_error(error: Any) -> ProviderError:
@@ -173,7 +180,7 @@ def embedded_error(error: Any) -> ProviderError:
         kind = STATUSES.get(numbers[0]) or (K.INVALID_REQUEST if numbers[0] < 500 else K.SERVER)
     if "invalid_request_error" in said.codes:
         kind = K.INVALID_REQUEST
-    return _error(_refine(kind, said), said, numbers[0] if numbers else None, retry_after({}, said.message))
+    return _error(_refine(kind, said), said, numbers[0] if numbers else None, said.wait)
 
 
 def read_body(body: bytes) -> ErrorBody:
@@ -182,7 +189,7 @@ def read_body(body: bytes) -> ErrorBody:
         return _words(loads(body))
     except ProviderError:
         text = body[: 4 * MAX_MESSAGE].decode(errors="replace").strip()
-        return ErrorBody("" if text.startswith("<") else text)
+        return ErrorBody() if text.startswith("<") else _said(text)
 
 
 def retry_after(headers: Mapping[str, str], message: str = "") -> float | None:
@@ -264,6 +271,8 @@ def _refine(kind: ErrorKind, said: ErrorBody) -> ErrorKind:
         if (found := CODES.get(code.lower())) in allowed:
             return found
     allowed = _TEXT_KINDS.get(kind, frozenset())
+    if kind is K.RATE_LIMITED and said.wait is not None:
+        allowed -= {K.QUOTA}  # Google says "quota" for every rate; what comes back soon is not used up
     for found, pattern in _TEXTS:
         if found in allowed and pattern.search(said.message):
             return found
@@ -271,16 +280,16 @@ def _refine(kind: ErrorKind, said: ErrorBody) -> ErrorKind:
 
 
 def _words(body: Any, depth: int = 0) -> ErrorBody:
-    if depth > 8:
+    if depth > 8 or not isinstance(body, list | str | dict):
         return ErrorBody()
     if isinstance(body, list):
         return _words(body[0], depth + 1) if body else ErrorBody()
     if isinstance(body, str):
         inner = _inside(body)
-        return _words(inner, depth + 1) if inner is not None else ErrorBody(body[: 4 * MAX_MESSAGE])
-    if not isinstance(body, dict):
-        return ErrorBody()
+        return _words(inner, depth + 1) if inner is not None else _said(body[: 4 * MAX_MESSAGE])
     outer = [body[key] for key in ("code", "type", "status") if key in body]
+    if (wrapped := _wrapped(body, depth)) is not None:
+        return replace(wrapped, codes=tuple(dict.fromkeys((*wrapped.codes, *_codes(outer)))))
     for key in ("error", "detail", "errors", "message", "msg"):
         inner = body.get(key)
         if inner in (None, "", [], {}):
@@ -289,9 +298,34 @@ def _words(body: Any, depth: int = 0) -> ErrorBody:
         deeper = [*said.codes, *_codes(outer), *_inner_codes(body)]
         param = body.get("param")
         return ErrorBody(
-            said.message, tuple(dict.fromkeys(deeper)), said.param or (param if isinstance(param, str) else None)
+            said.message,
+            tuple(dict.fromkeys(deeper)),
+            said.param or (param if isinstance(param, str) else None),
+            _delay(body) or said.wait,
         )
     return ErrorBody("", (*_codes(outer), *_inner_codes(body)))
+
+
+def _wrapped(body: Mapping[str, Any], depth: int) -> ErrorBody | None:
+    """The words of the provider behind OpenRouter, whose own are "Provider returned error" and no more."""
+    metadata = body.get("metadata")
+    raw = metadata.get("raw") if isinstance(metadata, dict) else None
+    if isinstance(raw, str):
+        with contextlib.suppress(ProviderError):
+            raw = loads(raw)
+    said = _words(raw, depth + 1)
+    return said if said.message and not said.message.startswith("{") else None
+
+
+def _said(text: str) -> ErrorBody:
+    return ErrorBody(text, wait=retry_after({}, text))
+
+
+def _delay(body: Mapping[str, Any]) -> float | None:
+    """The ``RetryInfo`` of Google's details."""
+    details = body.get("details")
+    delays = [d.get("retryDelay") for d in details if isinstance(d, dict)] if isinstance(details, list) else []
+    return next((duration(delay) for delay in delays if isinstance(delay, str)), None)
 
 
 def _inner_codes(body: Mapping[str, Any]) -> tuple[str, ...]:

@@ -83,6 +83,7 @@ ROWS: Mapping[str, Dialect] = {
             max_tokens="max_completion_tokens",
             parts=_IMAGES,
             message_keys=frozenset({"reasoning"}),
+            strict=True,
         ),
         _row(
             "deepseek",
@@ -104,6 +105,7 @@ ROWS: Mapping[str, Dialect] = {
             params={**_OPEN, "service_tier": TRANSLATE, "context_length_exceeded_behavior": PASS},
             tiers={"default": "default", "priority": "priority"},
             reports_tier=False,
+            strict=True,
             extra={"context_length_exceeded_behavior": "error"},
         ),
         _row(
@@ -121,6 +123,7 @@ ROWS: Mapping[str, Dialect] = {
             tiers={"default": "default", "flex": "flex", "priority": "priority"},
             tiers_declared=True,  # whoever serves the model behind it may have none
             message_keys=frozenset({"reasoning", "reasoning_details"}),
+            reasoning_key="reasoning",
         ),
         _row(
             "xai",
@@ -170,8 +173,17 @@ ROWS: Mapping[str, Dialect] = {
             parts=_TEXT,
             flat=True,
             message_keys=frozenset({"reasoning"}),
+            reasoning_key="reasoning",
+            strict=True,
         ),
-        _row("ollama", "http://127.0.0.1:11434/v1", params={**_NO_LOGPROBS, "think": PASS}, parts=_IMAGES),
+        _row(
+            "ollama",
+            "http://127.0.0.1:11434/v1",
+            params={**_NO_LOGPROBS, "think": PASS},
+            parts=_IMAGES,
+            message_keys=frozenset({"reasoning"}),
+            reasoning_key="reasoning",
+        ),
         _row(
             "vllm",
             "http://127.0.0.1:8000/v1",
@@ -219,7 +231,6 @@ ROWS: Mapping[str, Dialect] = {
                 **_NO_LOGPROBS,
                 **_NO_PENALTIES,
                 "seed": DROP,
-                "reasoning_effort": DROP,
                 "parallel_tool_calls": DROP,
                 "thinking": PASS,
             },
@@ -231,7 +242,7 @@ ROWS: Mapping[str, Dialect] = {
             "https://dashscope-intl.aliyuncs.com/compatible-mode/v1",
             params={
                 "n": PASS,
-                "reasoning_effort": DROP,
+                "reasoning_effort": DROP,  # but for ``none``: there is on and off alone
                 **dict.fromkeys(("enable_thinking", "thinking_budget", "top_k", "enable_search"), PASS),
             },
             thinking="enable_thinking",
@@ -242,7 +253,12 @@ ROWS: Mapping[str, Dialect] = {
         _row("copilot", "https://api.githubcopilot.com", params={"n": PASS}, max_tokens="max_tokens"),
         _row("crusoe", "https://managed-inference-api-proxy.crusoecloud.com/v1", params=_OPEN),
         _row("doubleword", "https://api.doubleword.ai/v1", params=_OPEN),
-        _row("snowflake", params=_NO_PENALTIES | _NO_LOGPROBS, max_tokens="max_completion_tokens"),
+        _row(
+            "snowflake",
+            params=_NO_PENALTIES | _NO_LOGPROBS,
+            max_tokens="max_completion_tokens",
+            message_keys=frozenset({"reasoning_content", "reasoning_details"}),
+        ),
         _row("mistralrs", "http://127.0.0.1:1234/v1", params=_OPEN),
         _row(
             "gemini-openai",

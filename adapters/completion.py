@@ -35,8 +35,8 @@ FINISH_REASONS: Mapping[str, str] = {
     "model_armor": "content_filter",
 }
 """A provider's word for the end -> OpenAI's. A word that is not here is a natural end, ``stop`` (C-265)."""
-FAILED = frozenset({"error", "network_error", "insufficient_system_resource", "malformed_function_call"})
-"""Ends that are failures: never told as an answer."""
+FAILED = frozenset({"abort", "error", "network_error", "insufficient_system_resource", "malformed_function_call"})
+"""Ends that are failures: never told as an answer. vLLM and SGLang say ``abort`` where they are stopped in the middle."""
 
 
 def finish_reason(word: str, *, calls: bool, forced_tool: bool = False, functions: bool = False) -> str:

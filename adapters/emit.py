@@ -121,8 +121,9 @@ class StreamWriter:
                     else:
                         self._delta(out, index, delta or {}, logprobs)
                 if finish := choice.get("finish_reason"):
-                    self.started = True
-                    state.finish = finish if finish.lower() not in FAILED else None
+                    failed = finish.lower() in FAILED
+                    self.started = self.started or not failed
+                    state.finish = None if failed else finish
             if moderation := chunk.get("moderation"):
                 out.append(self._event(self._bare(b'"moderation":' + dumps(moderation) + self._nulls())))
         return b"".join(out)

@@ -89,3 +89,5 @@ class SSEDecoder:
             self._data.append(value)
         elif name == b"event":
             self._event = value.decode(errors="replace")
+        elif name == b"error" and value.startswith(b"{"):  # llama.cpp's own field, until its builds of late 2025
+            self._event, self._data = "error", [value]

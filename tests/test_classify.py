@@ -74,6 +74,12 @@ OVERFLOWS = [
     "request (2009 tokens) exceeds the available context size (512 tokens), try increasing it",
     "Prompt contains 9 tokens ... too large for model with 8 maximum context length",
     "This model's maximum prompt length is 5 but the request contains 6 tokens.",
+    "Invalid request: Your request exceeded model token limit: 262144 (requested: 291351)",
+    "Range of input length should be [1, 129024]",
+    "Prompt exceeds max length",
+    "prompt token count of 5000 exceeds the limit of 4096",
+    "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 8193. Given: 9000 `inputs` tokens and 5",
+    "Input validation error: `inputs` must have less than 4095 tokens. Given: 9000",
 ]
 
 
@@ -81,6 +87,47 @@ OVERFLOWS = [
 def test_E_074_context_overflow_texts(text: str) -> None:
     error = provider_error(400, {}, json.dumps(body(text)).encode())
     assert (error.kind, error.code) == (K.CONTEXT_LENGTH, "context_length_exceeded")
+
+
+def test_googles_quota_of_a_minute_is_a_rate_wherever_it_comes_through() -> None:
+    """Its compatible endpoint and routers pass on what it says; the money of an account does not come back in seconds."""
+    spent = "You exceeded your current quota, please check your plan and billing details."
+    info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34.4s"}
+    told = {"error": {"code": 429, "message": spent, "status": "RESOURCE_EXHAUSTED", "details": [info]}}
+    wrapped = body("Provider returned error", code=429, metadata={"raw": json.dumps(told)})
+    for said in (told, [told], wrapped, body(f"{spent} Please retry in 34.4s.")):
+        error = provider_error(429, {}, json.dumps(said).encode())
+        assert (error.kind, error.retry_after) == (K.RATE_LIMITED, 34.4)
+    assert provider_error(429, {"retry-after": "2"}, json.dumps(told).encode()).retry_after == 2
+    assert provider_error(429, {"retry-after": "2"}, json.dumps(body(spent)).encode()).kind == K.QUOTA
+    no_money = body(f"{spent} Please retry in 1s.", code="insufficient_quota")
+    assert provider_error(429, {}, json.dumps(no_money).encode()).kind == K.QUOTA
+
+
+RAW = [
+    (
+        400,
+        '{"type":"error","error":{"message":"prompt is too long: 9 tokens > 8 maximum"}}',
+        K.CONTEXT_LENGTH,
+        "prompt is",
+    ),
+    (400, {"error": {"message": "tools.0.name: no", "code": "bad_tool"}}, K.INVALID_REQUEST, "tools.0.name: no"),
+    (400, '{"code":20015,"message":"Input should be \'function\'"}', K.INVALID_REQUEST, "Input should be"),
+    (429, "m:free is temporarily rate-limited upstream.", K.RATE_LIMITED, "m:free is temporarily"),
+    (400, '{"error":{"code":500}}', K.INVALID_REQUEST, "Provider returned error"),
+    (400, '{"error":{"mess', K.INVALID_REQUEST, "Provider returned error"),
+    (502, None, K.SERVER, "Provider returned error"),
+]
+
+
+@pytest.mark.parametrize(("status", "raw", "kind", "message"), RAW)
+def test_the_words_of_a_provider_behind_openrouter_are_the_ones_that_count(
+    status: int, raw: object, kind: K, message: str
+) -> None:
+    said = body("Provider returned error", code=status, metadata={"raw": raw, "provider_name": "p"})
+    for error in (provider_error(status, {}, json.dumps(said).encode()), embedded_error(said["error"])):
+        assert error.kind == kind
+        assert error.message.startswith(message)
 
 
 def test_E_079_a_numeric_code_is_no_code() -> None:

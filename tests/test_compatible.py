@@ -141,6 +141,30 @@ def test_E_031_E_043_deepseek_does_not_reason_where_it_could_not() -> None:
     assert "thinking" not in sent("deepseek")[1]
 
 
+@pytest.mark.parametrize(
+    ("name", "effort", "body", "dropped"),
+    [
+        ("qwen", "none", {"enable_thinking": False}, ()),
+        ("qwen", "high", {}, ("reasoning_effort",)),
+        ("zai", "none", {"thinking": {"type": "disabled"}}, ()),
+        ("zai", "high", {"reasoning_effort": "high"}, ()),
+        ("moonshot", "none", {"thinking": {"type": "disabled"}}, ()),
+    ],
+)
+def test_no_reasoning_is_none_in_the_provider_s_words(
+    name: str, effort: str, body: dict[str, Any], dropped: tuple[str, ...]
+) -> None:
+    up, told = sent(name, reasoning_effort=effort)
+    assert {key: value for key, value in told.items() if key not in ("model", "messages")} == body
+    assert up.dropped == dropped
+
+
+def test_a_switch_of_the_provider_s_own_wins_over_the_effort() -> None:
+    asked = sent("qwen", reasoning_effort="none", enable_thinking=True)[1]
+    assert asked["enable_thinking"] is True
+    assert "reasoning_effort" not in asked
+
+
 def test_C_160_a_schema_that_cannot_be_kept_is_refused_or_named_as_dropped_policy() -> None:
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}
     with pytest.raises(UnsupportedParameter):
@@ -197,6 +221,81 @@ def test_E_046_reasoning_between_tags() -> None:
     assert plain[-1]["choices"][0]["delta"] == {"reasoning_content": "<this"}
 
 
+@pytest.mark.parametrize(
+    "name", ["openai", "azure", "groq", "cerebras", "fireworks", "openrouter", "openai-compatible"]
+)
+def test_what_other_providers_want_in_a_conversation_goes_to_none_that_refuses_it(name: str) -> None:
+    """Claude's marks for the cache and Gemini's signatures, where a conversation goes on elsewhere."""
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    mark = {"cache_control": {"type": "ephemeral"}}
+    signed = {**call, "index": 0, "extra_content": {"google": {"thought_signature": "s"}}}
+    text = {"type": "text", "text": "hi"}
+    messages = [
+        {"role": "user", "content": [{**text, **mark}]},
+        {"role": "assistant", "content": None, "tool_calls": [signed]},
+        {"role": "tool", "tool_call_id": "a", "content": "1"},
+    ]
+    tools = [{**TOOL, **mark}, {"type": "function", "function": {"name": "g", **mark}}]
+    body = json.loads(
+        registry.load(name).prepare({"messages": messages, "tools": tools}, Target("https://h", "m", "k")).body
+    )
+    refuses = name not in ("openrouter", "openai-compatible")
+    content = body["messages"][0]["content"]
+    assert content == ("hi" if name == "cerebras" else [text if refuses else {**text, **mark}])
+    assert body["messages"][1]["tool_calls"] == [call if refuses else signed]
+    plain = [TOOL, {"type": "function", "function": {"name": "g"}}]
+    assert body["tools"] == (plain if refuses else tools)
+
+
+@pytest.mark.parametrize("name", sorted(ROWS))
+def test_an_earlier_refusal_is_what_the_model_said(name: str) -> None:
+    """No server but OpenAI's own has a field for it: some refuse it, the others would see an empty turn."""
+    flat = ROWS[name].flat
+    for turn in (
+        {"content": None, "refusal": "no"},
+        {"content": "", "refusal": "no"},
+        {"content": [{"type": "refusal", "refusal": "no"}]},
+    ):
+        told = sent(name, messages=[*MESSAGES, {"role": "assistant", **turn}, *MESSAGES])[1]["messages"][1]
+        parts = isinstance(turn["content"], list) and not flat
+        assert told == {"role": "assistant", "content": [{"type": "text", "text": "no"}] if parts else "no"}
+    both = {"role": "assistant", "content": "yes", "refusal": "no"}
+    assert sent(name, messages=[*MESSAGES, both])[1]["messages"][1] == {"role": "assistant", "content": "yes"}
+
+
+@pytest.mark.parametrize("name", ["cerebras", "ollama", "openrouter"])
+def test_reasoning_comes_back_under_the_provider_s_own_name(name: str) -> None:
+    turn = {"role": "assistant", "content": "a", "reasoning_content": "hm"}
+    told = {"role": "assistant", "content": "a", "reasoning": "hm"}
+    assert sent(name, messages=[*MESSAGES, turn])[1]["messages"][1] == told
+    assert sent(name, messages=[*MESSAGES, {**told, "reasoning_content": "other"}])[1]["messages"][1] == told
+
+
+@pytest.mark.parametrize("name", ["openrouter", "snowflake"])
+def test_signed_reasoning_comes_back_whole(name: str) -> None:
+    details = [{"type": "reasoning.text", "text": "hm", "signature": "s", "index": 0}]
+    turn = {"role": "assistant", "content": "a", "reasoning_details": details}
+    assert sent(name, messages=[*MESSAGES, turn])[1]["messages"][1] == turn
+    assert "reasoning" not in sent(name, messages=[*MESSAGES, {**turn, "reasoning_content": "hm"}])[1]["messages"][1]
+
+
+def test_the_sources_of_a_search_are_in_a_whole_answer_as_in_a_stream() -> None:
+    adapter, found = (
+        registry.load("perplexity"),
+        {"citations": ["https://a.example"], "search_results": [{"title": "A"}]},
+    )
+    choice = {"index": 0, "finish_reason": "stop"}
+    whole = {"choices": [{**choice, "message": {"content": "a[1]"}}], **found}
+    answer = adapter.parse(json.dumps(whole).encode(), UpstreamRequest("", {}, b""))
+    told = completion(answer, id="c", created=1, model="m")["choices"][0]["message"]
+    assert {key: told[key] for key in found} == found
+    streamed = {"choices": [{**choice, "delta": {"content": "a[1]"}}], **found}
+    outcome = translate(
+        adapter.stream(UpstreamRequest("", {}, b"")), [b"data: " + json.dumps(streamed).encode() + b"\n\n"]
+    )
+    assert outcome.chunks[-1]["choices"][0]["delta"] == found
+
+
 def test_E_037_a_failed_tool_call_of_groq_keeps_its_code() -> None:
     said = {"error": {"message": "Failed to call a function.", "code": "tool_use_failed", "failed_generation": "x"}}
     error = registry.load("groq").error(400, {}, json.dumps(said).encode())
@@ -208,6 +307,19 @@ def test_E_052_recorded_stream_error_of_openrouter() -> None:
     translator = registry.load("openrouter").stream(UpstreamRequest("", {}, b""))
     with pytest.raises(ProviderError, match="Provider disconnected"):
         translator.feed(b": OPENROUTER PROCESSING\n\n" + error)
+
+
+@pytest.mark.parametrize("before", [b"", chunk({"content": "half"})])
+def test_E_052_an_error_of_llama_cpp_in_a_field_of_its_own(before: bytes) -> None:
+    """``[DONE]`` comes after it all the same: it must not pass for a natural end."""
+    told = {"code": 400, "message": "the request exceeds the available context size", "type": "invalid_request_error"}
+    body = before + b"error: " + json.dumps(told).encode() + b"\n\ndata: [DONE]\n\n"
+    for size in (1, 7, len(body)):
+        pieces = [body[at : at + size] for at in range(0, len(body), size)]
+        outcome = translate(registry.load("llamacpp").stream(UpstreamRequest("", {}, b"")), pieces)
+        assert len(outcome.chunks) == bool(before)
+        assert outcome.error is not None
+        assert (outcome.error.kind, outcome.error.code) == (ErrorKind.CONTEXT_LENGTH, "context_length_exceeded")
 
 
 @pytest.mark.parametrize("folder", PLAYED)
@@ -363,7 +475,7 @@ JUNK = st.recursive(
 )
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(JUNK, max_size=3),
     st.dictionaries(st.sampled_from(["content", "tool_calls", "function_call", "audio", "logprobs"]), JUNK),

@@ -327,6 +327,21 @@ async def test_C_341_342_343_344_a_death_in_the_middle_is_told(sluice: Contract,
     assert len(sluice.upstream.journal) == before + 1  # no second attempt
 
 
+@pytest.mark.parametrize("model", ["verbatim-0", "mended-0"])
+async def test_C_343_an_answer_that_its_server_aborts_is_not_told_as_complete(sluice: Contract, model: str) -> None:
+    """vLLM says so in the place of the finish, and ``[DONE]`` after it."""
+    said = [chunk({"role": "assistant", "content": "hi"}), chunk({}, "abort")]
+    sluice.says("verbatim-0", sse(*said), content_type="text/event-stream")
+    reply = await stream(sluice, model)
+    assert reply.broken
+    assert '"error"' in reply.blocks[-1]
+    assert "abort" not in reply.raw.decode()
+    assert '"stop"' not in reply.raw.decode()
+    assert "[DONE]" not in reply.raw.decode()
+    sluice.says("verbatim-0", sse(said[1]), content_type="text/event-stream")
+    assert (await sluice.ask(model, stream=True)).status == 502  # nothing was said: another may still answer
+
+
 async def test_C_346_a_slow_reader_holds_the_upstream_back(sluice: Contract) -> None:
     from gateway.demo import Script
 

@@ -162,6 +162,14 @@ def test_C_317_missing_finish_is_an_incomplete_answer() -> None:
         w.finish(None)
 
 
+def test_C_343_an_end_that_is_a_failure_begins_nothing_and_is_no_end() -> None:
+    w = writer()
+    assert w.write([end("abort")]) == b""
+    assert not w.started
+    with pytest.raises(ProviderError, match="before it was complete"):
+        w.finish(None)
+
+
 def test_C_319_an_end_repeated_on_every_chunk_is_told_once_at_the_end() -> None:
     found = play(*[delta({"content": c}, finish_reason="STOP") for c in "abc"], end("MAX_TOKENS"))
     assert [e["choices"][0]["finish_reason"] for e in found[:-1]] == [None] * 4 + ["length"]
@@ -327,7 +335,7 @@ def test_a_choice_that_was_not_asked_for_is_a_protocol_error() -> None:
     assert caught.value.kind is ErrorKind.PROTOCOL
 
 
-@settings(max_examples=80)
+@settings(max_examples=80, deadline=None)
 @given(st.data())
 def test_tool_arguments_survive_any_interleaving(data: st.DataObject) -> None:
     whole = [json.dumps({"k": data.draw(st.text(max_size=8))}) for _ in range(data.draw(st.integers(1, 4)))]

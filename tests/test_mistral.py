@@ -217,6 +217,27 @@ def test_embeddings_have_another_name_for_their_size() -> None:
     assert json.loads(up.body) == {"model": "m", "input": "a", "encoding_format": "float", "output_dimension": 8}
 
 
+def test_a_mark_for_the_cache_is_no_field_of_its_functions() -> None:
+    marked = {"type": "function", "function": {"name": "f", "strict": True, "cache_control": {"type": "ephemeral"}}}
+    function = sent(tools=[marked])[1]["tools"][0]["function"]
+    assert function == {"name": "f", "strict": True, "parameters": {"type": "object", "properties": {}}}
+
+
+def test_sound_is_told_beside_the_prompts_text_and_is_no_reasoning() -> None:
+    """As the API told it of five seconds of sound: only the total has all of the prompt."""
+    usage = {
+        "prompt_tokens": 11,
+        "completion_tokens": 15,
+        "total_tokens": 401,
+        "prompt_audio_seconds": 5,
+        "prompt_tokens_details": {"audio_tokens": 375, "cached_tokens": 9},
+    }
+    choice = {"index": 0, "message": {"role": "assistant", "content": "ok"}, "finish_reason": "stop"}
+    answer = ADAPTER.parse(json.dumps({"choices": [choice], "usage": usage}).encode(), sent()[0])
+    assert answer.usage == Usage(input=2, cache_read=9, audio_input=375, output=15)
+    assert answer.usage.total_tokens == 401
+
+
 def test_every_recorded_stream() -> None:
     played = need(recordings("mistral", endpoint="chat.completions", stream=True))
     for recording in played:

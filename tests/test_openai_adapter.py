@@ -131,6 +131,28 @@ def test_E_045_samplers_of_reasoning_models_go_where_the_policy_is_to_drop() -> 
         assert sent(Target("", model, unsupported="drop"), temperature=0.2)[0].dropped == ()
 
 
+@pytest.mark.parametrize(
+    ("model", "effort", "refuses"),
+    [
+        ("gpt-6-sol", None, True),
+        ("gpt-6.1-terra", "high", True),
+        ("gpt-5.6", None, True),
+        ("gpt-5.6", "none", False),
+        ("gpt-5.1", "low", True),
+        ("gpt-5.1", "none", False),
+        ("gpt-5.1-codex", None, True),
+        ("gpt-5.2-pro", None, True),
+        ("gpt-4.1", "low", False),
+    ],
+)
+def test_E_045_samplers_go_where_the_model_reasons_and_stay_where_it_does_not(
+    model: str, effort: str | None, refuses: bool
+) -> None:
+    up, body = sent(Target("", model, unsupported="drop"), temperature=0.2, reasoning_effort=effort)
+    assert up.dropped == (("temperature",) if refuses else ())
+    assert ("temperature" in body) is not refuses
+
+
 def test_unknown_extensions_are_refused_unless_the_model_allows_them() -> None:
     with pytest.raises(UnsupportedParameter) as caught:
         sent(top_k=1)
@@ -264,6 +286,27 @@ def test_E_052_an_error_inside_the_stream_follows_what_came_before_it() -> None:
         assert (caught.value.kind, caught.value.message) == (ErrorKind.SERVER, "gone")
     with pytest.raises(ProviderError):
         ADAPTER.stream(sent()[0]).feed(b'event: error\ndata: {"message":"gone"}\n\n')
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"object": "error", "message": "gone", "type": "x", "param": None, "code": 503},
+        {"message": "gone", "type": "too_many_requests_error", "code": "queue_exceeded"},
+        {"detail": "gone"},
+    ],
+)
+def test_E_052_an_error_without_a_name_for_it_is_one(said: dict[str, Any]) -> None:
+    """It must never end as an answer that is complete, not even where the server says ``[DONE]`` after it."""
+    event = b"data: " + json.dumps(said).encode() + b"\n\ndata: [DONE]\n\n"
+    for name in ("vllm", "openai"):
+        adapter = registry.load(name)
+        translator = adapter.stream(UpstreamRequest("", {}, b""))
+        assert len(translator.feed(chunk({"content": "a"}) + event)) == 1
+        with pytest.raises(ProviderError, match="gone"):
+            translator.close()
+        with pytest.raises(ProviderError, match="gone"):
+            adapter.parse(json.dumps(said).encode(), UpstreamRequest("", {}, b""))
 
 
 def test_E_054_framing_of_any_kind() -> None:

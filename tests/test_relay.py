@@ -115,9 +115,11 @@ def test_usage_told_in_every_chunk_is_told_once_to_who_asked_in_any_split(
 
 
 ERROR = b'data: {"error":{"message":"gone","code":"server_is_overloaded"}}\n\n'
+BARE = b'data: {"object":"error","message":"gone","type":"x","code":503}\n\n'
+ERRORS = (ERROR, BARE, b"event: error\n" + ERROR, b'event: error\ndata: {"message":"gone"}\n\n')
 
 
-@pytest.mark.parametrize("error", [ERROR, b"event: error\n" + ERROR, b'event: error\ndata: {"message":"gone"}\n\n'])
+@pytest.mark.parametrize("error", ERRORS)
 def test_C_026_an_error_before_the_first_content_can_still_fall_back(error: bytes) -> None:
     r = relay()
     with pytest.raises(ProviderError, match="gone"):
@@ -125,7 +127,7 @@ def test_C_026_an_error_before_the_first_content_can_still_fall_back(error: byte
     assert not r.started
 
 
-@pytest.mark.parametrize("error", [ERROR, b"event: error\n" + ERROR, b'event: error\ndata: {"message":"gone"}\n\n'])
+@pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("together", [True, False])
 def test_C_341_an_error_under_way_follows_what_came_before_it(error: bytes, together: bool) -> None:
     r = relay()
@@ -137,6 +139,20 @@ def test_C_341_an_error_under_way_follows_what_came_before_it(error: bytes, toge
     for call in (lambda: r.feed(TEXT), r.close):
         with pytest.raises(ProviderError, match="gone"):
             call()
+
+
+@pytest.mark.parametrize("before", [b"", TEXT])
+def test_C_343_an_end_that_is_a_failure_is_no_end(before: bytes) -> None:
+    r = relay()
+    failed = frame({}, "abort") + USAGE + DONE
+    if not before:
+        with pytest.raises(ProviderError, match="before it was complete"):
+            r.feed(ROLE + failed)
+        assert not r.started
+        return
+    assert r.feed(ROLE + before) + r.feed(before + failed) == ROLE + before + before
+    with pytest.raises(ProviderError, match="before it was complete"):
+        r.close()
 
 
 def test_the_word_error_in_a_text_is_no_error() -> None:
@@ -205,6 +221,35 @@ KINDS: dict[str, list[dict[str, Any]]] = {
     "a function": [{"function_call": {"arguments": piece}} for piece in PIECES],
     "whole calls": [{"tool_calls": [{**CALLED, "function": {"name": "get", "arguments": "".join(PIECES)}}]}] * 5,
 }
+
+
+@pytest.mark.parametrize("arguments", ["", '{"a": 1}'])
+def test_C_210_an_id_that_could_not_come_back_is_replaced_in_any_split(arguments: str) -> None:
+    """vLLM's ids are longer than those of OpenAI, which a request may have."""
+    ids = [f"chatcmpl-tool-{digit * 32}" for digit in "ab"]
+    heads = [
+        frame(
+            {
+                "tool_calls": [
+                    {"index": at, "id": long, "type": "function", "function": {"name": "f", "arguments": arguments}}
+                ]
+            }
+        )
+        for at, long in enumerate(ids)
+    ]
+    more = [frame({"tool_calls": [{"index": at, "function": {"arguments": "{}"}}]}) for at in (0, 1)]
+    body = ROLE + heads[0] + more[0] * 3 + heads[1] + more[1] + frame({}, "tool_calls") + USAGE + DONE
+    outcomes = set()
+    for size in (1, 50, 300, len(body)):
+        r = relay()
+        outcomes.add(b"".join(r.feed(body[at : at + size]) for at in range(0, len(body), size)) + r.close())
+    (raw,) = outcomes
+    events = [json.loads(line[6:]) for line in raw.split(b"\n") if line.startswith(b"data: {")]
+    deltas = [choice["delta"] for event in events for choice in event["choices"]]
+    given = [call["id"] for delta in deltas for call in delta.get("tool_calls", ()) if "id" in call]
+    assert len(set(given)) == 2
+    assert max(map(len, given)) <= 40
+    assert raw.count(b'"name":"f"') == 2
 
 
 def generated(value: Any, key: str = "") -> int:

@@ -18,6 +18,7 @@ from ..params import PARAMS, Fate
 from ..tools import NO_PARAMETERS
 
 _ID = re.compile(r"[A-Za-z0-9]{9}")
+_FUNCTION = frozenset({"name", "description", "parameters", "strict"})
 _EFFORTS: Mapping[str, str] = {"none": "none", "minimal": "none"}
 """Mistral knows reasoning on and off; every other effort is ``high``."""
 
@@ -74,7 +75,8 @@ def _tool(tool: JSON) -> JSON:
     """Mistral wants a schema even of a tool without arguments (edge case 26)."""
     if tool.get("type") != "function":
         return tool
-    return {"type": "function", "function": {"parameters": NO_PARAMETERS, **_known(tool["function"])}}
+    known = {key: value for key, value in _known(tool["function"]).items() if key in _FUNCTION}
+    return {"type": "function", "function": {"parameters": NO_PARAMETERS, **known}}
 
 
 def _known(given: JSON) -> JSON:

@@ -37,6 +37,10 @@ class Dialect:
     """Whether ``[DONE]`` without a finish, or a finish without ``[DONE]``, is still a natural end."""
     message_keys: frozenset[str] = frozenset({"reasoning_content"})
     """Keys of assistant messages beyond OpenAI's that the provider wants back."""
+    reasoning_key: str | None = None
+    """One of them, for reasoning that the client sends back as the ``reasoning_content`` that it was given."""
+    strict: bool = False
+    """Whether it refuses what other providers put into tool calls, and the marks that some want on parts and tools."""
     parts: frozenset[str] | None = None
     """The content parts it takes; None: all of OpenAI's."""
     flat: bool = False
@@ -77,6 +81,7 @@ OPENAI = Dialect(
     relay=True,
     lenient=False,
     message_keys=frozenset(),
+    strict=True,
     custom_tools=True,
     packs_embeddings=True,
     longest_id=40,
@@ -92,7 +97,7 @@ def read_usage(given: Any) -> Usage | None:
     """Usage as the family tells it, or None when it is none.
 
     Cached tokens come under four names; some providers (xAI, Gemini's compatible endpoint) count reasoning in the
-    total only, so what the total has beyond its parts is reasoning.
+    total only, so what the total has beyond its parts is reasoning: or, at Mistral, the sound of the prompt.
     """
     if not isinstance(given, dict) or not ("prompt_tokens" in given or "completion_tokens" in given):
         return None
@@ -109,9 +114,12 @@ def read_usage(given: Any) -> Usage | None:
     if not count(inside, "cached_tokens"):
         names = ("prompt_cache_hit_tokens", "num_cached_tokens", "cached_tokens")
         inside = {**inside, "cached_tokens": next((n for name in names if (n := count(given, name))), 0)}
-    if total > prompt + completion:
-        outside = {**outside, "reasoning_tokens": total - prompt - completion}
-        completion = total - prompt
+    beyond, sound = total - prompt - completion, count(inside, "audio_tokens")
+    if beyond == sound > 0 and count(outside, "reasoning_tokens") != beyond:
+        prompt += sound
+    elif beyond > 0:
+        outside = {**outside, "reasoning_tokens": beyond}
+        completion += beyond
     elif not count(outside, "reasoning_tokens"):
         outside = {**outside, "reasoning_tokens": count(given, "reasoning_tokens")}
     return Usage.parted(prompt, completion, inside, outside)

@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from ..classify import embedded_error
+from ..completion import FAILED
 from ..emit import DONE
 from ..errors import ErrorKind, ProviderError, bare
 from ..interface import JSON, ServedTier, told_or_default
@@ -18,6 +19,7 @@ from ..sse import MAX_EVENT_BYTES
 from ..usage import Usage
 from .dialect import Dialect, read_usage, served_tier
 from .frames import Shape, shape_of
+from .response import failure, shortened
 
 _HIDDEN = (b', "usage": null', b'"usage":null,', b'"usage": null, ')
 """Rarer forms of what a client that did not ask for usage must not see; servers differ in blanks and key order."""
@@ -245,6 +247,8 @@ class Relay:
             if not self._silent and b'"usage"' in hidden:  # it is not null
                 return self._slowly(block)
             out = block if self._include_usage else hidden
+        if self.called_tools and b'"name"' in block:  # the next call begins
+            return self._decoded(block)
         size = len(block) - _padding(block, frames) if self._padded else len(block)
         text = size - frames * self._overhead
         if not frames <= text <= frames * _MUCH:
@@ -252,7 +256,7 @@ class Relay:
                 return self._decoded(block)
             # Nearly every piece of arguments has quotes, which are escaped: JSON within JSON.
             text = size - frames * self._call_overhead - block.count(b"\\")
-            if not frames <= text <= frames * _MUCH or (frames > 1 and b'"name"' in block):  # the next call begins
+            if not frames <= text <= frames * _MUCH:
                 return self._decoded(block)
         self._text += text
         return out
@@ -298,8 +302,9 @@ class Relay:
         chunk = loads(data)
         if not isinstance(chunk, dict):
             raise ProviderError(ErrorKind.PROTOCOL, "The upstream sent an event that is not a chunk.")
-        if chunk.get("error") or b"event: error" in lines or b"event:error" in lines:
-            raise embedded_error(chunk.get("error") or chunk)
+        event = "error" if b"event: error" in lines or b"event:error" in lines else ""
+        if (error := failure(chunk, event)) is not None:
+            raise embedded_error(error)
         if (tier := served_tier(self._dialect, chunk.get("service_tier"))) is not None:
             self.served_tier = tier
         if not self._named:
@@ -307,10 +312,15 @@ class Relay:
         if self._calm not in data or not self._silent:
             self._see_calm(data)
         choices = chunk.get("choices") or []
-        self._left -= len([choice for choice in choices if choice.get("finish_reason")])
+        ends = [reason for choice in choices if (reason := choice.get("finish_reason"))]
+        if not FAILED.isdisjoint(ends):
+            raise ProviderError(ErrorKind.INCOMPLETE, "The upstream's answer ended before it was complete.")
+        self._left -= len(ends)
         self.started = self.started or _answers(choices)
         plain = b"data: " + data + b"\n\n" if len(lines) > 1 else frame
         self._count(frame, chunk, choices)
+        if self.called_tools and shortened(choices):
+            plain = b"data: " + dumps(chunk) + b"\n\n"
         if chunk.get("usage"):
             return self._usage(chunk, choices)
         return plain if self._include_usage else self._hide(plain)

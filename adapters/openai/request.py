@@ -22,14 +22,20 @@ _HANDLED = frozenset({"stream_options", "max_tokens", "max_completion_tokens", "
 _TOOLING = frozenset({"tools", "tool_choice", "parallel_tool_calls"})
 _NOTHING: tuple[Any, ...] = (None, [], "")
 """Values that say no more than leaving the parameter out."""
-_LONG_IDS = IdRule(r"(?s).*", longest=40)
-_REASONERS = re.compile(r"o\d|gpt-5(?!-chat|\.[1-4])")
+LONG_IDS = IdRule(r"(?s).*", longest=40)
+"""Ids of tool calls as OpenAI takes them back (checklist C-210)."""
+_REASONERS = re.compile(r"o\d|gpt-(?:5(?!-chat|\.[1-4])|5\.[1-4]-(?:chat|codex|pro)|[6-9])")
 """OpenAI's models that always reason or do by default, and refuse samplers while they do."""
+_ON_REQUEST = re.compile(r"gpt-5\.[1-4]")
+"""Those that reason, and refuse them, where an effort is asked for."""
 _SAMPLERS = (
     *("temperature", "top_p", "presence_penalty", "frequency_penalty"),
     *("logit_bias", "logprobs", "top_logprobs"),
 )
 _CACHE = "prompt_cache_breakpoint"
+_MARK = "cache_control"
+"""The same in Anthropic's words, which other providers take too."""
+_CALL: Mapping[str, tuple[str, ...]] = {"function": ("name", "arguments"), "custom": ("name", "input")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,7 @@ def prepare(request: ChatRequest, target: Target, dialect: Dialect) -> UpstreamR
         body = {**dialect.extra, **body}
     body["model"] = target.model
     body["messages"] = _messages(request["messages"], dialect)
-    if target.unsupported == "drop" and dialect.custom_tools and _REASONERS.match(target.model):
+    if target.unsupported == "drop" and dialect.custom_tools and _reasons(target.model, body.get("reasoning_effort")):
         refused = [name for name in _SAMPLERS if body.pop(name, None) is not None]
         dropped = (*dropped, *refused)
     limit = request.get("max_completion_tokens") or request.get("max_tokens")
@@ -91,7 +97,7 @@ def prepare(request: ChatRequest, target: Target, dialect: Dialect) -> UpstreamR
     if "response_format" in body and not dialect.json_schema:
         _response_format(body, target)
     if dialect.thinking is not None:
-        _thinking(body, dialect)
+        dropped = _thinking(body, request, dialect, dropped)
     plain = "n" not in request and "modalities" not in request
     return UpstreamRequest(
         url=fixed.url,
@@ -101,6 +107,12 @@ def prepare(request: ChatRequest, target: Target, dialect: Dialect) -> UpstreamR
         dropped=tuple(dict.fromkeys(dropped)) if dropped else (),
         notes=fixed.notes if plain else _notes(request, dialect),
     )
+
+
+def _reasons(model: str, effort: str | None) -> bool:
+    if effort == "none":
+        return False
+    return bool(_REASONERS.match(model) or (effort is not None and _ON_REQUEST.match(model)))
 
 
 def _notes(request: ChatRequest, dialect: Dialect) -> Mapping[str, Any]:
@@ -189,8 +201,15 @@ def _message(message: JSON, index: int, dialect: Dialect) -> JSON:
     }
     if dialect.longest_id is not None:
         _shorten(told, dialect.longest_id)
+    if dialect.strict and "tool_calls" in told:
+        told["tool_calls"] = [_call(call) for call in told["tool_calls"]]
+    if dialect.reasoning_key is not None and dialect.message_keys.isdisjoint(told):
+        thought = message.get("reasoning_content")
+        told |= {dialect.reasoning_key: thought} if isinstance(thought, str) and thought else {}
     if message["role"] == "developer" and not dialect.developer_role:
         told["role"] = "system"
+    if not dialect.custom_tools and (refusal := told.pop("refusal", None)):
+        told["content"] = told.get("content") or refusal  # only OpenAI has such a field: the model said it
     if isinstance(content := told.get("content"), list):
         told["content"] = _content(content, index, dialect)
     elif content is None:
@@ -200,14 +219,22 @@ def _message(message: JSON, index: int, dialect: Dialect) -> JSON:
     return told
 
 
+def _call(call: JSON) -> JSON:
+    """A tool call without what another provider put into it: an index, say, or a signature of its own."""
+    kind: str = call["type"]
+    return {"id": call["id"], "type": kind, kind: {key: call[kind][key] for key in _CALL[kind] if key in call[kind]}}
+
+
 def _shorten(told: JSON, longest: int) -> None:
     if len(told.get("tool_call_id") or "") > longest:
-        told["tool_call_id"] = _LONG_IDS.apply(told["tool_call_id"])
+        told["tool_call_id"] = LONG_IDS.apply(told["tool_call_id"])
     if any(len(call["id"]) > longest for call in told.get("tool_calls") or ()):
-        told["tool_calls"] = [{**call, "id": _LONG_IDS.apply(call["id"])} for call in told["tool_calls"]]
+        told["tool_calls"] = [{**call, "id": LONG_IDS.apply(call["id"])} for call in told["tool_calls"]]
 
 
 def _content(parts: list[JSON], index: int, dialect: Dialect) -> str | list[JSON]:
+    if not dialect.custom_tools and any(part["type"] == "refusal" for part in parts):
+        parts = [{"type": "text", "text": part["refusal"]} if part["type"] == "refusal" else part for part in parts]
     if dialect.parts is not None:
         for at, part in enumerate(parts):
             if part["type"] not in dialect.parts:
@@ -217,9 +244,19 @@ def _content(parts: list[JSON], index: int, dialect: Dialect) -> str | list[JSON
                 )
     if dialect.flat and all(part["type"] == "text" for part in parts):
         return "\n".join(part["text"] for part in parts)
-    if dialect.custom_tools or not any(_CACHE in part for part in parts):
+    unwanted = [key for key, kept in ((_CACHE, dialect.custom_tools), (_MARK, not dialect.strict)) if not kept]
+    if not any(key in part for part in parts for key in unwanted):
         return parts
-    return [{key: value for key, value in part.items() if key != _CACHE} for part in parts]
+    return [{key: value for key, value in part.items() if key not in unwanted} for part in parts]
+
+
+def _unmarked(tool: JSON) -> JSON:
+    """A tool without a mark for the cache, beside its function or in it."""
+    return {
+        key: _unmarked(value) if key in _CALL and isinstance(value, dict) else value
+        for key, value in tool.items()
+        if key != _MARK
+    }
 
 
 def _tools(body: JSON, dialect: Dialect) -> None:
@@ -228,6 +265,8 @@ def _tools(body: JSON, dialect: Dialect) -> None:
             for name in ("tool_choice", "parallel_tool_calls"):
                 body.pop(name, None)
         return
+    if dialect.strict and any(_MARK in tool or _MARK in (tool.get("function") or ()) for tool in body["tools"]):
+        body["tools"] = [_unmarked(tool) for tool in body["tools"]]
     if dialect.custom_tools:
         return
     for at, tool in enumerate(body["tools"]):
@@ -256,11 +295,14 @@ def _response_format(body: JSON, target: Target) -> None:
     body["response_format"] = {"type": "json_object"}
 
 
-def _thinking(body: JSON, dialect: Dialect) -> None:
-    """Reasoning is switched off where the client asks for none, or where it could not go well (edge cases 31, 43)."""
+def _thinking(body: JSON, request: ChatRequest, dialect: Dialect, dropped: tuple[str, ...]) -> tuple[str, ...]:
+    """Reasoning is switched off where the client asks for none, or where it could not go well (edge cases 31, 43).
+
+    Gives what is dropped: ``none`` is not, where every other effort is.
+    """
     if "thinking" in body or "enable_thinking" in body:
-        return
-    off = body.get("reasoning_effort") == "none"
+        return dropped
+    none = off = request.get("reasoning_effort") == "none"
     if dialect.echo_reasoning and not off:
         calls = (m for m in body["messages"] if m["role"] == "assistant" and "tool_calls" in m)
         forced = body.get("tool_choice") == "required" or isinstance(body.get("tool_choice"), dict)
@@ -271,3 +313,4 @@ def _thinking(body: JSON, dialect: Dialect) -> None:
             body["enable_thinking"] = False
         else:
             body["thinking"] = {"type": "disabled"}
+    return tuple(name for name in dropped if name != "reasoning_effort") if none else dropped

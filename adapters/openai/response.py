@@ -9,6 +9,7 @@ from ..errors import ErrorKind, ProviderError
 from ..interface import JSON, Answer
 from ..jsonio import loads
 from .dialect import Dialect, read_usage, told_tier
+from .request import LONG_IDS
 from .think import ThinkSplitter
 
 _MESSAGE_KEYS = frozenset({"role", "content", "refusal", "annotations"})
@@ -19,8 +20,8 @@ def parse(body: bytes, dialect: Dialect) -> Answer:
     loose = loads(body)
     if not isinstance(loose, dict):
         raise ProviderError(ErrorKind.PROTOCOL, "The upstream's answer is not a completion.")
-    if loose.get("error"):
-        raise embedded_error(loose["error"])
+    if (error := failure(loose)) is not None:
+        raise embedded_error(error)
     choices = loose.get("choices")
     if not isinstance(choices, list) or not choices:
         raise ProviderError(ErrorKind.PROTOCOL, "The upstream's answer has no choices.")
@@ -30,8 +31,10 @@ def parse(body: bytes, dialect: Dialect) -> Answer:
     usage, tier = read_usage(given), told_tier(dialect, loose)
     if tier is not None and not dialect.lenient and loose.get("service_tier") == tier and _lawful(loose, choices):
         return Answer(loose, usage, tier, body)
-    mended = {**loose, "choices": [_choice(choice, dialect) for choice in choices if isinstance(choice, dict)]}
-    return Answer(mended, usage, tier)
+    told = [_choice(choice, dialect) for choice in choices if isinstance(choice, dict)]
+    if told:
+        told[0]["message"].update(sources(loose))
+    return Answer({**loose, "choices": told}, usage, tier)
 
 
 def _lawful(whole: JSON, choices: list[JSON]) -> bool:
@@ -90,6 +93,30 @@ EXTENSIONS = frozenset(
     }
 )
 """Keys of a message or delta that go on to the client besides the texts."""
+
+
+def sources(whole: Mapping[str, Any]) -> JSON:
+    """What Perplexity tells of its search beside the choices, where OpenAI has no place: it goes into the message."""
+    return {
+        key: whole[key] for key in ("citations", "search_results") if isinstance(whole.get(key), list) and whole[key]
+    }
+
+
+def failure(chunk: Mapping[str, Any], event: str = "") -> Any:
+    """The error that an event of a stream is, if it is one: some servers put it there without the ``error`` around it."""
+    if error := chunk.get("error"):
+        return error
+    bare = "choices" not in chunk and (chunk.get("object") == "error" or chunk.get("message") or chunk.get("detail"))
+    return chunk if bare or event == "error" else None
+
+
+def shortened(choices: list[JSON]) -> bool:
+    """Whether any tool call of a chunk had an id too long to come back, and has another now (checklist C-210)."""
+    calls = [call for choice in choices for call in (choice.get("delta") or {}).get("tool_calls") or ()]
+    long = [call for call in calls if LONG_IDS.apply(call.get("id") or "") != (call.get("id") or "")]
+    for call in long:
+        call["id"] = LONG_IDS.apply(call["id"])
+    return bool(long)
 
 
 def mend(given: Mapping[str, Any]) -> JSON:

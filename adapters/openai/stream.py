@@ -10,12 +10,10 @@ from ..jsonio import loads
 from ..sse import MAX_EVENT_BYTES, Event, SSEDecoder
 from ..usage import Usage
 from .dialect import Dialect, read_usage, told_tier
-from .response import lawful, mend, parse, split
+from .response import failure, lawful, mend, parse, sources, split
 from .think import ThinkSplitter
 
 _TOP = ("model", "system_fingerprint", "moderation")
-_CUMULATIVE = ("citations", "search_results")
-"""Perplexity repeats these on every chunk: the last ones count."""
 
 
 class Translator:
@@ -35,6 +33,7 @@ class Translator:
         self._ended: set[int] = set()
         self._thinking: dict[int, ThinkSplitter] = {}
         self._annexes: JSON = {}
+        """Repeated on every chunk: the last ones count."""
         self._failure: ProviderError | None = None
 
     @property
@@ -110,8 +109,8 @@ class Translator:
         chunk = loads(data)
         if not isinstance(chunk, dict):
             raise ProviderError(ErrorKind.PROTOCOL, "The upstream sent an event that is not a chunk.")
-        if chunk.get("error") or event.event == "error":
-            raise embedded_error(chunk.get("error") or chunk)
+        if (error := failure(chunk, event.event)) is not None:
+            raise embedded_error(error)
         self._account(chunk)
         choices = chunk.get("choices")
         mended = [self._choice(c) for c in choices if isinstance(c, dict)] if isinstance(choices, list) else []
@@ -135,9 +134,7 @@ class Translator:
             self.usage = usage
         if (tier := told_tier(self._dialect, chunk)) is not None:
             self.served_tier = tier
-        for key in _CUMULATIVE:
-            if isinstance(chunk.get(key), list) and chunk[key]:
-                self._annexes[key] = chunk[key]
+        self._annexes.update(sources(chunk))
 
     def _choice(self, choice: JSON) -> JSON:
         index = choice.get("index")
