@@ -7,7 +7,7 @@ from config.schema import Config, LimitValues, Outage
 
 from ..call import Owner, Principal
 from ..errors import StoreUnavailable
-from .amounts import Amounts, vector
+from .amounts import SLOTS, Amounts, vector
 from .engine import Engine, Granted, Orphan, Refused, Spent, State, StoreDown
 from .headers import ratelimit_headers, refusal
 from .memory import MemoryEngine
@@ -184,15 +184,16 @@ class Limiter:
         return await self.take(rid, self._rules.resolve(principal, model, tier), amounts)
 
     def settle_as(self, held: Reservation, principal: Principal, model: str, tier: str, actual: Amounts) -> None:
-        """Settle against the limits of ``tier``, which served, where another was reserved for. Never raises."""
+        """Settle against the limits of ``tier``, where another was reserved for or it is settled. Never raises."""
         limits = self._rules.resolve(principal, model, tier)
-        if limits == held.limits or held.settled:
+        if limits == held.limits and not held.settled:
             held.settle(actual)
             return
         held.settle(Amounts(0))
-        if limits is not None:
+        used = actual.vector()
+        if limits is not None and any(used[:SLOTS]):
             try:
-                (held.engine or self.engine).debit(f"{held.rid}:{tier}", limits, actual.vector())
+                (held.engine or self.engine).debit(f"{held.rid}:{tier}", limits, used)
             except Exception:
                 log.exception("settling %s failed", held.rid)
 
