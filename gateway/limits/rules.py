@@ -116,7 +116,7 @@ def families(limits: Sequence[Limit]) -> tuple[Family, ...]:
 class LimitSet:
     """The limits of one request, to be taken all or none. Compared by identity: equal ones are the same object."""
 
-    __slots__ = ("budgets", "families", "limits", "packed", "scales", "shard", "units", "windows")
+    __slots__ = ("budgets", "checked", "families", "limits", "packed", "scales", "shard", "units", "windows")
 
     def __init__(self, shard: str, limits: tuple[Limit, ...]) -> None:
         self.shard = shard
@@ -130,6 +130,8 @@ class LimitSet:
         """By how much each counter is larger than what it counts."""
         self.packed: bytes = msgpack.packb(limits, use_bin_type=False)
         """For the record of a reservation: what another worker needs to settle it."""
+        self.checked = 0
+        """The last change of owners that its windows have caught up with: see ``returned``."""
 
 
 class Rules:
