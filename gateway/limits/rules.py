@@ -141,7 +141,7 @@ class Rules:
         self._groups: dict[str, tuple[str, ...]] = {}
         """Model -> the groups it is in."""
         for group, models in (groups or {}).items():
-            for model in models:
+            for model in dict.fromkeys(models):
                 self._groups[model] = (*self._groups.get(model, ()), group)
         self._resolved: dict[tuple[str, str | None, str, int, str, str], LimitSet | None] = {}
         self._sets: dict[tuple[str, tuple[Limit, ...]], LimitSet] = {}
@@ -153,7 +153,7 @@ class Rules:
         try:
             return self._resolved[key]
         except KeyError:
-            names = (model, *self._groups.get(model, ()))
+            names = dict.fromkeys((model, *self._groups.get(model, ())))  # a group may be called as its model is
             limits = tuple(limit for owner in principal.owners for limit in of_owner(owner, names, (tier,)))
             found = self._keep(quote(principal.organization), limits)
             if len(self._resolved) >= _CACHED_PRINCIPALS:
