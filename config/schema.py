@@ -218,7 +218,9 @@ class Price(Model):
     audio_output: Money | None = None
     reasoning: Money | None = Field(None, description="Absent: the output price.")
     per_call: dict[str, Money] = Field({}, description="US dollars per call of a server-side tool.")
-    tiers: dict[ServedTier, Decimal] = Field({}, description="Multiplier per service tier.")
+    tiers: dict[ServedTier, Annotated[Decimal, Field(ge=0, le=1000)]] = Field(
+        {}, description="Multiplier per service tier."
+    )
 
 
 class Deployment(Model):

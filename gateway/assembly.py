@@ -147,7 +147,7 @@ async def lasting_of(
     watching = telemetry(
         config, registry, pools=pools, ledger=records.ledger, counters=counters, asks=asks, closers=closers
     )
-    records.keys.on_change.append(watching.standing.forget)
+    records.keys.on_change += [watching.standing.forget, limiter.changes.note]
     lasting = Lasting(
         credentials=credentials,
         limiter=limiter,

@@ -256,6 +256,13 @@ class CallRecord:
     def over(self) -> None:
         self.seconds = perf_counter() - self.began
 
+    @property
+    def ran(self) -> bool:
+        """Whether it counts as a request, once it is over: not where nothing was sent, or nobody had capacity for it."""
+        if self.status < 429:
+            return bool(self.attempts)
+        return any(attempt.error is not ErrorKind.CAPACITY for attempt in self.attempts)
+
     def own_phases(self) -> tuple[float, float, float, float, float]:
         """Seconds of each of OWN_PHASES in a call that has an answer."""
         answered = self.began + (self.ttft or 0.0)

@@ -22,6 +22,7 @@ from .fleet import Fleet
 from .keeping import Keeper
 from .limits import Limiter
 from .limits.estimate import Estimator
+from .limits.returned import changed_owners
 from .metering import Meter
 from .pipeline import Observer, Pipeline
 from .pools import Pools
@@ -95,6 +96,7 @@ def generation(config: Config, lasting: Lasting, before: Generation | None = Non
     limiter = lasting.limiter
     if before is not None:
         limiter = limiter.under(config)
+        limiter.changes.note(changed_owners(before.config, config))
     pools = {
         name: _pool(p, lasting, before.pools.get(name) if before else None) for name, p in config.providers.items()
     }

@@ -18,7 +18,7 @@ from .limits.estimate import Bound
 from .outgoing import outgoing
 from .pools import Slot
 from .ramps import NO_GROWTH, Growth
-from .settlement import NOTHING_USED, Held, Ticket, amounts_of, less, never_ran, outcome_of, sum_of
+from .settlement import NOTHING_USED, Held, Ticket, amounts_of, billed_tier, less, outcome_of, sum_of
 from .terms import NO_PRICE, Means, Terms
 from .tiers import AttemptTier
 from .walk import CapacityUsedUp
@@ -345,8 +345,8 @@ class Metered:
 
     def _settle(self, record: CallRecord) -> None:
         """Replace what is still reserved by what all attempts used, less what was booked elsewhere."""
-        requests = 0 if record.status >= 429 and never_ran(record) else 1
-        served = record.served_tier or self.tier
+        requests = 1 if record.ran else 0
+        served = record.served_tier or (self._booked is NOTHING_USED and billed_tier(record)) or self.tier
         if served == self.tier and self.growth is NO_GROWTH and self._booked is NOTHING_USED:  # nearly always
             usage = record.usage
             self._reservation.use(requests, usage.prompt_tokens, usage.completion_tokens, record.cost, usage.cache_read)
@@ -355,9 +355,9 @@ class Metered:
         if self.growth is not NO_GROWTH:
             self.growth.settle(actual.input_tokens + actual.output_tokens if served in tiers.DEAR else 0)
         actual = less(actual, self._booked)
-        if served == self.tier:
+        if served == self.tier and not self._reservation.settled:
             self._reservation.settle(actual)
-        else:
+        else:  # settled: a fallback was refused after what was held had gone back for it
             self._means.limiter.settle_as(self._reservation, self.principal, self.route.name, served, actual)
 
     def _bill(self, attempt: Attempt, answer: StreamedAnswer | WholeAnswer, *, complete: bool) -> None:

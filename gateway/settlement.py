@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from adapters.errors import ErrorKind
 from adapters.usage import NO_USAGE, Usage
 
 from .call import Attempt, CallRecord, Principal
@@ -63,9 +62,9 @@ def outcome_of(attempt: Attempt) -> Outcome:
     return Outcome.CLEAN if attempt.status == "ok" else Outcome.OTHER
 
 
-def never_ran(record: CallRecord) -> bool:
-    """Whether the gateway or its providers had no capacity for it: such a request does not count."""
-    return record.status >= 429 and all(a.error is ErrorKind.CAPACITY for a in record.attempts)
+def billed_tier(record: CallRecord) -> str | None:
+    """The tier, as in its row, of the last attempt that may be billed."""
+    return next((a.served_tier for a in reversed(record.attempts) if a.served_tier is not None), None)
 
 
 def sum_of(usages: Iterable[Usage]) -> Usage:

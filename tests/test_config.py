@@ -98,6 +98,13 @@ def test_a_mistake_names_its_path(text: str, line: str) -> None:
     assert any(p.startswith(line) for p in problems(text)), problems(text)
 
 
+@pytest.mark.parametrize("factor", ["-0.5", "1001"])
+def test_a_tier_costs_no_less_than_nothing(factor: str) -> None:
+    price = {"input": 1, "output": 2, "tiers": {"flex": factor}}
+    text = changed(models={"m": {"deployments": [{"provider": "openai", "model": "x", "price": price}]}})
+    assert any(p.startswith("models.m.deployments[0].price.tiers.flex: ") for p in problems(text)), problems(text)
+
+
 def test_a_reference_to_nothing_suggests_the_nearest_name() -> None:
     text = changed(
         models={"fast": {"deployments": [{"provider": "opena", "model": "x"}], "fallbacks": {"any": ["slow"]}}}

@@ -13,7 +13,7 @@ from gateway.limits.amounts import NOTHING
 from gateway.limits.engine import Refused
 from gateway.limits.headers import duration
 from gateway.limits.memory import MemoryEngine
-from gateway.limits.rules import FIELDS, Limit, LimitSet, Rules
+from gateway.limits.rules import FIELDS, NAMES, Limit, LimitSet, Rules
 
 DAY = 86_400_000
 NOON = 20_000 * DAY + DAY // 2  # 2024-10-04
@@ -258,6 +258,18 @@ async def test_which_limits_apply() -> None:
     plain = rules.resolve(principal(key, org), "unheard", "default")
     assert rules.resolve(principal(key, org), "unheard of", "default") is plain  # equal limits are one set
     assert rules.resolve(principal(Owner("k:b")), "fast", "default") is None
+
+
+@pytest.mark.parametrize("group", [{"fast": ("fast", "slow")}, {"best": ("fast", "slow", "fast")}])
+async def test_a_group_charges_a_model_once_however_often_it_names_it(
+    clock: Clock, group: dict[str, tuple[str, ...]]
+) -> None:
+    (name,) = group
+    key = Owner("k:a", Limits(per_model={name: LimitValues(rpm=10, budget=Budget(day="0.0000001"))}))
+    gate = limiter(clock, group)
+    for model in ("fast", "slow"):
+        (await gate.reserve(model, principal(key), model, "default", Amounts(cost=20))).settle(Amounts(cost=20))
+    assert {NAMES[s.limit.field]: s.used for s in await gate.usage(key, "acme")} == {"rpm": 2, "budget.day": 40}
 
 
 def test_a_name_cannot_pass_for_another_scope() -> None:

@@ -54,6 +54,22 @@ class Reconciled:
             for _ in range(calls):
                 await sdk.chat.completions.create(model=model, messages=[{"role": "user", "content": "one two"}])
 
+    async def ask(self, model: str, **body: Any) -> int:
+        """The status."""
+        asked = {"model": model, "messages": [{"role": "user", "content": "one two"}], **body}
+        headers = {"authorization": f"Bearer {KEY}"}
+        async with aiohttp.ClientSession(headers=headers) as http:
+            async with http.post(f"{self.gateway.url}/v1/chat/completions", json=asked) as response:
+                return response.status
+
+    async def requests(self) -> tuple[int, int]:
+        """Of the day, by the counter and by the report."""
+        limits = self.limiter.limits_of(Owner(f"t:{self.name}", Limits(rpd=1000)), self.name)
+        assert limits is not None
+        (state,) = await self.limiter.engine.states(limits)
+        (sums,) = await self.gateway.records.usage.report()
+        return state.used, sums["requests"]
+
     async def push(self, amount: int) -> None:
         """Counters come to say so much more, or less, as by a Redis that came back with an old file."""
         limits = self._budget()
@@ -86,7 +102,12 @@ async def reconciled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
                     "budget": {"day": 10, "total": 50},
                     "rpd": 1000,
                     "rpm": 5000,
-                    "per_model": {"broken": {"budget": {"day": 5}}, "m": {"budget": {"day": 5}}},
+                    "per_model": {
+                        "broken": {"budget": {"day": 5}},
+                        "m": {"budget": {"day": 5}},
+                        "tight": {"budget": {"day": "0.000001"}},
+                    },
+                    "per_tier": {"priority": {"budget": {"day": 5}}},
                 },
             }
         },
@@ -97,7 +118,16 @@ async def reconciled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
         sections["redis"] = {"url": server.url, "timeout": 2}
         sections["counters"] = {"hot_leases": request.param == "leases"}
     broken = {"deployments": [deployment("demo-500")], "fallbacks": {"any": ["m"]}}
-    models = {"m": [deployment("demo-echo")], "slow": [deployment("demo-endless")], "broken": broken}
+    models = {
+        "m": [deployment("demo-echo")],
+        "slow": [deployment("demo-endless")],
+        "broken": broken,
+        "tight": [deployment("demo-ok")],
+        "refused": {"deployments": [deployment("demo-500+retry_after=0")], "fallbacks": {"any": ["tight"]}},
+        "picky": [deployment("demo-ok", "anthropic")],
+        "full": [deployment("demo-flex-refused", tiers=["flex"])],
+        "silent": [deployment("demo-no-content", "anthropic")],
+    }
     async with running(models, **sections) as (gateway, _):
         yield Reconciled(gateway, name)
 
@@ -140,6 +170,23 @@ async def test_what_a_fallback_served_is_no_drift(reconciled: Reconciled) -> Non
     await reconciled.gateway.records.usage.roll_up()
     assert await reconciled() == []
     assert (await reconciled.counter())[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "status", "counts"),
+    [
+        ("refused", {}, 502, 1),  # its fallback's budget allows none
+        ("picky", {"logprobs": True}, 400, 0),  # nothing was sent
+        ("full", {"service_tier": "flex"}, 429, 0),
+        ("silent", {"service_tier": "priority"}, 502, 1),  # billed as default: that provider has no other tier
+    ],
+)
+async def test_what_nobody_answered_is_no_drift(
+    reconciled: Reconciled, model: str, body: dict[str, Any], status: int, counts: int
+) -> None:
+    assert await reconciled.ask(model, **body) == status
+    assert await reconciled() == []
+    assert await reconciled.requests() == (counts, counts)
 
 
 async def test_what_is_under_way_is_no_drift(reconciled: Reconciled) -> None:

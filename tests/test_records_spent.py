@@ -111,6 +111,35 @@ async def append(ledger: Ledger, principal: Principal) -> None:
     await ledger.flush()
 
 
+async def test_a_budget_of_a_tier_begins_with_what_a_dead_process_had_reserved_at_it(
+    tmp_path: Path, database: Database
+) -> None:
+    dead = ledger_in(tmp_path / "journal", database)
+    await dead.start()
+    dead.open("req_open", ME, "fast", reserved=7, effective_tier="flex")
+    await dead._journal.ticket()
+    await _abandon(dead)
+    ledger = ledger_in(tmp_path / "journal", database)
+    await ledger.start()
+    engine = engine_of(database, ledger)
+    used = {}
+    for tier in ("flex", "default"):
+        (state,) = await engine.states(limit_set("acme", (f"k:{ME.key_id}|s:{tier}", "budget.total", 10)))
+        used[tier] = state.used
+    assert used == {"flex": 7, "default": 0}
+    await ledger.close()
+
+
+async def test_a_budget_of_a_group_begins_with_each_model_once(tmp_path: Path, database: Database) -> None:
+    ledger = ledger_in(tmp_path / "journal", database)
+    await ledger.start()
+    await append(ledger, ME)
+    spent = spent_in(UsageStore(database), ledger, lambda: {"best": ("fast", "slow", "fast")})
+    found = await spent("acme", f"k:{ME.key_id}|m:best", 0, int(time.time() * 1000) + 1000)
+    assert found.cost == 7
+    await ledger.close()
+
+
 @pytest.mark.parametrize("scope", ["t:blue", "u:ann", "u:lead", "u:ann|m:fast", "k:key_1"])
 async def test_S_07_a_budget_begins_with_what_its_owner_spent_in_its_organization(
     tmp_path: Path, database: Database, scope: str

@@ -12,7 +12,7 @@ from .engine import Granted, Level, Refused, State, state
 from .rules import BUCKET, WINDOW, Limit, LimitSet
 from .windows import end
 
-SETTLE, CHECKPOINT, CHARGE, REFUND, PART = range(5)
+SETTLE, CHECKPOINT, CHARGE, REFUND, PART, LEAST = range(6)
 RESERVE, ADJUST, RESTORE, READ, LEASE = range(5)
 """Modes of a settle and of a reserve, as in ``reserve.lua``."""
 

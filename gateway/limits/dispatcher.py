@@ -18,6 +18,7 @@ from .batch import (
     CLOSED,
     LEASE,
     LEASED,
+    LEAST,
     PART,
     REBORN,
     REPEATED,
@@ -155,8 +156,8 @@ class Dispatcher:
     def debit(self, rid: str, limits: LimitSet, actual: Vector) -> None:
         self._enqueue(Settle(rid, limits, actual, 0))
 
-    def correct(self, rid: str, limits: LimitSet, difference: Vector, at: int) -> None:
-        self._enqueue(Settle(rid, limits, difference, at, own=False))
+    def correct(self, rid: str, limits: LimitSet, difference: Vector, at: int, *, least: bool = False) -> None:
+        self._enqueue(Settle(rid, limits, difference, at, LEAST if least else SETTLE, own=False))
 
     def checkpoint(self, rid: str, used: Vector) -> None:
         held = self._held.get(rid)

@@ -166,9 +166,10 @@ class Engine(Protocol):
         """Book what was used without a reservation (``rid`` must have none). Never waits and never raises."""
         ...
 
-    def correct(self, rid: str, limits: LimitSet, difference: Vector, at: int) -> None:
+    def correct(self, rid: str, limits: LimitSet, difference: Vector, at: int, *, least: bool = False) -> None:
         """Add ``difference`` (negative: take it off) to what windows of the time ``at`` (ms) say was used.
 
+        ``least``: have them say no less than it instead, together with what is reserved, however often that is told.
         Reservations stay as they are, and a window that is over meanwhile too. Never waits and never raises.
         """
         ...

@@ -366,8 +366,8 @@ class LeasedEngine:
     def debit(self, rid: str, limits: LimitSet, actual: Vector) -> None:
         self.engine.debit(rid, limits, actual)
 
-    def correct(self, rid: str, limits: LimitSet, difference: Vector, at: int) -> None:
-        self.engine.correct(rid, limits, difference, at)
+    def correct(self, rid: str, limits: LimitSet, difference: Vector, at: int, *, least: bool = False) -> None:
+        self.engine.correct(rid, limits, difference, at, least=least)
 
     def checkpoint(self, rid: str, used: Vector) -> None:
         local = self._local.get(rid)

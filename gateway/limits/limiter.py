@@ -8,11 +8,12 @@ from config.schema import Config, LimitValues, Outage
 
 from ..call import Owner, Principal
 from ..errors import StoreUnavailable
-from .amounts import Amounts, vector
+from .amounts import SLOTS, Amounts, vector
 from .engine import Engine, Granted, Orphan, Refused, Spent, State, StoreDown
 from .headers import ratelimit_headers, refusal
 from .memory import MemoryEngine
 from .outage import LocalShare
+from .returned import Changes
 from .rules import LimitSet, Rules
 from .thresholds import Threshold, Thresholds
 
@@ -108,11 +109,14 @@ class Limiter:
         outage: Outage | None = None,
         capacities: Mapping[str, LimitValues] | None = None,
         thresholds: Sequence[int] = (),
+        spent: Spent | None = None,
     ) -> None:
         self.engine = engine
         self.on_threshold: list[Callable[[Threshold], None]] = []
         """Called once per worker when a budget's threshold is passed."""
         self._rules = rules
+        self._spent = spent
+        self.changes = Changes()
         self._local = LocalShare(engine, outage or Outage())
         self._capacities = {name: rules.capacity(name, values) for name, values in (capacities or {}).items()}
         self._thresholds = Thresholds(thresholds)
@@ -141,11 +145,14 @@ class Limiter:
             outage=config.counters.on_outage,
             capacities=deployment_limits(config),
             thresholds=config.counters.thresholds,
+            spent=spent,
         )
 
     def under(self, config: Config) -> "Limiter":
         """One that enforces another configuration on the same counters; what is counted and reserved stays."""
-        other = Limiter(self.engine, Rules(config.model_groups), capacities=deployment_limits(config))
+        rules, capacities = Rules(config.model_groups), deployment_limits(config)
+        other = Limiter(self.engine, rules, capacities=capacities, spent=self._spent)
+        other.changes = self.changes
         other.on_threshold, other._local, other._thresholds = self.on_threshold, self._local, self._thresholds
         other._local.policy = config.counters.on_outage
         other._thresholds.configure(config.counters.thresholds)
@@ -171,6 +178,8 @@ class Limiter:
         """``reserve`` of limits that ``applies`` told, where nobody must be asked; None where somebody must."""
         if limits is None:
             return Reservation(rid, amounts, None, None, None)
+        if limits.checked != self.changes.number:
+            return None
         outcome = self.engine.reserve_now(rid, limits, amounts.vector())
         if outcome is None:
             return None
@@ -185,15 +194,16 @@ class Limiter:
         return await self.take(rid, self._rules.resolve(principal, model, tier), amounts)
 
     def settle_as(self, held: Reservation, principal: Principal, model: str, tier: str, actual: Amounts) -> None:
-        """Settle against the limits of ``tier``, which served, where another was reserved for. Never raises."""
+        """Settle against the limits of ``tier``, where another was reserved for or it is settled. Never raises."""
         limits = self._rules.resolve(principal, model, tier)
-        if limits == held.limits or held.settled:
+        if limits == held.limits and not held.settled:
             held.settle(actual)
             return
         held.settle(Amounts(0))
-        if limits is not None:
+        used = actual.vector()
+        if limits is not None and any(used[:SLOTS]):
             try:
-                (held.engine or self.engine).debit(f"{held.rid}:{tier}", limits, actual.vector())
+                (held.engine or self.engine).debit(f"{held.rid}:{tier}", limits, used)
             except Exception:
                 log.exception("settling %s failed", held.rid)
 
@@ -212,6 +222,8 @@ class Limiter:
         engine, need = self.engine, amounts.vector()
         outcome: Granted | Refused | None = None
         with contextlib.suppress(StoreDown):
+            if limits.checked != self.changes.number:
+                await self.changes.catch_up(engine, limits, self._spent)
             outcome = await engine.reserve(rid, limits, need)
         if outcome is None:
             engine = self._local
@@ -260,6 +272,7 @@ class Limiter:
         if limits is None:
             return ()
         try:
+            await self.changes.catch_up(self.engine, limits, self._spent)
             return await self.engine.states(limits)
         except StoreDown as e:
             raise StoreUnavailable("The counters cannot be read at the moment.") from e

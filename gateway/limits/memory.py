@@ -185,10 +185,11 @@ class MemoryEngine:
         self._held[rid] = InMemory(self, limits, bound, actual, windows)
         self.settle(rid, actual)
 
-    def correct(self, rid: str, limits: LimitSet, difference: Vector, at: int) -> None:  # noqa: ARG002 - done once
+    def correct(self, rid: str, limits: LimitSet, difference: Vector, at: int, *, least: bool = False) -> None:  # noqa: ARG002 - done once
         for counter in self._cells_of(limits):
-            if counter.kind == WINDOW and counter.cell.mark == window(counter.period, at):
-                counter.cell.amount += difference[counter.unit]
+            cell, amount = counter.cell, difference[counter.unit]
+            if counter.kind == WINDOW and cell.mark == window(counter.period, at):
+                cell.amount = max(cell.amount, amount - cell.reserved) if least else cell.amount + amount
 
     def workers(self, shard: str) -> int:  # noqa: ARG002 - it is the only one
         return 1

@@ -83,8 +83,8 @@ class LocalShare:
     def debit(self, rid: str, limits: LimitSet, actual: Vector) -> None:
         self._store.debit(rid, limits, actual)
 
-    def correct(self, rid: str, limits: LimitSet, difference: Vector, at: int) -> None:
-        self._store.correct(rid, limits, difference, at)
+    def correct(self, rid: str, limits: LimitSet, difference: Vector, at: int, *, least: bool = False) -> None:
+        self._store.correct(rid, limits, difference, at, least=least)
 
     def checkpoint(self, rid: str, used: Vector) -> None:
         """Nobody could be told."""

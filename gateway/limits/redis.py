@@ -101,8 +101,8 @@ class RedisEngine:
     def debit(self, rid: str, limits: LimitSet, actual: Vector) -> None:
         self.shard(limits.shard).debit(rid, limits, actual)
 
-    def correct(self, rid: str, limits: LimitSet, difference: Vector, at: int) -> None:
-        self.shard(limits.shard).correct(rid, limits, difference, at)
+    def correct(self, rid: str, limits: LimitSet, difference: Vector, at: int, *, least: bool = False) -> None:
+        self.shard(limits.shard).correct(rid, limits, difference, at, least=least)
 
     def checkpoint(self, rid: str, used: Vector) -> None:
         shard = self._rids.get(rid)

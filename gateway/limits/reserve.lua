@@ -9,7 +9,8 @@
 --   set     {limit, ...}: what is taken all or none
 --   seed    {key, {field, window, spent, ...}, 1 where what is booked since a loss is to be added}: what counters begin with
 --   settle  {request, set, mode, fence when first sent, reserved at or 0, amounts..., rest...}   modes: see SETTLE below
---           PART books the amounts, and goes on holding the rest
+--           PART books the amounts, and goes on holding the rest; LEAST has windows of the time in `reserved at` say no less,
+--           together with what is reserved of them
 --   reserve {request, set, mode, at, amounts..., limits packed, number}            modes: see RESERVE below
 --           LEASE takes up to `number` times the amounts, to be used up or given back within `at` ms
 --           outcome and wait: 0 granted; a position of the set: it has too little, for a bucket until wait (ms);
@@ -26,7 +27,7 @@
 -- A record is {at, generation, amounts, windows, checkpoint or 0} followed by the limits, for whoever must reap it.
 
 local DAY = 86400000
-local SETTLE, CHECKPOINT, CHARGE, REFUND, PART = 0, 1, 2, 3, 4
+local SETTLE, CHECKPOINT, CHARGE, REFUND, PART, LEAST = 0, 1, 2, 3, 4, 5
 local RESERVE, ADJUST, RESTORE, READ, LEASE = 0, 1, 2, 3, 4
 local SHARE, SMALLEST = 0.25, 4 -- of what is left, all workers' leases together; requests, fewer are not worth one
 local EXACT = 2000 -- ms without leases once a request met with one
@@ -203,6 +204,15 @@ for k = 1, #S do
     end
     settled[k] = 1
     changed = true
+  elseif mode == LEAST then -- the same however often it is executed
+    for j = 1, #set do
+      local i = set[j]
+      local l = L[i]
+      local least = s[5 + l[7]] - B[i]
+      if l[3] == 2 and C[i] == window(l[6], s[5]) and A[i] < least then
+        A[i], dirty[i], changed = least, true, true
+      end
+    end
   elseif mode == SETTLE or mode == PART then
     local actual = {s[6], s[7], s[8], s[9], s[10], s[11]}
     local grave = call('HGET', KEYS[3], rid)

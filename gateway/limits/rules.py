@@ -116,7 +116,7 @@ def families(limits: Sequence[Limit]) -> tuple[Family, ...]:
 class LimitSet:
     """The limits of one request, to be taken all or none. Compared by identity: equal ones are the same object."""
 
-    __slots__ = ("budgets", "families", "limits", "packed", "scales", "shard", "units", "windows")
+    __slots__ = ("budgets", "checked", "families", "limits", "packed", "scales", "shard", "units", "windows")
 
     def __init__(self, shard: str, limits: tuple[Limit, ...]) -> None:
         self.shard = shard
@@ -130,6 +130,8 @@ class LimitSet:
         """By how much each counter is larger than what it counts."""
         self.packed: bytes = msgpack.packb(limits, use_bin_type=False)
         """For the record of a reservation: what another worker needs to settle it."""
+        self.checked = 0
+        """The last change of owners that its windows have caught up with: see ``returned``."""
 
 
 class Rules:
@@ -139,7 +141,7 @@ class Rules:
         self._groups: dict[str, tuple[str, ...]] = {}
         """Model -> the groups it is in."""
         for group, models in (groups or {}).items():
-            for model in models:
+            for model in dict.fromkeys(models):
                 self._groups[model] = (*self._groups.get(model, ()), group)
         self._resolved: dict[tuple[str, str | None, str, int, str, str], LimitSet | None] = {}
         self._sets: dict[tuple[str, tuple[Limit, ...]], LimitSet] = {}
@@ -151,7 +153,7 @@ class Rules:
         try:
             return self._resolved[key]
         except KeyError:
-            names = (model, *self._groups.get(model, ()))
+            names = dict.fromkeys((model, *self._groups.get(model, ())))  # a group may be called as its model is
             limits = tuple(limit for owner in principal.owners for limit in of_owner(owner, names, (tier,)))
             found = self._keep(quote(principal.organization), limits)
             if len(self._resolved) >= _CACHED_PRINCIPALS:

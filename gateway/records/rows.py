@@ -42,12 +42,13 @@ _NOBODY = Principal(key_id="", organization="")
 def rows_of(record: CallRecord) -> list[Row]:
     """One row per attempt; the last one is ``final`` and stands for the request when requests are counted.
 
-    A request that was refused does not count.
+    A request that was refused does not count, nor does one that nobody had capacity for: as in limits.
     """
     attempts = record.attempts
     if len(attempts) == 1:  # nearly always
-        return [_row(record, attempts[0], final=attempts[0].status != REFUSED)]
-    last = len(attempts) - 1
+        status = attempts[0].status
+        return [_row(record, attempts[0], final=status == "ok" or (status != REFUSED and record.ran))]
+    last = len(attempts) - 1 if record.ran else -1
     return [_row(record, attempt, final=i == last) for i, attempt in enumerate(attempts)]
 
 
@@ -78,7 +79,9 @@ def unfinished_row(noted: Running) -> Row:
         call_id, model, Principal(key, organization, team, user, tags=tuple(tags)), code=UNFINISHED,
         stream=stream, started=started, requested_tier=requested, effective_tier=effective,
     )  # fmt: skip
-    attempt = Attempt(0, "", "", "", usage=NO_USAGE, estimated=True, cost=reserved, status=UNFINISHED)
+    attempt = Attempt(
+        0, "", "", "", served_tier=effective, usage=NO_USAGE, estimated=True, cost=reserved, status=UNFINISHED,
+    )  # fmt: skip
     attempt.fallback = later[0] if later else None
     record.attempts.append(attempt)
     return rows_of(record)[0]

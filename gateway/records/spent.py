@@ -57,7 +57,7 @@ def _filters(
     by, _, value = refinement.partition(":")
     if by == "m":
         model = urllib.parse.unquote(value)
-        for name in groups.get(model, (model,)):
+        for name in dict.fromkeys(groups.get(model, (model,))):
             yield Filter(since, until, **selected, borne_by=name)
     elif by == "s":
         yield Filter(since, until, **selected, tier=value)
