@@ -1,6 +1,8 @@
 """One attempt at a deployment: its request, its answer up to the first content, and what both tell of the deployment."""
 
+import asyncio
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -21,8 +23,12 @@ from .health import Health
 from .hedging import CLIENT_CLOSED, HEDGE_LOST
 from .tiers import AttemptTier
 from .timeouts import within
-from .upstream import DeploymentFull, Upstream, UpstreamResponse
+from .upstream import PLAIN, DeploymentFull, Upstream, UpstreamResponse
 
+REFUSED_WITHIN = 5.0
+"""Seconds that the words of a refusal are waited for: its status is here, and says enough without them."""
+MOST_WORDS = 64 * 1024
+"""Bytes of a compressed refusal that are read."""
 NOTICEABLE = 0.05
 """Seconds by which a deployment must be slower than another before that counts."""
 Own = tuple[tuple[str, str], ...]
@@ -128,7 +134,7 @@ class Attempts:
     ) -> Answer:
         """The answer, or the beginning of a stream, when it has come; raises ProviderError for what is none."""
         if not 200 <= response.status < 300:
-            body = await response.read(MAX_BODY)
+            body = await _refusal(response)
             # A name for what is raised would make it part of a cycle: it knows this frame.
             raise tiers.refused(deployment, tier, deployment.adapter.error(response.status, response.headers, body))
         try:
@@ -254,6 +260,19 @@ async def _admitted(
         if probed is not None:
             probed.release()
         raise
+
+
+async def _refusal(response: UpstreamResponse) -> bytes:
+    """The words of an answer whose status is a failure; none where they break off or do not come."""
+    try:
+        async with asyncio.timeout(REFUSED_WITHIN):
+            body = await response.read(MAX_BODY)
+        if response.headers.get("content-encoding", "").lower().encode() in PLAIN:
+            return body
+        # Nobody asked for it, but some proxies pack what they say themselves.
+        return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, MOST_WORDS)
+    except (ProviderError, TimeoutError, zlib.error):
+        return b""
 
 
 def _drop(response: UpstreamResponse, why: BaseException) -> None:

@@ -1,8 +1,10 @@
 """When an attempt is over: what the provider says counts, not its HTTP; and no wait is longer than its time-outs."""
 
 import asyncio
+import gzip
 import re
 import time
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -13,7 +15,7 @@ import orjson
 import pytest
 from prometheus_client import generate_latest
 
-from gateway import hedging
+from gateway import attempts, hedging
 from gateway.answer import Answer
 from gateway.app import Gateway
 
@@ -247,6 +249,55 @@ async def test_deployments_that_are_full_use_up_no_attempts_of_those_that_are_no
     assert [status for status, *_ in answers] == [200] * 6
     served = [headers["x-sluice-deployment"].partition("/")[2] for *_, headers in answers]
     assert served == ["a", "b", "c", "d", "e", "e"]
+
+
+WORDS = b'{"error":{"message":"No such thing as that.","type":"invalid_request_error"}}'
+PACKED = b"Content-Encoding: %b\r\nContent-Length: 9\r\n\r\n\x0b\x02\x80hello\x03"
+BROKEN = {
+    "cut": (b"Content-Length: 500\r\n\r\n" + WORDS[:20], False),
+    "cut in a chunk": (b"Transfer-Encoding: chunked\r\n\r\n1f4\r\n" + WORDS[:20], False),
+    "endless": (b"Content-Length: 500\r\n\r\n" + WORDS[:20], True),
+    "brotli": (PACKED % b"br", True),
+    "no gzip": (PACKED % b"gzip", True),
+}
+"""What comes of a refusal after its status, and whether the connection stays."""
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("case", BROKEN)
+async def test_a_refusal_is_one_by_its_status_whatever_becomes_of_its_words(
+    case: str, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempts, "REFUSED_WITHIN", 0.2)
+    said, stays = BROKEN[case]
+
+    async def play(asked: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 %b Refused\r\nRetry-After: 77\r\n%b" % (asked["model"].encode(), said))
+        if not stays:
+            writer.close()
+
+    models = {name: {"deployments": [deployment(status)]} for name, status in (("m", "429"), ("wrong", "400"))}
+    async with gateway_of(play, models, health={"consecutive_failures": 1}) as (gateway, server):
+        for _ in range(3):  # what a client does wrong takes nothing out
+            status, body, _, _ = await asked(gateway, model="wrong", stream=stream)
+            assert status == 400, body
+            assert b"without saying why" in body
+        status, body, _, headers = await asked(gateway, stream=stream)
+        assert (status, headers["retry-after"]) == (429, "77"), body
+        assert server.requests == 4, "the provider was asked again before the time that it had asked for"
+        assert [row["cost"] for row in await rows(gateway)] == [0] * 4, "what was refused was billed"
+        assert (await asked(gateway, stream=stream))[0] == 503, "nothing cools down"
+
+
+@pytest.mark.parametrize("packed", [gzip.compress, zlib.compress])
+async def test_the_words_of_a_refusal_are_read_though_they_were_packed(packed: Callable[[bytes], bytes]) -> None:
+    async def play(_: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        body = packed(WORDS)
+        writer.write(b"HTTP/1.1 400 No\r\nContent-Encoding: GZIP\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+    async with gateway_of(play, {"m": {"deployments": [deployment("x")]}}) as (gateway, _):
+        status, body, _, _ = await asked(gateway)
+        assert (status, orjson.loads(body)["error"]["message"]) == (400, "No such thing as that.")
 
 
 @pytest.mark.parametrize("stream", [True, False])
