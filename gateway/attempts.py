@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from adapters import ratelimits
-from adapters.errors import ProviderError, UnsupportedParameter
+from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
 from adapters.interface import CredentialSpec, UpstreamRequest
 
 from . import tiers
@@ -187,7 +187,8 @@ class Attempts:
             call.over(row, deployment, maybe_billed=False)
             return
         if isinstance(why, ProviderError):
-            if not self._credentials.at_fault(deployment.credential, why, row.seconds):
+            hurried = self._hurried(call, deployment, record, row, why)
+            if not (hurried or self._credentials.at_fault(deployment.credential, why, row.seconds)):
                 others = self._others(call.plan, deployment)
                 queued = deployment.pool is not None and not others
                 health.failed(why, last=not others, queued=queued, probe=probe)
@@ -234,11 +235,24 @@ class Attempts:
         target = replace(deployment.target, api_key=await self._credentials.token(credential))
         return await self._credentials.sign(operation.prepare(deployment.adapter, request, target), credential)
 
+    def _hurried(
+        self, call: Sendable, deployment: Deployment, record: CallRecord, row: Attempt, why: ProviderError
+    ) -> bool:
+        """Whether it took too long within less than half of its own time, as those before it left it no more."""
+        if row.number == 1 or why.kind is not ErrorKind.TIMEOUT or self.left(call, record) > NOTICEABLE:
+            return False
+        own = deployment.tier_timeouts.get(row.sent_tier or "default", deployment.timeouts)
+        return row.seconds < 0.5 * (own.first_byte if call.call.stream else own.response)
+
     def left(self, call: Sendable, record: CallRecord) -> float:
         """Seconds that all attempts of a call together have left."""
+        return self.until(call, record) - self._clock()
+
+    def until(self, call: Sendable, record: CallRecord) -> float:
+        """The moment by which they must have an answer: that of the most patient of the models that were asked."""
         first, tier = call.plan[0], record.attempts[-1].sent_tier if record.attempts else None
         timeouts = first.tier_timeouts.get(tier or "default", first.timeouts)
-        return record.dispatched + timeouts.request - self._clock()
+        return max(record.dispatched + timeouts.request, record.until)
 
 
 def _traced(sent: UpstreamRequest, context: str) -> tuple[UpstreamRequest, Own]:

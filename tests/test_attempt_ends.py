@@ -92,6 +92,24 @@ COMPLETE = {
 """A whole stream in a dialect that says when it is over."""
 
 
+WHOLE = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "x",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"}],
+    "usage": USAGE,
+}
+
+
+def answer_of(stream: bool) -> bytes:
+    """A whole answer in OpenAI's dialect, in one write."""
+    if stream:
+        return HEAD + b"".join(COMPLETE["openai"]) + b"0\r\n\r\n"
+    body = orjson.dumps(WHOLE)
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
 @asynccontextmanager
 async def gateway_of(play: Play, models: dict[str, Any], **options: Any) -> AsyncIterator[tuple[Gateway, Server]]:
     server = await Server(play).start()
@@ -318,6 +336,54 @@ async def test_the_first_attempt_too_has_no_longer_than_the_request(stream: bool
         "false",
     )  # else the SDK would have it made, and billed, twice more
     assert 0.9 < seconds < 3
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_fallback_has_its_own_time_where_that_is_shorter_than_what_the_model_before_it_took(
+    stream: bool,
+) -> None:
+    async def play(asked: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        if asked["model"] == "hangs":
+            await asyncio.sleep(30)
+        await asyncio.sleep(0.05)
+        writer.write(answer_of(stream))
+
+    long, short = {"first_byte": 1, "response": 1}, {"request": 0.9}
+    models = {
+        "m": {"deployments": [deployment("hangs", timeouts=long)], "fallbacks": {"timeout": ["quick"]}},
+        "quick": {"deployments": [deployment("x", timeouts=short)]},
+    }
+    async with gateway_of(play, models, timeouts={"request": 30}) as (gateway, _):
+        status, body, _, headers = await asked(gateway, stream=stream)
+        assert (status, headers.get("x-sluice-fallback")) == (200, "quick"), body
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_who_had_only_the_rest_of_a_requests_time_is_none_the_worse_for_needing_more(stream: bool) -> None:
+    hangs = {"slow": 2, "well": 2}
+
+    async def play(asked: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        hangs[asked["model"]] -= 1
+        if hangs[asked["model"]] >= 0:
+            await asyncio.sleep(30)
+        writer.write(answer_of(stream))
+
+    models = {
+        "m": {
+            "deployments": [deployment("slow", timeouts={"first_byte": 1.4, "response": 1.4})],
+            "fallbacks": {"timeout": ["well"]},
+        },
+        "well": {"deployments": [deployment("well")]},
+    }
+    health = {"consecutive_failures": 1}
+    async with gateway_of(play, models, timeouts={"request": 2}, health=health) as (gateway, _):
+        for _ in range(2):
+            assert (await asked(gateway, stream=stream))[0] == 504
+        assert [row["deployment"] for row in await rows(gateway)] == ["openai/slow", "openai/well"] * 2
+        breakers = gateway.lasting.fleet.breakers()
+        assert not breakers["openai/slow"].closed
+        assert breakers["openai/well"].closed, "a deployment that is well was taken out for another's slowness"
+        assert (await asked(gateway, model="well", stream=stream))[0] == 200
 
 
 async def test_a_stream_whose_content_has_begun_may_take_longer_than_the_request() -> None:
