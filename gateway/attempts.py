@@ -1,13 +1,15 @@
 """One attempt at a deployment: its request, its answer up to the first content, and what both tell of the deployment."""
 
+import asyncio
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from adapters import ratelimits
-from adapters.errors import ProviderError, UnsupportedParameter
+from adapters.errors import ErrorKind, ProviderError, UnsupportedParameter
 from adapters.interface import CredentialSpec, UpstreamRequest
 
 from . import tiers
@@ -21,8 +23,12 @@ from .health import Health
 from .hedging import CLIENT_CLOSED, HEDGE_LOST
 from .tiers import AttemptTier
 from .timeouts import within
-from .upstream import DeploymentFull, Upstream, UpstreamResponse
+from .upstream import PLAIN, DeploymentFull, Upstream, UpstreamResponse
 
+REFUSED_WITHIN = 5.0
+"""Seconds that the words of a refusal are waited for: its status is here, and says enough without them."""
+MOST_WORDS = 64 * 1024
+"""Bytes of a compressed refusal that are read."""
 NOTICEABLE = 0.05
 """Seconds by which a deployment must be slower than another before that counts."""
 Own = tuple[tuple[str, str], ...]
@@ -128,7 +134,7 @@ class Attempts:
     ) -> Answer:
         """The answer, or the beginning of a stream, when it has come; raises ProviderError for what is none."""
         if not 200 <= response.status < 300:
-            body = await response.read(MAX_BODY)
+            body = await _refusal(response)
             # A name for what is raised would make it part of a cycle: it knows this frame.
             raise tiers.refused(deployment, tier, deployment.adapter.error(response.status, response.headers, body))
         try:
@@ -181,7 +187,8 @@ class Attempts:
             call.over(row, deployment, maybe_billed=False)
             return
         if isinstance(why, ProviderError):
-            if not self._credentials.at_fault(deployment.credential, why, row.seconds):
+            hurried = self._hurried(call, deployment, record, row, why)
+            if not (hurried or self._credentials.at_fault(deployment.credential, why, row.seconds)):
                 others = self._others(call.plan, deployment)
                 queued = deployment.pool is not None and not others
                 health.failed(why, last=not others, queued=queued, probe=probe)
@@ -228,11 +235,24 @@ class Attempts:
         target = replace(deployment.target, api_key=await self._credentials.token(credential))
         return await self._credentials.sign(operation.prepare(deployment.adapter, request, target), credential)
 
+    def _hurried(
+        self, call: Sendable, deployment: Deployment, record: CallRecord, row: Attempt, why: ProviderError
+    ) -> bool:
+        """Whether it took too long within less than half of its own time, as those before it left it no more."""
+        if row.number == 1 or why.kind is not ErrorKind.TIMEOUT or self.left(call, record) > NOTICEABLE:
+            return False
+        own = deployment.tier_timeouts.get(row.sent_tier or "default", deployment.timeouts)
+        return row.seconds < 0.5 * (own.first_byte if call.call.stream else own.response)
+
     def left(self, call: Sendable, record: CallRecord) -> float:
         """Seconds that all attempts of a call together have left."""
+        return self.until(call, record) - self._clock()
+
+    def until(self, call: Sendable, record: CallRecord) -> float:
+        """The moment by which they must have an answer: that of the most patient of the models that were asked."""
         first, tier = call.plan[0], record.attempts[-1].sent_tier if record.attempts else None
         timeouts = first.tier_timeouts.get(tier or "default", first.timeouts)
-        return record.dispatched + timeouts.request - self._clock()
+        return max(record.dispatched + timeouts.request, record.until)
 
 
 def _traced(sent: UpstreamRequest, context: str) -> tuple[UpstreamRequest, Own]:
@@ -254,6 +274,19 @@ async def _admitted(
         if probed is not None:
             probed.release()
         raise
+
+
+async def _refusal(response: UpstreamResponse) -> bytes:
+    """The words of an answer whose status is a failure; none where they break off or do not come."""
+    try:
+        async with asyncio.timeout(REFUSED_WITHIN):
+            body = await response.read(MAX_BODY)
+        if response.headers.get("content-encoding", "").lower().encode() in PLAIN:
+            return body
+        # Nobody asked for it, but some proxies pack what they say themselves.
+        return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, MOST_WORDS)
+    except (ProviderError, TimeoutError, zlib.error):
+        return b""
 
 
 def _drop(response: UpstreamResponse, why: BaseException) -> None:

@@ -183,6 +183,8 @@ class CallRecord:
     """Seconds in the gateway's own queue; None where there is none."""
     dispatched: float = 0.0
     """When its first attempt began, on the dispatcher's clock."""
+    until: float = 0.0
+    """The moment, on that clock, by which a model that it has left had to answer."""
     shed: bool = False
     """Whether this worker turned it away because it had too much to do."""
     counted: bool = False

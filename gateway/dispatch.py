@@ -133,6 +133,7 @@ class Dispatcher:
 
     async def _fall_back(self, call: Prepared, waiting: list[Route], seen: set[str], record: CallRecord) -> bool:
         """Move to the first model that was not tried yet and that the limits allow."""
+        until = self._attempts.until(call, record)  # its own may be shorter, and over before it has begun
         while waiting:
             route = waiting.pop(0)
             if route.name in seen:
@@ -146,7 +147,7 @@ class Dispatcher:
             except GatewayError:
                 record.effective_tier = tier
                 continue  # the failure that brought us here tells the client more
-            record.fallback = route.name
+            record.fallback, record.until = route.name, until
             return True
         return False
 

@@ -72,7 +72,7 @@ NOT_AGAIN = frozenset(
 )
 """What the same provider is not asked for again: it may bill it again, or will say the same."""
 
-NONSENSE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+NONSENSE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What reading an answer that nobody foresaw ends in."""
 
 

@@ -43,7 +43,7 @@ async def _back(call: Metered, record: CallRecord, route: Route, plan: Plan) -> 
     """To the model that was asked for, where a fallback refused as well."""
     if call.route is not route:
         await call.fall_back(route, plan)
-        record.fallback = None
+        record.fallback, record.until = None, 0.0
 
 
 async def _patiently(dispatch: Dispatcher, call: Metered, record: CallRecord) -> Answer:

@@ -26,8 +26,8 @@ SSE_HEADERS = {
     "x-content-type-options": "nosniff",
     "x-accel-buffering": "no",  # nginx in front would buffer the stream otherwise
 }
-PING_CHUNK = b"8\r\n: ping\n\n\r\n"
-"""An SSE comment as a chunk of the chunked body; streams are always HTTP/1.1 (see endpoints.chat)."""
+PING = b": ping\n\n"
+"""An SSE comment."""
 
 
 class Written(web.StreamResponse):
@@ -98,6 +98,10 @@ class Common:
             self._renew()
         return self._stream
 
+    def unframed(self) -> str:
+        """The same of streams to clients that know no chunks, which are few."""
+        return STATUS + head_lines({**self.headers, "date": rfc822_formatted_time(), **SSE_HEADERS})
+
     def _renew(self) -> None:
         self._until = int(time.time()) + 1.0
         told = {**self.headers, "date": rfc822_formatted_time()}
@@ -142,7 +146,7 @@ class HTTPReply:
     async def start(self, headers: Mapping[str, str]) -> None:
         """Begin a stream; its head leaves with its first chunk."""
         self._out()
-        self._head = self._begin(self._common.stream(), {**self._headers, **headers})
+        self._head = self._begin(self._opening(), {**self._headers, **headers})
         self._open = True
         if self._limits.ping is not None:
             self._timer = asyncio.get_running_loop().call_later(self._limits.ping, self._tick)
@@ -185,10 +189,8 @@ class HTTPReply:
         """Tell a client that is there of the gateway's own end, without waiting; does nothing when the answer is complete."""
         self.stop()
         if self._open:
-            event = _event(error)
-            out = self._out()
-            out.write(b"%b%x\r\n%b\r\n" % (self._head, len(event), event))
-            out.close()
+            self.push(_event(error))
+            self._out().close()
 
     def stop(self) -> None:
         """No more pings; called whatever became of the stream."""
@@ -201,9 +203,13 @@ class HTTPReply:
         if ping is None or out is None or not out.is_open:
             return
         if self._silent and not self._head and not self._peer.blocked:
-            out.write(PING_CHUNK)
+            self.push(PING)
         self._silent = True
         self._timer = asyncio.get_running_loop().call_later(ping, self._tick)
+
+    def _opening(self) -> str:
+        """What the head of a stream begins with."""
+        return self._common.stream()
 
     def _out(self) -> Outgoing:
         out = self._peer.out
@@ -231,6 +237,30 @@ class HTTPReply:
             if (out := self._peer.out) is not None:
                 out.abort()
             raise ClientDisconnected from exc
+
+
+class UnframedReply(HTTPReply):
+    """A reply to a client of HTTP/1.0, which knows no chunks: a stream ends with its connection.
+
+    Only ``[DONE]``, or the error event in its place, tells a whole one from one that broke off.
+    """
+
+    __slots__ = ()
+
+    def push(self, data: bytes) -> bool:
+        out = self._out()
+        self._silent = False
+        out.write(self._head + data)
+        self._head = b""
+        return not self._peer.blocked
+
+    async def finish(self, data: bytes) -> None:
+        self.stop()
+        self._open = False
+        await self.send(data)
+
+    def _opening(self) -> str:
+        return self._common.unframed()
 
 
 def _event(error: GatewayError) -> bytes:

@@ -74,6 +74,8 @@ class Walk:
         self._begun = begun
         """Where the call was sent first: its retries are on that one's budget, so that they cannot add up."""
         self._last: Deployment | None = None
+        self._asked: dict[str, float | None] = {}
+        """Seconds that each deployment that failed has asked for; None: it is not to be tried again."""
         self._made = 0
         self._turns = self._order(retries.per_deployment if repeat else 1)
         if begun is not None:
@@ -108,9 +110,10 @@ class Walk:
             self._left += 1  # nothing was sent
         if failed is None or begun is None or not self._left or patience <= 0 or not may_try_elsewhere(failure):
             return False
+        asked = self._asked[failed.id] = _again_in(failure)
         for deployment in self._turns:
             again = deployment.id == failed.id or self._made >= len(self._plan)
-            delay = self._pause(deployment, failure) if again else 0.0
+            delay = self._pause(deployment, self._asked.get(deployment.id, asked)) if again else 0.0
             if delay is None or delay >= patience or (not delay and not self._fleet[deployment.id].health.available()):
                 continue
             if not self._affordable(failed, begun, deployment, failure):
@@ -141,8 +144,8 @@ class Walk:
 
     def _affordable(self, failed: Deployment, begun: Deployment, following: Deployment, failure: BaseException) -> bool:
         """A deployment that is well may take over as much as it must; else failures may cause so many retries only."""
-        if isinstance(failure, UnsupportedParameter | NotSent):
-            return True
+        if isinstance(failure, UnsupportedParameter | NotSent) and following.id not in self._asked:
+            return True  # it takes the turn of one that was not asked
         if self._spend(begun):
             return True
         if following.id == failed.id or not self._fleet[following.id].health.well():
@@ -154,14 +157,12 @@ class Walk:
         """A retry within the budgets of where the call began and of all deployments of the plan together."""
         return self._fleet[begun.id].retries.spend(self._fleet[d.id].retries for d in self._plan)
 
-    def _pause(self, deployment: Deployment, failure: BaseException) -> float | None:
-        """Before a deployment has its second turn: full jitter, or what it asked for; None when that is too long."""
+    def _pause(self, deployment: Deployment, asked: float | None) -> float | None:
+        """Before a deployment has its second turn: full jitter, or what it ``asked`` for; None when that is too long."""
         health = self._fleet[deployment.id].health
-        if not isinstance(failure, ProviderError) or isinstance(failure, NotSent):
+        if asked is None or not health.closed:
             return None
-        if failure.kind not in SAME_AGAIN or not health.closed:
-            return None
-        asked = max(failure.retry_after or 0.0, health.cooling)
+        asked = max(asked, health.cooling)
         if asked > self._retries.max_retry_after:
             return None
         ceiling = min(self._retries.base_delay * 2.0 ** (self._made - 1), self._retries.max_delay)
@@ -173,6 +174,13 @@ class Walk:
     def _probe(self) -> Deployment | None:
         by_time = sorted(self._plan, key=lambda d: self._fleet[d.id].health.retry_in)
         return next((d for d in by_time if self._fleet[d.id].health.probe()), None)
+
+
+def _again_in(failure: BaseException) -> float | None:
+    """Seconds after which the same deployment may be tried again; None: that would be in vain."""
+    if not isinstance(failure, ProviderError) or isinstance(failure, NotSent) or failure.kind not in SAME_AGAIN:
+        return None
+    return failure.retry_after or 0.0
 
 
 def may_try_elsewhere(failure: BaseException) -> bool:

@@ -1,8 +1,10 @@
 """When an attempt is over: what the provider says counts, not its HTTP; and no wait is longer than its time-outs."""
 
 import asyncio
+import gzip
 import re
 import time
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -13,7 +15,7 @@ import orjson
 import pytest
 from prometheus_client import generate_latest
 
-from gateway import hedging
+from gateway import attempts, hedging
 from gateway.answer import Answer
 from gateway.app import Gateway
 
@@ -88,6 +90,24 @@ COMPLETE = {
     ],
 }  # fmt: skip
 """A whole stream in a dialect that says when it is over."""
+
+
+WHOLE = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "x",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"}],
+    "usage": USAGE,
+}
+
+
+def answer_of(stream: bool) -> bytes:
+    """A whole answer in OpenAI's dialect, in one write."""
+    if stream:
+        return HEAD + b"".join(COMPLETE["openai"]) + b"0\r\n\r\n"
+    body = orjson.dumps(WHOLE)
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
 @asynccontextmanager
@@ -249,6 +269,55 @@ async def test_deployments_that_are_full_use_up_no_attempts_of_those_that_are_no
     assert served == ["a", "b", "c", "d", "e", "e"]
 
 
+WORDS = b'{"error":{"message":"No such thing as that.","type":"invalid_request_error"}}'
+PACKED = b"Content-Encoding: %b\r\nContent-Length: 9\r\n\r\n\x0b\x02\x80hello\x03"
+BROKEN = {
+    "cut": (b"Content-Length: 500\r\n\r\n" + WORDS[:20], False),
+    "cut in a chunk": (b"Transfer-Encoding: chunked\r\n\r\n1f4\r\n" + WORDS[:20], False),
+    "endless": (b"Content-Length: 500\r\n\r\n" + WORDS[:20], True),
+    "brotli": (PACKED % b"br", True),
+    "no gzip": (PACKED % b"gzip", True),
+}
+"""What comes of a refusal after its status, and whether the connection stays."""
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("case", BROKEN)
+async def test_a_refusal_is_one_by_its_status_whatever_becomes_of_its_words(
+    case: str, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempts, "REFUSED_WITHIN", 0.2)
+    said, stays = BROKEN[case]
+
+    async def play(asked: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 %b Refused\r\nRetry-After: 77\r\n%b" % (asked["model"].encode(), said))
+        if not stays:
+            writer.close()
+
+    models = {name: {"deployments": [deployment(status)]} for name, status in (("m", "429"), ("wrong", "400"))}
+    async with gateway_of(play, models, health={"consecutive_failures": 1}) as (gateway, server):
+        for _ in range(3):  # what a client does wrong takes nothing out
+            status, body, _, _ = await asked(gateway, model="wrong", stream=stream)
+            assert status == 400, body
+            assert b"without saying why" in body
+        status, body, _, headers = await asked(gateway, stream=stream)
+        assert (status, headers["retry-after"]) == (429, "77"), body
+        assert server.requests == 4, "the provider was asked again before the time that it had asked for"
+        assert [row["cost"] for row in await rows(gateway)] == [0] * 4, "what was refused was billed"
+        assert (await asked(gateway, stream=stream))[0] == 503, "nothing cools down"
+
+
+@pytest.mark.parametrize("packed", [gzip.compress, zlib.compress])
+async def test_the_words_of_a_refusal_are_read_though_they_were_packed(packed: Callable[[bytes], bytes]) -> None:
+    async def play(_: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        body = packed(WORDS)
+        writer.write(b"HTTP/1.1 400 No\r\nContent-Encoding: GZIP\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+    async with gateway_of(play, {"m": {"deployments": [deployment("x")]}}) as (gateway, _):
+        status, body, _, _ = await asked(gateway)
+        assert (status, orjson.loads(body)["error"]["message"]) == (400, "No such thing as that.")
+
+
 @pytest.mark.parametrize("stream", [True, False])
 async def test_the_first_attempt_too_has_no_longer_than_the_request(stream: bool) -> None:
     async def play(_: dict[str, Any], writer: asyncio.StreamWriter) -> None:
@@ -267,6 +336,54 @@ async def test_the_first_attempt_too_has_no_longer_than_the_request(stream: bool
         "false",
     )  # else the SDK would have it made, and billed, twice more
     assert 0.9 < seconds < 3
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_fallback_has_its_own_time_where_that_is_shorter_than_what_the_model_before_it_took(
+    stream: bool,
+) -> None:
+    async def play(asked: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        if asked["model"] == "hangs":
+            await asyncio.sleep(30)
+        await asyncio.sleep(0.05)
+        writer.write(answer_of(stream))
+
+    long, short = {"first_byte": 1, "response": 1}, {"request": 0.9}
+    models = {
+        "m": {"deployments": [deployment("hangs", timeouts=long)], "fallbacks": {"timeout": ["quick"]}},
+        "quick": {"deployments": [deployment("x", timeouts=short)]},
+    }
+    async with gateway_of(play, models, timeouts={"request": 30}) as (gateway, _):
+        status, body, _, headers = await asked(gateway, stream=stream)
+        assert (status, headers.get("x-sluice-fallback")) == (200, "quick"), body
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_who_had_only_the_rest_of_a_requests_time_is_none_the_worse_for_needing_more(stream: bool) -> None:
+    hangs = {"slow": 2, "well": 2}
+
+    async def play(asked: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        hangs[asked["model"]] -= 1
+        if hangs[asked["model"]] >= 0:
+            await asyncio.sleep(30)
+        writer.write(answer_of(stream))
+
+    models = {
+        "m": {
+            "deployments": [deployment("slow", timeouts={"first_byte": 1.4, "response": 1.4})],
+            "fallbacks": {"timeout": ["well"]},
+        },
+        "well": {"deployments": [deployment("well")]},
+    }
+    health = {"consecutive_failures": 1}
+    async with gateway_of(play, models, timeouts={"request": 2}, health=health) as (gateway, _):
+        for _ in range(2):
+            assert (await asked(gateway, stream=stream))[0] == 504
+        assert [row["deployment"] for row in await rows(gateway)] == ["openai/slow", "openai/well"] * 2
+        breakers = gateway.lasting.fleet.breakers()
+        assert not breakers["openai/slow"].closed
+        assert breakers["openai/well"].closed, "a deployment that is well was taken out for another's slowness"
+        assert (await asked(gateway, model="well", stream=stream))[0] == 200
 
 
 async def test_a_stream_whose_content_has_begun_may_take_longer_than_the_request() -> None:

@@ -131,12 +131,13 @@ async def test_retries_of_a_request_are_counted_over_all_models_that_serve_it() 
     assert caught.value.response.headers["x-should-retry"] == "false"
 
 
-NONSENSE = (b'{"choices":[5]}', b'{"choices":5}', b'{"choices":[{"index":0,"delta":5}]}', b'{"usage":5}', b"7")
+DEEP = b'{"choices":[{"index":0,"delta":{"content":' + b"[" * 900 + b"]" * 900 + b"}}]}"
+NONSENSE = (b'{"choices":[5]}', b'{"choices":5}', b'{"choices":[{"index":0,"delta":5}]}', b'{"usage":5}', b"7", DEEP)
 CHUNK = b'{"id":"x","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":null}]}'
 
 
 @pytest.mark.parametrize("provider", ["openai", "compatible"])
-@pytest.mark.parametrize("nonsense", NONSENSE)
+@pytest.mark.parametrize("nonsense", NONSENSE, ids=lambda data: data[:40].decode())
 async def test_an_answer_that_nobody_foresaw_is_a_failure_like_any_other(provider: str, nonsense: bytes) -> None:
     models = {
         "m": [deployment("odd", provider, name="odd"), deployment("demo-ok", "anthropic")],

@@ -1,6 +1,7 @@
-"""The head that is written past aiohttp: nothing in it begins another header, and ``Connection: close`` is kept."""
+"""What is written past aiohttp: no header begins another one, ``Connection: close`` is kept, HTTP/1.0 gets no chunks."""
 
 import asyncio
+from typing import Any
 
 import orjson
 import pytest
@@ -38,3 +39,44 @@ async def test_a_connection_ends_when_the_client_says_so(close: bool) -> None:
         if close:
             assert await asyncio.wait_for(reader.read(), 5) == b""
         writer.close()
+
+
+async def said_by_1_0(port: int, headers: str = "", **more: Any) -> tuple[list[str], bytes]:
+    """The lines of the head and all that comes behind it, to a client as nginx is one by default."""
+    body = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": "one two"}], **more})
+    head = f"POST /v1/chat/completions HTTP/1.0\r\nauthorization: Bearer {KEY}\r\n{headers}content-length: {len(body)}\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(head.encode() + body)
+    told, _, rest = (await asyncio.wait_for(reader.read(), 10)).partition(b"\r\n\r\n")
+    writer.close()
+    return told.decode().lower().split("\r\n"), rest
+
+
+@pytest.mark.parametrize("headers", ["", "connection: keep-alive\r\n", "expect: 100-continue\r\n"])
+async def test_a_client_of_http_1_0_is_answered_and_the_end_is_that_of_the_connection(headers: str) -> None:
+    async with running({"m": "demo-echo"}) as (gateway, _):
+        told, body = await said_by_1_0(gateway.data.port, headers)
+        assert "connection: close" in told
+        assert orjson.loads(body)["choices"][0]["message"]["content"] == "one two"
+        told, body = await said_by_1_0(gateway.data.port, headers, stream=True)
+        assert {"connection: close", "content-type: text/event-stream; charset=utf-8"} < {*told}
+        assert not any(line.startswith(("transfer-encoding", "content-length")) for line in told)
+        *frames, rest = body.split(b"\n\n")
+        assert all(frame.startswith(b"data: ") for frame in frames), "something else is between the events"
+        assert (frames[-1], rest) == (b"data: [DONE]", b"")
+        if "keep-alive" in headers:
+            return  # what aiohttp writes, a refusal say, leaves such a connection open
+        told, body = await said_by_1_0(gateway.data.port, headers, temperature=99)
+        assert told[0].split()[1] == "400"
+        assert orjson.loads(body)["error"]["param"] == "temperature"
+
+
+async def test_a_client_of_http_1_0_is_told_of_a_stream_that_breaks_off_and_pinged() -> None:
+    models: dict[str, Any] = {"m": "demo-long+chunks=3+gap=0.3+cut=2"}
+    async with running(models, server={"ping": 0.1}) as (gateway, _):
+        _, body = await said_by_1_0(gateway.data.port, stream=True)
+        *frames, rest = body.split(b"\n\n")
+        assert b": ping" in frames
+        assert all(frame.startswith((b"data: ", b": ping")) for frame in frames)
+        assert rest == b""
+        assert orjson.loads(frames[-1].removeprefix(b"data: "))["error"]["code"] == "upstream_error"

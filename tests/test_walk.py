@@ -86,6 +86,33 @@ def test_retry_after_is_waited_for_unless_it_is_too_long() -> None:
         assert len(way) == 1 or 19 < one.delay <= 20
 
 
+def test_a_second_turn_is_about_what_that_deployment_said_not_the_one_asked_last() -> None:
+    fleet = Fleet()
+    one = walk(fleet, "x", "y", max_retry_after=30)
+    soon, late = failure(ErrorKind.RATE_LIMITED, 1.0), failure(ErrorKind.RATE_LIMITED, 60.0)
+    one.first()
+    fleet["p/x"].health.failed(soon)
+    assert one.goes_on(soon)
+    fleet["p/y"].health.failed(late)
+    assert one.goes_on(late)
+    assert one.following is not None
+    assert one.following.config.model == "x"
+    assert 0.5 < one.delay <= 1
+    for last in (ErrorKind.AUTHENTICATION, ErrorKind.TIMEOUT):
+        assert walked(walk(Fleet(), "x", "y"), failure(), failure(last)) == ["x", "y", "x"]
+        assert walked(walk(Fleet(), "x", "y"), failure(last), failure()) == ["x", "y", "y"]
+
+
+def test_a_second_turn_in_place_of_one_that_is_full_is_on_the_retry_budget() -> None:
+    full = DeploymentFull(ErrorKind.OVERLOADED, "x")
+    assert walked(walk(Fleet(), "x", "y"), failure(), full) == ["x", "y", "x"]
+    fleet = Fleet(retries=NONE)
+    fleet["p/y"].health.succeeded()
+    for _ in range(4):
+        fleet["p/x"].health.failed(failure())
+    assert walked(walk(fleet, "x", "y"), failure(), full) == ["x", "y"]
+
+
 def test_failures_may_cause_a_fifth_more_requests_or_the_floor() -> None:
     for requests, retries in ((10, 3), (1000, 200)):
         fleet = Fleet(clock=Clock())

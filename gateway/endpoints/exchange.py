@@ -12,7 +12,7 @@ from config.schema import Server as ServerConfig
 
 from .. import web
 from ..errors import ClientDisconnected, ExpectationFailed, InvalidRequest, RequestTooLarge, UnsupportedMediaType
-from ..reply import Common, HTTPReply, Peer
+from ..reply import Common, HTTPReply, Peer, UnframedReply
 from .head import MAX_CLIENT_REQUEST_ID, Head, Message
 
 JSON_TYPES = frozenset({"application/json", ""})
@@ -142,7 +142,10 @@ class Exchange:
 
     def reply_here(self) -> HTTPReply:
         """Where the answer goes; whatever else is returned is not sent any more once it has begun."""
-        self.reply = HTTPReply(self.client, self.common, self.headers, self.limits, last=self.head.last)
+        if self.head.is_1_1:
+            self.reply = HTTPReply(self.client, self.common, self.headers, self.limits, last=self.head.last)
+        else:
+            self.reply = UnframedReply(self.client, self.common, self.headers, self.limits, last=True)
         return self.reply
 
     async def body(self) -> bytes:

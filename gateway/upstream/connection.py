@@ -245,7 +245,7 @@ class Connection(asyncio.Protocol):
         framed = coding is None or coding.lower() == b"chunked"
         if not 200 <= status < 600 or not framed or self._parser.get_http_version()[0] != "1":
             self._wrong = self._wrong or NOT_HTTP
-        elif packing is not None and packing.lower() not in PLAIN:
+        elif packing is not None and packing.lower() not in PLAIN and status < 300:
             self._wrong = self._wrong or "The provider's answer is compressed, which was not asked for."
         elif len(head) > MAX_HEADERS:
             self._wrong = self._wrong or "The provider's answer has too many headers."
