@@ -110,12 +110,17 @@ class BackDoors(Doors):
             self._loop.call_later(PATIENCE, self._look, door, min(2 * most, MOST))
 
 
-def wanted(listening: socket.socket, beat: Callable[[], bool]) -> bool:
+def wanted(listening: socket.socket, beat: Callable[[], bool], begun: Callable[[], bool]) -> bool:
     """Sleep until there was somebody to accept for all of ``PATIENCE``; False once ``beat``, which is called every second
-    or so, says False. Workers that accept leave nobody there between two looks, however many come."""
+    or so, says False. Workers that accept leave nobody there between two looks, however many come. Until they have
+    ``begun``, whoever comes waits for that."""
     door = select.poll()
     door.register(listening, select.POLLIN)
     looks = 0
+    while not begun():
+        if not beat():
+            return False
+        time.sleep(BEAT_MS / 1000)
     while beat():
         if looks == LOOKS:
             return True

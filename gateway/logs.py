@@ -23,8 +23,8 @@ _SECRET = re.compile(
     r"|(?i:bearer)\s+[^\s\"\\]+|(?<=://)[^/\s:@\"\\]+:[^/\s@\"\\]+(?=@)"
 )
 """What credentials look like. Names of models, regions and keys begin like some (`xai/grok-4-fast-reasoning`, `asia-east1`,
-`key_` and 24 digits, the id of a virtual key): of those prefixes only what goes on as no name does is one. None reaches over the end of a text in JSON: clients say some
-of these texts."""
+`key_` and 24 digits, the id of a virtual key): of those prefixes only what goes on as no name does is one. None reaches over
+the end of a text in JSON: clients say some of these texts."""
 
 
 def redact(text: str) -> str:
@@ -77,9 +77,7 @@ def configure(config: Logging) -> None:
     for name in OURS:
         logging.getLogger(name).setLevel(level)
     logging.getLogger("sluice.access").setLevel(logging.INFO if config.access else logging.CRITICAL)
-    logging.getLogger("asyncio").setLevel(
-        logging.CRITICAL
-    )  # it prints representations of what failed; see ``log_lost``
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it prints representations of what failed: see log_lost
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)  # what it has loaded is nobody's event
 
 

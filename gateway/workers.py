@@ -121,6 +121,7 @@ def _assign(supervisor: "Supervisor", worker: "Process") -> None:
     worker.stands_by = sum(not other.stands_by for other in others) >= cpus.available()
     awake = sum(other.stands_by and not other.sleeps for other in others)
     worker.sleeps = worker.stands_by and awake >= supervisor.wanted
+    worker.others = [other.start for other in others if not other.sleeps]
 
 
 def _forget(supervisor: "Supervisor", worker: "Process") -> None:
@@ -256,6 +257,8 @@ class Process(Worker):  # type: ignore[misc]  # gunicorn has no types
     """One worker process."""
 
     stands_by = sleeps = False
+    others: Sequence[Start] = ()
+    """Of those that did not sleep when this one was made."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -303,7 +306,7 @@ class Process(Worker):  # type: ignore[misc]  # gunicorn has no types
     def _sleep(self) -> None:
         """Until the workers that serve leave somebody waiting; then end, and the parent starts one that takes them in."""
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-        if doors.wanted(self.sockets[0].sock, self._rest):
+        if doors.wanted(self.sockets[0].sock, self._rest, lambda: any(other.serves for other in self.others)):
             self.start.woke()
 
     def _rest(self) -> bool:

@@ -143,8 +143,19 @@ def test_who_sleeps_wakes_up_when_somebody_waits_all_the_time(monkeypatch: pytes
         socket.create_connection(listening.getsockname()),
     ):
         began = time.monotonic()
-        assert doors.wanted(listening, lambda: True)
+        assert doors.wanted(listening, lambda: True, lambda: True)
         assert time.monotonic() - began >= 0.18
+
+
+def test_who_sleeps_leaves_those_who_come_early_to_the_workers_that_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doors, "PATIENCE", 0.1)
+    monkeypatch.setattr(doors, "BEAT_MS", 50)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        socket.create_connection(listening.getsockname()),
+    ):
+        over = time.monotonic() + 0.6
+        assert not doors.wanted(listening, lambda: time.monotonic() < over, lambda: False)
 
 
 def test_who_sleeps_sleeps_on_where_others_accept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +172,7 @@ def test_who_sleeps_sleeps_on_where_others_accept(monkeypatch: pytest.MonkeyPatc
 
         others = threading.Thread(target=busy)
         others.start()
-        assert not doors.wanted(listening, lambda: time.monotonic() < over)
+        assert not doors.wanted(listening, lambda: time.monotonic() < over, lambda: True)
         others.join()
 
 

@@ -5,7 +5,8 @@ ProviderError here: CONNECTION (no status line came), TIMEOUT, INCOMPLETE (the a
 not lawful HTTP, or more of it than we take); our own bound of requests in flight is DeploymentFull.
 
 Not supported, by choice: redirects, cookies, proxies (of the environment or configured), content encodings
-(but for those of refusals, whose status counts all the same), HTTP/2, upgrades. A redirect or a cookie would carry one tenant's credential or answer to another place.
+(but for those of refusals, whose status counts all the same), HTTP/2, upgrades. A redirect or a cookie would carry one
+tenant's credential or answer to another place.
 """
 
 from .addresses import Resolve, SystemResolver, refusal
