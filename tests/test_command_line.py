@@ -117,17 +117,23 @@ def test_errors_say_what_to_do_in_words_or_json(arguments: tuple[str, ...], told
     assert told in json.loads(shaped.stderr)["error"]["message"]
 
 
-def test_what_no_request_can_be_written_with_is_a_mistake_of_the_configuration(tmp_path: Path) -> None:
-    (tmp_path / "c.yaml").write_text(
-        'providers:\n  a: {adapter: openai, api_key: "top-secret\\n"}\n'
-        '  b: {adapter: openai, headers: {Host: x, "x y": z, ok: top-secret}}\n'
-        "  c: {adapter: openai, base_url: 'https://x:99999/v1'}\n"
-        "models: {m: {deployments: [{provider: a, model: x}]}}\n"
-    )
+@pytest.mark.parametrize(
+    ("options", "problems"),
+    [
+        (r'api_key: "top-secret\n"', ["api_key: "]),
+        ("base_url: 'https://x:99999/v1'", ["base_url: "]),
+        ('headers: {Host: x, "x y": z, ok: top-secret}', ["headers.Host: ", "headers.x y: "]),
+    ],
+)
+def test_what_no_request_can_be_written_with_is_a_mistake_of_the_configuration(
+    tmp_path: Path, options: str, problems: list[str]
+) -> None:
+    models = "models: {m: {deployments: [{provider: a, model: x}]}}\n"
+    (tmp_path / "c.yaml").write_text(f"providers:\n  a: {{adapter: openai, {options}}}\n{models}")
     found = sluice("check", "--quiet", str(tmp_path / "c.yaml"))
     assert found.returncode != 0
-    for named in ("a.api_key: ", "b.headers.Host: ", "b.headers.x y: ", "c.base_url: Port"):
-        assert f"providers.{named}" in found.stderr + found.stdout
+    for named in problems:
+        assert f"providers.a.{named}" in found.stderr + found.stdout
     assert "headers.ok" not in found.stderr + found.stdout
     assert "top-secret" not in found.stderr + found.stdout
 
