@@ -1,6 +1,7 @@
 """redis-py as it is used here. Nobody else imports it, and only a configuration with Redis imports this."""
 
 import contextlib
+import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -79,8 +80,22 @@ def connect(options: Options) -> Client:
         socket_timeout=options.timeout,
         socket_connect_timeout=options.timeout,
         retry=Retry(NoBackoff(), 0),
+        **_unannounced(kind),
     )
     return client
+
+
+def _unannounced(kind: type[Redis] | type[RedisCluster]) -> dict[str, Any]:
+    """Options without which redis-py (since 8) asks every server to announce its maintenance.
+
+    Most know nothing of that, and each refusal costs a round trip and leaves a cycle with whoever needed the connection;
+    where one does, calls would wait for 10 s. Whoever moves is found out as whoever fails.
+    """
+    if "maint_notifications_config" not in inspect.signature(kind.__init__).parameters:
+        return {}
+    from redis.maint_notifications import MaintNotificationsConfig
+
+    return {"maint_notifications_config": MaintNotificationsConfig(enabled=False)}
 
 
 def _address(connection: Any) -> str:

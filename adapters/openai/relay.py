@@ -37,6 +37,8 @@ _CALM = (*_SILENT, b'"finish_reason":null', b'"finish_reason": null')
 """How a choice that goes on ends its chunk, the most telling first: nearly every server writes one of these."""
 _SAID = frozenset({"content", "refusal", "reasoning_content", "reasoning", "text", "thinking", "arguments", "input"})
 """Keys whose values the model has generated."""
+_DEEPEST = 100
+"""Levels of a delta: compiled code meets no limit of recursion."""
 
 
 class Relay:
@@ -377,13 +379,15 @@ def _answers(choices: list[JSON]) -> bool:
     return False
 
 
-def _said(value: Any, key: str = "") -> list[str]:
-    """The texts of a delta, wherever in it they are."""
+def _said(value: Any, key: str = "", depth: int = 0) -> list[str]:
+    """The texts of a delta, wherever in it they are; raises ValueError for one that is deeper than any."""
     if isinstance(value, str):
         return [value] if value and key in _SAID else []
+    if depth > _DEEPEST:
+        raise ValueError("a delta is nested too deep")
     if isinstance(value, dict):
-        return [text for name, inner in value.items() for text in _said(inner, name)]
-    return [text for inner in value for text in _said(inner, key)] if isinstance(value, list) else []
+        return [text for name, inner in value.items() for text in _said(inner, name, depth + 1)]
+    return [text for inner in value for text in _said(inner, key, depth + 1)] if isinstance(value, list) else []
 
 
 def _size(text: str) -> int:
