@@ -15,10 +15,10 @@ MOST = 100
 """Connections that are accepted at once, at most."""
 PATIENCE = 1.0
 """Seconds that a worker that stands by leaves to the others for accepting somebody: more than a crowd takes to come in."""
-
 LOOKS = 20
 """How often a worker that sleeps looks, within its patience, whether there is nobody who waits."""
 BEAT_MS = 1000
+"""Between two signs of life of one that sleeps, at most."""
 
 
 class Doors:

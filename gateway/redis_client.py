@@ -80,22 +80,27 @@ def connect(options: Options) -> Client:
         socket_timeout=options.timeout,
         socket_connect_timeout=options.timeout,
         retry=Retry(NoBackoff(), 0),
-        **_unannounced(kind),
+        **_silent(kind),
     )
     return client
 
 
-def _unannounced(kind: type[Redis] | type[RedisCluster]) -> dict[str, Any]:
-    """Options without which redis-py (since 8) asks every server to announce its maintenance.
+def _silent(kind: type[Redis] | type[RedisCluster]) -> dict[str, Any]:
+    """Options without which redis-py tells each server its own name, and since 8 asks it to announce its maintenance.
 
-    Most know nothing of that, and each refusal costs a round trip and leaves a cycle with whoever needed the connection;
-    where one does, calls would wait for 10 s. Whoever moves is found out as whoever fails.
+    Servers that know nothing of that refuse: each time a round trip, and a cycle with whoever needed the connection. Where
+    one does announce, calls would wait for 10 s; here whoever moves is found out as whoever fails.
     """
-    if "maint_notifications_config" not in inspect.signature(kind.__init__).parameters:
-        return {}
-    from redis.maint_notifications import MaintNotificationsConfig
+    known = inspect.signature(kind.__init__).parameters
+    names = (
+        ("driver_info",) if "driver_info" in known else ("lib_name", "lib_version")
+    )  # deprecated since there is the first
+    silent: dict[str, Any] = {name: None for name in names if name in known}
+    if "maint_notifications_config" in known:
+        from redis.maint_notifications import MaintNotificationsConfig
 
-    return {"maint_notifications_config": MaintNotificationsConfig(enabled=False)}
+        silent["maint_notifications_config"] = MaintNotificationsConfig(enabled=False)
+    return silent
 
 
 def _address(connection: Any) -> str:

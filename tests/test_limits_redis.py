@@ -16,6 +16,7 @@ from gateway.call import Owner, Principal
 from gateway.errors import BudgetExceeded, LimitExceeded, StoreUnavailable
 from gateway.limits import Amounts, Limiter
 from gateway.limits.engine import Refused, StoreDown
+from gateway.redis_client import connect
 
 from . import acceptance_limits as acceptance
 from .limits_worker import limit_set
@@ -279,3 +280,13 @@ async def test_a_hostile_usage_report_does_not_stop_the_counters(gate: Limiter) 
 
 async def test_limits_in_memory_take_microseconds(redis_server: RedisServer) -> None:
     await acceptance.embedded(redis_server, number=5_000)
+
+
+async def test_a_connection_asks_nothing_that_servers_refuse(redis_server: RedisServer) -> None:
+    plain = redis.Redis(port=redis_server.port)
+    plain.config_resetstat()
+    client = connect(schema.Redis(url=SecretStr(redis_server.url)))
+    assert await client.ping()
+    assert plain.info("errorstats") == {}
+    await client.aclose()
+    plain.close()

@@ -155,6 +155,16 @@ def test_C_343_an_end_that_is_a_failure_is_no_end(before: bytes) -> None:
         r.close()
 
 
+@pytest.mark.parametrize("levels", [90, 300])
+def test_a_delta_that_is_nested_too_deep_is_no_answer(levels: int) -> None:
+    deep = json.loads("[" * levels + "]" * levels)
+    if levels < 100:
+        assert relay().feed(frame({"content": deep})) == frame({"content": deep})
+        return
+    with pytest.raises(ValueError, match="too deep"):
+        relay().feed(frame({"content": deep}))
+
+
 def test_the_word_error_in_a_text_is_no_error() -> None:
     r = relay()
     said = frame({"content": '{"error": {"message": 1}} data: [DONE] "usage":{'})

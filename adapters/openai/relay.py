@@ -315,7 +315,7 @@ class Relay:
             self._see_calm(data)
         choices = chunk.get("choices") or []
         ends = [reason for choice in choices if (reason := choice.get("finish_reason"))]
-        if not FAILED.isdisjoint(ends):
+        if not FAILED.isdisjoint([reason.lower() for reason in ends]):
             raise ProviderError(ErrorKind.INCOMPLETE, "The upstream's answer ended before it was complete.")
         self._left -= len(ends)
         self.started = self.started or _answers(choices)
