@@ -1,5 +1,6 @@
 """Limits in memory: what is admitted, refused and told."""
 
+import asyncio
 import re
 from collections.abc import Iterator, Sequence
 
@@ -10,7 +11,7 @@ from gateway.call import Owner, Principal
 from gateway.errors import BudgetExceeded, LimitExceeded, StoreUnavailable
 from gateway.limits import Amounts, Limiter
 from gateway.limits.amounts import NOTHING
-from gateway.limits.engine import Refused
+from gateway.limits.engine import Granted, Refused
 from gateway.limits.headers import duration
 from gateway.limits.memory import MemoryEngine
 from gateway.limits.rules import FIELDS, NAMES, Limit, LimitSet, Rules
@@ -150,6 +151,27 @@ async def test_a_window_seen_first_begins_with_what_the_ledger_knows(clock: Cloc
     assert isinstance(await e.reserve("r", money, (1, 0, 0, 0, 11, 1)), Refused)
     assert not isinstance(await e.reserve("s", money, (1, 0, 0, 0, 10, 1)), Refused)
     assert asked == [("o", "k:a", 20_000 * DAY, 20_001 * DAY)] * 2
+
+
+async def test_requests_that_come_together_ask_the_ledger_once_and_the_first_may_leave(clock: Clock) -> None:
+    asked, answer = 0, asyncio.Event()
+
+    async def spent(shard: str, scope: str, start: int, end: int) -> Amounts:
+        nonlocal asked
+        asked += 1
+        await answer.wait()
+        return Amounts(0, cost=60)
+
+    e, money = engine(clock, spent=spent), limits(limit("budget.day", 100))
+    waiting = [asyncio.create_task(e.reserve(f"r{i}", money, (1, 0, 0, 0, 10, 1))) for i in range(30)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    await asyncio.sleep(0)
+    answer.set()
+    first, *others = await asyncio.gather(*waiting, return_exceptions=True)
+    assert isinstance(first, asyncio.CancelledError)
+    assert [isinstance(outcome, Granted) for outcome in others] == [True] * 4 + [False] * 25
+    assert asked == 1
 
 
 class Book:

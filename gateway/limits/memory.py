@@ -6,12 +6,14 @@ Decides exactly as ``reserve.lua`` does; a property test holds the two together.
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import floordiv
 
 from .amounts import NOTHING, SLOTS, Vector
 from .counters import Bound, Cell, Counter, filled, lacks, put_back, refill
 from .engine import Granted, Refused, Spent, State, ask, state
 from .rules import BUCKET, CONCURRENCY, WINDOW, Limit, LimitSet
+from .together import Together
 from .windows import DAY, DAY_MS, MONTH, TOTAL, WEEK, end, start, window
 
 SWEEP_SECONDS = 60.0
@@ -48,6 +50,7 @@ class MemoryEngine:
         self._day = -1
         self._windows = [0, 0, 0, 0, 0]
         """The window of each period on that day."""
+        self._seeding = Together()
         self._sweeper: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
@@ -238,7 +241,8 @@ class MemoryEngine:
         if self._spent is not None:
             for limit in limits.limits:
                 if limit.kind == WINDOW and not self._cell(limits.shard, limit).seeded:
-                    await self._seed(limits.shard, limit, self._spent)
+                    window = (limits.shard, limit.scope, limit.field)
+                    await self._seeding.do(window, partial(self._seed, limits.shard, limit, self._spent))
         bound = self._cells_of(limits)
         self._bound[limits] = bound
         return bound

@@ -4,10 +4,9 @@ Nobody counts for a limit that is not there, and a counter may still be kept whe
 changed, its windows are compared with the ledger before they decide again.
 """
 
-import asyncio
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -16,6 +15,7 @@ from config.schema import Config
 from .amounts import NOTHING
 from .engine import Engine, Spent, ask
 from .rules import Limit, LimitSet, quote
+from .together import Together
 from .windows import end, start
 
 Window: TypeAlias = tuple[str, str, str]
@@ -33,7 +33,7 @@ class Changes:
         """The beginning of an owner's scopes -> its last change."""
         self._done: dict[Window, int] = {}
         """Window -> the change that it has caught up with."""
-        self._running: dict[tuple[Window, int], asyncio.Task[None]] = {}
+        self._together = Together()
 
     def note(self, owners: Iterable[tuple[str, str]]) -> None:
         """Take note of kinds and names of owners."""
@@ -54,21 +54,14 @@ class Changes:
             window = (limits.shard, limit.scope, limit.field)
             if change > limits.checked and change > self._done.get(window, 0):
                 assert spent is not None, "else there are none"
-                await self._once(window, change, partial(_catch_up, engine, limits.shard, limit, spent))
+                await self._together.do(
+                    (window, change), partial(self._caught_up, window, change, engine, limit, spent)
+                )
         limits.checked = number
 
-    async def _once(self, window: Window, change: int, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """However many requests wait for it."""
-        task = self._running.get((window, change))
-        if task is None:
-            task = self._running[window, change] = asyncio.get_running_loop().create_task(work())
-            task.add_done_callback(lambda done: self._is_over(window, change, done))
-        await asyncio.shield(task)
-
-    def _is_over(self, window: Window, change: int, done: "asyncio.Task[None]") -> None:
-        del self._running[window, change]
-        if not done.cancelled() and done.exception() is None:
-            self._done[window] = change
+    async def _caught_up(self, window: Window, change: int, engine: Engine, limit: Limit, spent: Spent) -> None:
+        await _catch_up(engine, window[0], limit, spent)
+        self._done[window] = change
 
 
 async def _catch_up(engine: Engine, shard: str, limit: Limit, spent: Spent) -> None:
