@@ -27,7 +27,7 @@ $(COMPILED)/.venv/.ready: $(VENV)/.dev $(shell find adapters config gateway depl
 	tar -cf - --exclude=./build --exclude=./.git --exclude='./.venv*' --exclude='*.egg-info' --exclude=__pycache__ . | tar -xf - -C $(COMPILED)
 	$(BIN)/python deploy/compile.py $(COMPILED)
 	$(PYTHON) -m venv --without-pip $(COMPILED)/.venv
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$($(COMPILED)/.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
+	{ $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; cd $(COMPILED) && pwd; } > "$$($(COMPILED)/.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
 	$(BIN)/python -m pip --python $(COMPILED)/.venv/bin/python install --quiet --disable-pip-version-check --no-deps -e $(COMPILED)
 	touch $@
 

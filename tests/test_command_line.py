@@ -332,3 +332,19 @@ def test_where_nobody_can_listen_the_reason_is_told_and_the_process_ends(
     assert done.returncode == 1
     assert f"{path}: {listener}.port: {host}:{port}: {why}" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("lacking", "told"),
+    [("gunicorn", "needs the extra `workers`"), ("gateway.worker", "import of gateway.worker halted")],
+)
+def test_what_several_workers_lack_is_named(lacking: str, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "sluice.yaml"
+    path.write_text(yaml.safe_dump({"server": {"workers": 2}, "redis": {"url": "redis://127.0.0.1:9"}}))
+    without = f"import sys; sys.modules[{lacking!r}] = None; from gateway.__main__ import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", without, "serve", str(path)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert ("gunicorn" in done.stderr) == (lacking == "gunicorn")

@@ -47,7 +47,9 @@ def command(file: str, host: str | None, port: int | None, as_json: bool) -> Non
         atexit.register(forget, os.getpid(), folder)
         try:
             from .. import workers
-        except ImportError as exc:
+        except ModuleNotFoundError as exc:
+            if (exc.name or "").partition(".")[0] != "gunicorn":
+                raise
             raise ConfigError(["server.workers: more than one needs the extra `workers` (gunicorn)"]) from exc
         workers.run(read, path)
 
