@@ -584,6 +584,10 @@ class Idempotency(Model):
     enabled: bool = True
     ttl: Seconds = 86_400
     max_replay: Count = Field(1024 * 1024, description="Larger answers are not kept for replay.")
+    max_total: Count = Field(
+        64 * 1024 * 1024,
+        description="Bytes of answers that are kept, the oldest go first: in Redis of each organization, else of each worker.",
+    )
 
 
 class Config(Model):

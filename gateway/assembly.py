@@ -193,12 +193,13 @@ def once_of(config: Config, closers: list[Closer]) -> Callable[[Authenticator], 
         return None
     # A claim must outlive the longest answer; after that its worker is dead.
     lease = max(config.timeouts.total, config.timeouts.response) + 60
-    store: IdempotencyStore = MemoryIdempotency(ttl=options.ttl, lease=lease, max_replay=options.max_replay)
+    ttl, replay, total = options.ttl, options.max_replay, options.max_total
+    store: IdempotencyStore = MemoryIdempotency(ttl=ttl, lease=lease, max_replay=replay, max_total=total)
     if config.redis is not None:
         from .records.idempotency_redis import RedisIdempotency
         from .redis_client import connect
 
-        shared = RedisIdempotency(connect(config.redis), ttl=options.ttl, max_replay=options.max_replay)
+        shared = RedisIdempotency(connect(config.redis), ttl=ttl, max_replay=replay, max_total=total)
         closers.append(shared.close)
         store = shared
     pepper = config.auth.pepper or (config.redis and config.redis.url)

@@ -162,6 +162,66 @@ async def test_memory_is_bounded() -> None:
     assert store._bytes <= 5000
 
 
+async def test_redis_is_bounded_for_each_organization_across_workers(redis_server: RedisServer) -> None:
+    stores = [RedisIdempotency(client(redis_server), max_total=20_000) for _ in range(2)]
+    redis = stores[0]._client
+    await redis.flushall()
+
+    def slot(n: int, organization: str = "a") -> str:
+        return idem.slot_of(SECRET, "key_1", "/v1", str(n), organization)
+
+    await stores[0].finish(await fresh(stores[0], slot(0, "b")), ANSWER)
+    of_b = [key async for key in redis.scan_iter()]
+    for n in range(200):
+        store = stores[n % 2]
+        assert await store.finish(await fresh(store, slot(n)), Replay(200, {}, b"x" * 1000))
+    of_a = [key async for key in redis.scan_iter() if key not in of_b]
+    taken = sum([await redis.memory_usage(key, samples=0) for key in of_a])
+    assert len(of_a) == 2
+    assert taken < 24_000
+    kept = [n for n in range(200) if isinstance(await stores[n % 2].begin(slot(n), BODY), Replay)]
+    assert kept == list(range(200 - len(kept), 200)), "the oldest go first"
+    assert 10 <= len(kept) <= 20
+    assert await stores[1].begin(slot(0, "b"), BODY) == ANSWER
+    for store in stores:
+        await store.close()
+
+
+async def test_answers_that_expired_make_room_and_leave_nothing_behind(redis_server: RedisServer) -> None:
+    redis = client(redis_server)
+    await redis.flushall()
+    store = RedisIdempotency(redis, ttl=0.3, max_total=20_000)
+    for _ in range(2):  # the same slot again, too
+        for n in range(5):
+            assert await store.finish(await fresh(store, f"o:{n}"), Replay(200, {}, b"x" * 1000))
+        await asyncio.sleep(0.4)
+    assert await redis.dbsize() == 0
+    await store.close()
+
+
+async def test_an_answer_larger_than_the_bound_drives_no_other_out(store: IdempotencyStore) -> None:
+    small = type(store)
+    bounded: Any = small(**({"client": store._client} if isinstance(store, RedisIdempotency) else {}), max_total=5000)
+    await bounded.finish(await fresh(bounded, "o:1"), ANSWER)
+    assert not await bounded.finish(await fresh(bounded, "o:2"), Replay(200, {}, b"x" * 6000))
+    assert await bounded.begin("o:1", BODY) == ANSWER
+    assert isinstance(await bounded.begin("o:2", BODY), Fresh)
+
+
+async def test_a_full_redis_keeps_no_answer() -> None:
+    server = RedisServer("--maxmemory", "4mb", "--maxmemory-policy", "noeviction")
+    store = RedisIdempotency(client(server))
+    try:
+        begun = [await fresh(store, f"o:{n}") for n in range(8)]
+        with pytest.raises(StoreUnavailable):
+            for one in begun:
+                await store.finish(one, Replay(200, {}, b"x" * 1_000_000))
+        assert int((await store._client.info("memory"))["used_memory"]) < 5_500_000
+    finally:
+        await store.close()
+        server.stop()
+
+
 async def test_short_answers_count_with_what_is_around_them() -> None:
     store = MemoryIdempotency(max_total=100_000)
     for n in range(1000):

@@ -39,7 +39,8 @@ class Once:
         principal = await self._auth.authenticate(exchange.credential, time.time())
         body = await exchange.body()
         caller = orjson.dumps([principal.organization, principal.key_id, principal.user]).decode()
-        slot = slot_of(self._secret, caller, exchange.message.path.partition("?")[0], checked_key(given))
+        route = exchange.message.path.partition("?")[0]
+        slot = slot_of(self._secret, caller, route, checked_key(given), principal.organization)
         held = await self._store.begin(slot, fingerprint_of(self._secret, body))
         if not isinstance(held, Fresh):
             return _replayed(held, exchange)

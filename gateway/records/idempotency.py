@@ -21,8 +21,8 @@ from typing import Protocol, TypeAlias
 from ..errors import IdempotencyInFlight, IdempotencyMismatch, InvalidRequest
 
 MAX_KEY = 255
-_MAX_TOTAL = 64 * 1024 * 1024
-"""Bytes of answers kept in memory; the oldest go first."""
+MAX_TOTAL = 64 * 1024 * 1024
+"""Bytes of answers kept, in memory or of each organization in Redis; the oldest go first."""
 _AROUND = 1024
 """Bytes of one besides its body: its slot, fingerprint, headers and their objects (measured: 0.7 KB without headers)."""
 
@@ -71,10 +71,14 @@ def checked_key(value: str) -> str:
     return value
 
 
-def slot_of(secret: bytes, key_id: str, route: str, idempotency_key: str) -> str:
-    """Where the answer is kept: of this caller and this route alone (S-45)."""
+def slot_of(secret: bytes, key_id: str, route: str, idempotency_key: str, organization: str = "") -> str:
+    """Where the answer is kept: of this caller and this route alone (S-45), counted with those of its organization.
+
+    It is two words with a colon between them; the first is the same for all of the organization.
+    """
     parts = b"".join(len(p).to_bytes(4, "big") + p for p in (s.encode() for s in (key_id, route, idempotency_key)))
-    return hmac.digest(secret, parts, "sha256").hex()
+    scope = hmac.digest(secret, b"organization " + organization.encode(), "sha256").hex()[:16]
+    return f"{scope}:{hmac.digest(secret, parts, 'sha256').hex()}"
 
 
 def fingerprint_of(secret: bytes, body: bytes) -> bytes:
@@ -113,7 +117,7 @@ class MemoryIdempotency:
         ttl: float = 86_400,
         lease: float = 1_900,
         max_replay: int = 1024 * 1024,
-        max_total: int = _MAX_TOTAL,
+        max_total: int = MAX_TOTAL,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ttl, self._lease, self._max_replay, self._max_total = ttl, lease, max_replay, max_total
@@ -141,7 +145,7 @@ class MemoryIdempotency:
         if held is None or held.token != fresh.token:
             return False
         del self._running[fresh.slot]
-        if len(answer.body) > self._max_replay:
+        if len(answer.body) > self._max_replay or _size(answer) > self._max_total:
             return False
         held.answer, held.until = answer, self._clock() + self._ttl
         self._answered[fresh.slot] = held
