@@ -40,7 +40,8 @@ class Gateway:
 
     generation: Generation
     state: State
-    failures: Failures
+    admin_failures: Failures
+    """Apart from those on the clients' listener: whoever shares an address with operators does not lock them out."""
     registry: CollectorRegistry
     records: Records
     lasting: Lasting
@@ -139,7 +140,7 @@ class Gateway:
         return operations(self.config, self.records, self.pipeline, described)
 
     def _admin_routes(self) -> Routes:
-        admin = admin_endpoints(self.config, self.records, self.failures, self.replays)
+        admin = admin_endpoints(self.config, self.records, self.admin_failures, self.replays)
         listed = (*self.operations(), *self.compatible())
         return admin_routes(self.unready, self.registry, self.vitals.refresh, admin, listed)
 
@@ -185,7 +186,7 @@ async def build(config: Config, read: Callable[[], Config] | None = None) -> Gat
         if isinstance(exc, StoreUnavailable):
             raise ConfigError([f"database.url: {explained(exc)}"]) from exc
         raise
-    failures = Failures(config.auth.failures_per_minute)
+    failures, admin_failures = (Failures(config.auth.failures_per_minute) for _ in range(2))
 
     vitals = Vitals(
         registry,
@@ -199,7 +200,7 @@ async def build(config: Config, read: Callable[[], Config] | None = None) -> Gat
     gateway = Gateway(
         generation=made,
         state=state,
-        failures=failures,
+        admin_failures=admin_failures,
         registry=registry,
         records=records,
         lasting=lasting,
@@ -208,7 +209,7 @@ async def build(config: Config, read: Callable[[], Config] | None = None) -> Gat
         once=once,
         reloader=Reloader(read, lambda new: gateway.apply(new), registry),  # noqa: PLW0108 - there is no gateway yet
         data=Site(config.server, state, failures, cors=config.server.cors_origins),
-        admin=Site(config.server, state, failures, bounded=False),
+        admin=Site(config.server, state, admin_failures, bounded=False),
         closers=closers,
     )
     gateway.serve(made)
