@@ -18,7 +18,7 @@ import uvloop
 from aiohttp.web_protocol import RequestHandler
 
 from config.schema import Server as ServerConfig
-from gateway import connection, server
+from gateway import connection, server, web
 from gateway.app import Gateway
 from gateway.connection import Connection, Listener
 from gateway.endpoints.exchange import Exchange
@@ -319,6 +319,31 @@ async def site_of(handler: Handler) -> AsyncIterator[Socket]:
     finally:
         socket.close()
         await site.close()
+
+
+async def test_others_are_served_while_a_little_is_unpacked_to_much() -> None:
+    passes = 0
+
+    async def other() -> None:
+        nonlocal passes
+        while True:
+            passes += 1
+            await asyncio.sleep(0)
+
+    async def reading(exchange: Exchange, _: str) -> web.Response:
+        task = asyncio.create_task(other())
+        size = len(await exchange.body())
+        task.cancel()
+        return web.Response(text=f"{size} {passes}", headers=exchange.all_headers)
+
+    packed = gzip.compress(b" " * 30_000_000)
+    async with site_of(reading) as socket:
+        socket.send(b"GET /it HTTP/1.1\r\nhost: x\r\ncontent-encoding: gzip\r\n")
+        socket.send(b"content-length: %d\r\n\r\n" % len(packed), packed)
+        status, _, answer = await socket.answer()
+        size, turns = map(int, answer.split())
+    assert (status, size) == (200, 30_000_000)
+    assert turns > 30, "no more than a megabyte at a time"
 
 
 GET_IT = b"GET /it HTTP/1.1\r\nhost: x\r\n\r\n"

@@ -2,6 +2,7 @@
 
 import json
 import time
+import tracemalloc
 from collections.abc import Callable
 
 import orjson
@@ -9,7 +10,7 @@ import pytest
 
 from gateway.errors import InvalidRequest
 from gateway.validation import parse_json
-from gateway.validation.body import MAX_DEPTH, MAX_ITEMS
+from gateway.validation.body import MAX_DEPTH, MAX_ITEMS, MAX_WEIGHT
 
 WORDS = "We could not parse the JSON body of your request."
 
@@ -109,6 +110,42 @@ def test_C_011_as_many_items_as_allowed_pass() -> None:
     assert len(parse_json(orjson.dumps({"a": [0] * MAX_ITEMS}))["a"]) == MAX_ITEMS
 
 
+def many(item: bytes, weight: int) -> bytes:
+    """A little more of an item than may be, the comma weighed too."""
+    one = b"[" + (item * 9_000)[:-1] + b"],"
+    return b'{"a":[' + (one * (MAX_WEIGHT // (9_000 * weight) + 1))[:-1] + b"]}"
+
+
+@pytest.mark.parametrize(
+    ("item", "weight"), [(b"{},", 11), (b"[],", 11), (b"1,", 1), (b'"a",', 6), (b'{"\\\\\\"":""},', 22)]
+)
+def test_C_011_too_many_values_are_refused(item: bytes, weight: int) -> None:
+    assert "too many values" in unreadable(many(item, weight))
+
+
+def test_C_011_too_many_values_are_refused_before_they_take_memory() -> None:
+    body = many(b"{},", 11)
+    tracemalloc.start()
+    try:
+        unreadable(body)
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * len(body)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("text", ["[{,", '",[{"a": 1},', "\\,{[", '\\",', "\n,[,"])
+def test_C_011_what_a_text_holds_is_no_value(text: str) -> None:
+    request = {"a": [{"b": text * 200_000, "c": [text] * 9_000}] * 3}
+    assert parse_json(orjson.dumps(request)) == request
+    assert parse_json(json.dumps(request, indent=1).encode()) == request
+
+
+def test_C_011_as_many_values_as_allowed_pass() -> None:
+    """Tokens of 2,048 texts for embeddings among them."""
+    for request in ({"input": [[100] * 2_048] * 2_048}, {"a": [{"b": "c"}] * 9_000, "d": [["e"] * 9_000] * 85}):
+        assert parse_json(orjson.dumps(request)) == request
+
+
 def test_C_011_time_is_linear_in_the_body() -> None:
     """Refusing or accepting the nastiest of a megabyte stays near what reading it as JSON costs."""
     for body in (orjson.dumps({"a": [[[]] * 600] * 500}), orjson.dumps({"a": [{"b": [1]}] * 9_000}), nested(100)):
@@ -126,7 +163,7 @@ def best_of_three(read: Callable[[bytes], object], body: bytes) -> float:
 
 
 def test_C_011_the_caps_are_those_that_the_documents_name() -> None:
-    assert (MAX_DEPTH, MAX_ITEMS) == (100, 10_000)
+    assert (MAX_DEPTH, MAX_ITEMS, MAX_WEIGHT) == (100, 10_000, 5_000_000)
 
 
 def test_a_body_is_returned_as_it_was_sent() -> None:
