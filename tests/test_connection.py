@@ -413,6 +413,27 @@ def framed(body: bytes, *headers: str) -> tuple[bytes, bytes]:
     return "\r\n".join([*lines, "transfer-encoding: chunked"]).encode() + b"\r\n\r\n", chunked(body, 7)
 
 
+@pytest.mark.parametrize("host", ["http://x", "HTTPS://api.example.com:8443", "http://[::1]:80"])
+async def test_a_target_that_says_the_host_too_is_served_like_one_that_does_not(host: str) -> None:
+    at = host.encode()
+    async with running({"m": "demo-ok"}) as (gateway, _), to(gateway) as socket:
+        for _ in range(2):  # the second head is known
+            socket.send(post(ASK).replace(b" /v1/", b" " + at + b"/v1/"))
+            assert (await socket.answer())[0] == 200
+        socket.send(MODELS.replace(b" /v1/models ", b" " + at + b"/v1/models/m?x=/y "))
+        status, _, body = await socket.answer()
+        assert (status, json.loads(body)["id"]) == (200, "m")
+
+
+@pytest.mark.parametrize(
+    "target", ["http://x", "http://x?q=/v1/models", "ftp://x/v1/models", "http:/v1/models", "*", "x://"]
+)
+async def test_a_target_without_a_known_path_is_refused(target: str) -> None:
+    async with running({"m": "demo-ok"}) as (gateway, _), to(gateway) as socket:
+        socket.send(MODELS.replace(b"/v1/models", target.encode()))
+        assert (await socket.answer())[0] in (400, 404)
+
+
 LARGE = ASK.replace(b"hi", b"h" * 3000)
 BODIES: dict[str, tuple[bytes, bytes]] = {
     "whole": (post(ASK)[: -len(ASK)], ASK),

@@ -37,6 +37,7 @@ class Message(Protocol):
     def upgrade(self) -> bool: ...
     @property
     def chunked(self) -> bool: ...
+    def _replace(self, *, path: str) -> "Message": ...
 
 
 class Head:
@@ -48,6 +49,8 @@ class Head:
     )
 
     def __init__(self, message: Message) -> None:
+        if not message.path.startswith("/"):
+            message = message._replace(path=_origin_form(message.path))
         self.message = message
         self.given: CIMultiDictProxy[str] = message.headers
         self.last = message.should_close
@@ -73,6 +76,16 @@ class Head:
         declared = get("Content-Type")
         self.odd_type = declared is not None and declared.partition(";")[0].lower() != "application/json"
         """Whether the Content-Type needs a second look."""
+
+
+def _origin_form(target: str) -> str:
+    """Path and query of a target, also of one that says scheme and host as to a proxy (RFC 9112, 3.2.2)."""
+    scheme, separator, rest = target.partition("://")
+    if not separator or scheme.lower() not in ("http", "https"):
+        return target
+    host = min((rest.partition(mark)[0] for mark in "/?"), key=len)
+    path = rest[len(host) :]
+    return path if path.startswith("/") else "/" + path
 
 
 def _mark(value: str | None, most: int) -> str | None:
