@@ -216,8 +216,12 @@ async def _limiter(
     closers: list[Closer],
 ) -> Limiter:
     """The limiter, started, whose counters begin with what the ledger knows, and who is told of budgets."""
-    webhook = config.counters.webhook
-    budgets = BudgetObserver(registry, session, webhook.get_secret_value() if webhook else None)
+    webhook, told = config.counters.webhook, None
+    if webhook is not None and config.redis is not None:
+        from .observers.told import Told
+
+        told = Told(config.redis)
+    budgets = BudgetObserver(registry, session, webhook.get_secret_value() if webhook else None, told)
     closers.append(budgets.close)
     spent = None
     if records.ledger is not None:

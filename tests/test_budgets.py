@@ -11,14 +11,22 @@ from typing import Any
 
 import pytest
 import yaml
-from aiohttp import web
+from aiohttp import ClientSession, web
+from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
+from redis.asyncio import Redis
 
 from config import parse
 from config.schema import Budget
+from config.schema import Redis as RedisOptions
 from gateway.auth import configured_keys
+from gateway.limits import Threshold
 from gateway.limits.rules import Rules
+from gateway.observers.budgets import BudgetObserver
+from gateway.observers.told import Told
 
 from .running import KEY, running
+from .servers import RedisServer, free_port
 from .test_metering import ask, states
 
 LIMITS = {"budget": {"day": "0.03"}}
@@ -89,6 +97,57 @@ async def test_a_receiver_that_is_away_for_seconds_misses_nothing() -> None:
                     await asyncio.sleep(0.05)
             assert gateway.registry.get_sample_value("sluice_budget_webhooks_failed_total") == 0
         assert [m["percent"] for m in receiver.messages] == [50]
+
+
+@pytest.fixture
+async def shared(redis_server: RedisServer) -> dict[str, Any]:
+    """Sections of gateways that share an empty Redis."""
+    redis = Redis.from_url(redis_server.url)
+    await redis.flushall()
+    await redis.aclose()
+    return {"redis": {"url": redis_server.url, "timeout": 2}, "keys": [{"name": "test", "key": KEY, "limits": LIMITS}]}
+
+
+async def test_workers_that_share_their_counters_tell_each_threshold_once(shared: dict[str, Any]) -> None:
+    async with receiving() as (receiver, url):
+        receiver.delay = 0.2
+        options = {**shared, "counters": {"webhook": url, "hot_leases": False}}
+        async with running({"m": "demo-long"}, **options) as (one, demo):
+            async with running({"m": "demo-long"}, upstream=demo, **options) as (two, _):
+                for _ in range(20):
+                    await ask(one, **BODY)
+                    await ask(two, **BODY)
+                for gateway in (one, two):  # else there was nothing to tell twice
+                    labels = {"budget": "budget.day", "percent": "100"}
+                    assert gateway.registry.get_sample_value("sluice_budget_thresholds_passed_total", labels) == 1
+        assert [m["percent"] for m in receiver.messages] == [50, 80, 100]
+        async with running({"m": "demo-long"}, **options) as (late, _):  # a worker that starts later, too
+            assert (await ask(late, **BODY))[0] == 429
+        assert len(receiver.messages) == 3
+
+
+async def test_what_a_worker_that_died_had_to_tell_another_one_tells(redis_server: RedisServer) -> None:
+    options = RedisOptions(url=SecretStr(redis_server.url), timeout=2)
+    dead, living, late = (Told(options, held=0.5, prefix="test:") for _ in range(3))
+    assert await dead.take("a")
+    assert await dead.take("a")
+    begun = time.monotonic()
+    assert await living.take("a")
+    assert time.monotonic() - begun >= 0.5
+    await living.note("a")
+    assert not await late.take("a")
+    assert not await dead.take("a")
+    for told in (dead, living, late):
+        await told.close()
+
+
+async def test_while_redis_is_away_a_threshold_is_told_all_the_same() -> None:
+    told = Told(RedisOptions(url=SecretStr(f"redis://127.0.0.1:{free_port()}"), timeout=1))
+    async with receiving() as (receiver, url), ClientSession() as session:
+        observer = BudgetObserver(CollectorRegistry(), session, url, told)
+        observer.passed(Threshold("k:test", "budget.day", 50, 5, 10))
+        await observer.close()
+    assert [m["percent"] for m in receiver.messages] == [50]
 
 
 async def test_a_receiver_that_hangs_holds_up_no_request() -> None:

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import orjson
@@ -15,6 +15,9 @@ from ..limits.headers import dollars, owner_words
 from ..limits.rules import FIELDS
 from ..limits.windows import start, window
 from ..tls import tls_for
+
+if TYPE_CHECKING:
+    from .told import Told
 
 log = logging.getLogger("sluice.budgets")
 
@@ -29,7 +32,14 @@ PAUSES = (0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 60)
 class BudgetObserver:
     """Called by the limiter, on the request path: it only counts and queues."""
 
-    def __init__(self, registry: CollectorRegistry, session: aiohttp.ClientSession, webhook: str | None) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        session: aiohttp.ClientSession,
+        webhook: str | None,
+        told: "Told | None" = None,
+    ) -> None:
+        """``told``: what keeps the workers from telling the webhook all the same; closed with this."""
         self._passed = Counter(
             "sluice_budget_thresholds_passed",
             "Budgets that were used up to a threshold, by the kind of budget and the percentage.",
@@ -47,7 +57,8 @@ class BudgetObserver:
             registry=registry,
         )
         self._session = session
-        self._queue: asyncio.Queue[bytes] = asyncio.Queue(WAITING)
+        self._told = told
+        self._queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue(WAITING)
         self._task = asyncio.create_task(self._deliver(webhook)) if webhook else None
 
     def passed(self, threshold: Threshold) -> None:
@@ -58,7 +69,7 @@ class BudgetObserver:
         )
         if self._task is not None:
             try:
-                self._queue.put_nowait(orjson.dumps(message(threshold)))
+                self._queue.put_nowait(message(threshold))
             except asyncio.QueueFull:
                 self._dropped.inc()
 
@@ -76,20 +87,28 @@ class BudgetObserver:
             log.warning("%d messages about budgets were not delivered", self._queue.qsize())
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+        if self._told is not None:
+            await self._told.close()
 
     async def _deliver(self, webhook: str) -> None:
         while True:
-            body = await self._queue.get()
+            one = await self._queue.get()
             try:
-                for pause in PAUSES:
-                    if await self._post(webhook, body):
-                        break
-                    await asyncio.sleep(pause)
-                else:
-                    if not await self._post(webhook, body):
-                        self._dropped.inc()
+                await self._tell(webhook, one["id"], orjson.dumps(one))
             finally:
                 self._queue.task_done()
+
+    async def _tell(self, webhook: str, name: str, body: bytes) -> None:
+        for pause in (0, *PAUSES):
+            await asyncio.sleep(pause)
+            if self._told is not None and not await self._told.take(name):
+                return
+            if await self._post(webhook, body):
+                break
+        else:
+            self._dropped.inc()
+        if self._told is not None:
+            await self._told.note(name)
 
     async def _post(self, webhook: str, body: bytes) -> bool:
         try:
@@ -108,7 +127,7 @@ class BudgetObserver:
 
 
 def message(threshold: Threshold) -> dict[str, Any]:
-    """What the webhook's receiver gets. ``id`` is the same from every worker: to tell of it once."""
+    """What the webhook's receiver gets. ``id`` is the same from every worker: should two tell of it, it is known again."""
     now = time.time_ns() // 1_000_000
     period = FIELDS[threshold.budget].period
     since = start(period, window(period, now)) // 1000
