@@ -424,6 +424,7 @@ class Counters(Model):
         (50, 80, 100), description="Percent of a budget."
     )
     webhook: SecretStr | None = Field(None, description="URL that is told when a threshold is passed.")
+    webhook_secret: SecretStr | None = Field(None, description="Signs what `webhook` is told: `X-Sluice-Signature`.")
 
 
 class Pricing(Model):

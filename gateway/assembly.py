@@ -216,12 +216,16 @@ async def _limiter(
     closers: list[Closer],
 ) -> Limiter:
     """The limiter, started, whose counters begin with what the ledger knows, and who is told of budgets."""
-    webhook, told = config.counters.webhook, None
+    webhook, secret = (
+        option.get_secret_value() if option else None
+        for option in (config.counters.webhook, config.counters.webhook_secret)
+    )
+    told = None
     if webhook is not None and config.redis is not None:
         from .observers.told import Told
 
         told = Told(config.redis)
-    budgets = BudgetObserver(registry, session, webhook.get_secret_value() if webhook else None, told)
+    budgets = BudgetObserver(registry, session, webhook, told, secret.encode() if secret else None)
     closers.append(budgets.close)
     spent = None
     if records.ledger is not None:

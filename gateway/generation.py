@@ -37,8 +37,8 @@ from .upstream import SystemResolver, Upstream
 LOGGER = logging.getLogger("sluice.config")
 VERSION_DIGITS = 12
 RESTART = (
-    "server", "admin.host", "admin.port", "redis", "counters.lease", "counters.hot_leases", "counters.webhook", "database", "ledger",
-    "stored_completions", "auth", "idempotency", "logging", "tracing", "metrics",
+    "server", "admin.host", "admin.port", "redis", "counters.lease", "counters.hot_leases", "counters.webhook",
+    "counters.webhook_secret", "database", "ledger", "stored_completions", "auth", "idempotency", "logging", "tracing", "metrics",
 )  # fmt: skip
 """Options that are read once, at start: sockets, stores and what is in front of them."""
 

@@ -1,6 +1,8 @@
 """Budgets that fill up: the metric, the webhook and that neither holds up a request."""
 
 import asyncio
+import hashlib
+import hmac
 import re
 import time
 from collections.abc import AsyncIterator
@@ -38,6 +40,8 @@ class Receiver:
 
     def __init__(self) -> None:
         self.messages: list[dict[str, Any]] = []
+        self.signed: list[tuple[str | None, bytes]] = []
+        """Signature and body."""
         self.failures = 0
         self.delay = 0.0
 
@@ -47,6 +51,7 @@ class Receiver:
             self.failures -= 1
             return web.Response(status=500)
         self.messages.append(await request.json())
+        self.signed.append((request.headers.get("X-Sluice-Signature"), await request.read()))
         return web.Response()
 
 
@@ -139,6 +144,18 @@ async def test_what_a_worker_that_died_had_to_tell_another_one_tells(redis_serve
     assert not await dead.take("a")
     for told in (dead, living, late):
         await told.close()
+
+
+@pytest.mark.parametrize("secret", ["s3cret-\u00fc", None])
+async def test_a_message_is_signed_where_there_is_a_secret(secret: str | None) -> None:
+    keys = [{"name": "test", "key": KEY, "limits": LIMITS}]
+    async with receiving() as (receiver, url):
+        counters = {"webhook": url, "webhook_secret": secret}
+        async with running({"m": "demo-long"}, keys=keys, counters=counters) as (gateway, _):
+            for _ in range(20):
+                await ask(gateway, **BODY)
+    ((signature, body),) = receiver.signed
+    assert signature == (secret and "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest())
 
 
 async def test_while_redis_is_away_a_threshold_is_told_all_the_same() -> None:

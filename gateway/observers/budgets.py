@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import hmac
 import logging
 import time
 from typing import TYPE_CHECKING, Any
@@ -38,8 +39,12 @@ class BudgetObserver:
         session: aiohttp.ClientSession,
         webhook: str | None,
         told: "Told | None" = None,
+        secret: bytes | None = None,
     ) -> None:
-        """``told``: what keeps the workers from telling the webhook all the same; closed with this."""
+        """``told``: what keeps the workers from telling the webhook all the same; closed with this.
+
+        ``secret`` signs what the webhook is told.
+        """
         self._passed = Counter(
             "sluice_budget_thresholds_passed",
             "Budgets that were used up to a threshold, by the kind of budget and the percentage.",
@@ -58,6 +63,7 @@ class BudgetObserver:
         )
         self._session = session
         self._told = told
+        self._secret = secret
         self._queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue(WAITING)
         self._task = asyncio.create_task(self._deliver(webhook)) if webhook else None
 
@@ -111,11 +117,14 @@ class BudgetObserver:
             await self._told.note(name)
 
     async def _post(self, webhook: str, body: bytes) -> bool:
+        headers = {"content-type": "application/json"}
+        if self._secret is not None:
+            headers["x-sluice-signature"] = f"sha256={hmac.digest(self._secret, body, 'sha256').hex()}"
         try:
             async with self._session.post(
                 webhook,
                 data=body,
-                headers={"content-type": "application/json"},
+                headers=headers,
                 timeout=aiohttp.ClientTimeout(SECONDS),
                 ssl=tls_for(webhook),
                 allow_redirects=False,
