@@ -199,6 +199,17 @@ async def test_answers_that_expired_make_room_and_leave_nothing_behind(redis_ser
     await store.close()
 
 
+async def test_an_answer_kept_again_does_not_go_with_its_first_one(store: IdempotencyStore) -> None:
+    options = {"client": store._client} if isinstance(store, RedisIdempotency) else {}
+    short: Any = type(store)(**options, ttl=1.5)
+    await short.finish(await fresh(short, "o:1"), ANSWER)
+    await asyncio.sleep(0.8)
+    await short.finish(await fresh(short, "o:2"), ANSWER)
+    await asyncio.sleep(0.8)
+    await short.finish(await fresh(short, "o:1"), ANSWER)
+    assert await short.begin("o:1", BODY) == ANSWER
+
+
 async def test_an_answer_larger_than_the_bound_drives_no_other_out(store: IdempotencyStore) -> None:
     small = type(store)
     bounded: Any = small(**({"client": store._client} if isinstance(store, RedisIdempotency) else {}), max_total=5000)

@@ -58,6 +58,8 @@ local function taken(of)
 end
 local stamp = string.format('%0{_STAMP}.0f', now + ttl)
 redis.call('RPUSH', KEYS[3], stamp .. slot)
+local before = redis.call('HGET', KEYS[2], slot)
+if before then redis.call('LREM', KEYS[3], 1, string.sub(before, 1, {_STAMP}) .. slot) end -- its turn to go is over
 local total = (tonumber(redis.call('HGET', KEYS[2], '') or '0') or 0) - taken(slot)
 redis.call('HSET', KEYS[2], slot, stamp .. ARGV[3])
 total = total + taken(slot)
