@@ -125,6 +125,19 @@ def read_usage(given: Any) -> Usage | None:
     return Usage.parted(prompt, completion, inside, outside)
 
 
+def told_usage(whole: Mapping[str, Any]) -> Any:
+    """Where an answer or a chunk has its usage: Groq puts it into ``x_groq`` as well, Moonshot into the choice of a chunk."""
+    given = whole.get("usage")
+    if given:
+        return given
+    if isinstance(inner := whole.get("x_groq"), dict):
+        return inner.get("usage")
+    choices = whole.get("choices")
+    if not isinstance(choices, list):
+        return None
+    return next((used for choice in choices if isinstance(choice, dict) and (used := choice.get("usage"))), None)
+
+
 def served_tier(dialect: Dialect, told: Any) -> str | None:
     """A provider's word for the tier that served, in OpenAI's words; None for words that are no tier."""
     if not isinstance(told, str) or not told:
