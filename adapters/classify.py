@@ -123,6 +123,8 @@ _TEXTS: tuple[tuple[ErrorKind, re.Pattern[str]], ...] = tuple(
         ),
     )
 )
+_ALONE = re.compile(r"request too large for .{1,300}\btokens per (?:min|day)", re.IGNORECASE)
+"""What OpenAI (429) and Groq (413) say to a request that is larger by itself than a rate, whatever else runs."""
 _TEXT_KINDS: Mapping[ErrorKind, frozenset[ErrorKind]] = {
     K.INVALID_REQUEST: frozenset({K.CONTEXT_LENGTH, K.CONTENT_POLICY, K.QUOTA, K.AUTHENTICATION, K.NOT_FOUND}),
     K.TOO_LARGE: frozenset({K.CONTEXT_LENGTH}),
@@ -253,6 +255,8 @@ def sanitise(text: str) -> str:
 
 
 def _error(kind: ErrorKind, said: ErrorBody, status: int | None, wait: float | None) -> ProviderError:
+    if kind in (K.RATE_LIMITED, K.TOO_LARGE) and _ALONE.search(said.message):
+        kind, wait = K.TOO_LARGE_FOR_RATE, None
     message = _FIXED.get(kind) or sanitise(said.message) or "The upstream provider failed without saying why."
     code = _CODE_OF.get(kind)
     if code is None and kind not in _FIXED:

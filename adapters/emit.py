@@ -131,9 +131,8 @@ class StreamWriter:
     def finish(self, usage: Usage | None, served_tier: str | None = None) -> bytes:
         """The ends of all choices, the usage chunk if asked for, and ``[DONE]``.
 
-        Without ``usage`` there is no usage chunk: give an estimate where the provider told nothing. ``served_tier``
-        is stamped on the last chunks when it became known only at the end. Raises ProviderError(INCOMPLETE) for
-        a choice that never ended.
+        Without ``usage`` there is no usage chunk: see ``usage_chunk``. ``served_tier`` is stamped on the last chunks
+        when it became known only at the end. Raises ProviderError(INCOMPLETE) for a choice that never ended.
         """
         if not self._choices:
             self._stamp({}, served_tier)
@@ -145,10 +144,14 @@ class StreamWriter:
         out: list[bytes] = []
         for index, state in enumerate(self._choices):
             self._end(out, index, state)
-        if self._include_usage and usage is not None:
-            out.append(self._event(self._bare(b'"usage":' + dumps(usage.to_openai()))))
+        if usage is not None:
+            out.append(self.usage_chunk(usage))
         out.append(DONE)
         return b"".join(out)
+
+    def usage_chunk(self, usage: Usage) -> bytes:
+        """The last chunk before ``[DONE]``; empty where it was not asked for."""
+        return self._event(self._bare(b'"usage":' + dumps(usage.to_openai()))) if self._include_usage else b""
 
     def error(self, body: JSON) -> bytes:
         """The event that ends a failed stream; nothing follows it, not even ``[DONE]`` (C-341)."""

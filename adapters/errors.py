@@ -35,6 +35,8 @@ class ErrorKind(StrEnum):
     """The answer was cut short."""
     PROTOCOL = "protocol"
     """The answer is not what the provider documents."""
+    TOO_LARGE_FOR_RATE = "too_large_for_rate"
+    """The request alone passes our account's tokens per minute: it will never do there, others will, and elsewhere it may."""
 
 
 class ProviderError(Exception):

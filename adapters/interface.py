@@ -124,6 +124,10 @@ class StreamRelay(Protocol):
         """The rest, ``[DONE]`` included; raises ProviderError if the stream was cut short."""
         ...
 
+    def usage_chunk(self, usage: Usage) -> bytes:
+        """The chunk before ``[DONE]`` for a client that asked for usage which the provider did not tell; else empty."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class CredentialSpec:

@@ -7,6 +7,9 @@ from .errors import ErrorKind, ProviderError
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 """The largest event accepted. Base64 images and long tool arguments come as one line of several MiB."""
 
+BOM = b"\xef\xbb\xbf"
+"""What may come before the first line, and says nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -66,7 +69,7 @@ class SSEDecoder:
     def _lines(self, text: bytes) -> list[Event]:
         if self._first:
             self._first = False
-            text = text.removeprefix(b"\xef\xbb\xbf")
+            text = text.removeprefix(BOM)
         events: list[Event] = []
         for line in text.split(b"\n"):
             if not line:

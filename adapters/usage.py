@@ -30,7 +30,7 @@ class Usage:
     rejected_prediction: int
     """A part of ``output``, as above."""
     calls: Mapping[str, int] | None
-    """Per-call charges of server-side tools, say ``{"web_search": 2}``."""
+    """Per-call charges of server-side tools, say ``{"web_search": 2}``; ``web_search:low`` where its size has a price of its own."""
 
     def __init__(
         self, input: int = 0, cache_read: int = 0, cache_write: int = 0, cache_write_1h: int = 0,  # noqa: A002

@@ -19,7 +19,7 @@ HOT = """
 adapters/emit adapters/jsonio adapters/shapes adapters/sse adapters/usage adapters/values
 adapters/anthropic/messages adapters/anthropic/parts adapters/anthropic/request adapters/anthropic/response
 adapters/anthropic/stream
-adapters/openai/dialect adapters/openai/frames adapters/openai/relay adapters/openai/request adapters/openai/response
+adapters/openai/deltas adapters/openai/dialect adapters/openai/frames adapters/openai/relay adapters/openai/request adapters/openai/response
 adapters/openai/stream
 gateway/answer gateway/attempts gateway/auth gateway/call gateway/continuation gateway/dispatch gateway/fleet gateway/health gateway/intake
 gateway/metered gateway/metering gateway/outgoing gateway/pipeline gateway/pricing gateway/protection gateway/recent gateway/relays

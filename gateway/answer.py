@@ -61,6 +61,7 @@ class StreamedAnswer:
         self._first = first
         self._kept = kept
         self._complete = False
+        self._charged: Usage | None = None
         self._reply: Pourable
         """Where it is poured."""
         self._since: float | None = None
@@ -128,11 +129,20 @@ class StreamedAnswer:
         self._complete = True
         return data
 
+    def charge(self, usage: Usage) -> None:
+        """Tell the client of an estimate, which the provider's silence makes what it pays for."""
+        self._charged = usage
+
+    def counted(self, last: bytes) -> bytes:
+        """The closing bytes with the usage chunk that the provider left out, where the client asked for one."""
+        assert self._charged is not None, "an answer without usage is charged an estimate"
+        return last.removesuffix(emit.DONE) + self._relay.usage_chunk(self._charged) + emit.DONE
+
     def completion(self, call: Call) -> JSON | None:
         """The whole answer as the client could put it together, where it was asked to be kept; after ``last``."""
         if self._kept is None:
             return None
-        answer = interface.Answer(self._kept.completion(), self.usage, self.served_tier)
+        answer = interface.Answer(self._kept.completion(), self.usage or self._charged, self.served_tier)
         return _lawful(answer, call, self.deployment)
 
     async def close(self) -> None:
@@ -185,6 +195,14 @@ class WholeAnswer:
         messages = [choice.get("message") or {} for choice in self._completion.get("choices") or ()]
         return any(message.get("tool_calls") or message.get("function_call") for message in messages)
 
+    def charge(self, usage: Usage) -> None:
+        """Tell the client of an estimate, which the provider's silence makes what it pays for."""
+        told = usage.to_openai()
+        if "choices" not in self._completion:
+            told = {name: told[name] for name in ("prompt_tokens", "total_tokens")}  # all that embeddings have
+        self._completion["usage"] = told
+        self.body = orjson.dumps(self._completion)
+
     def completion(self, call: Call) -> JSON:  # noqa: ARG002 - a streamed answer needs it
         return self._completion
 
@@ -208,6 +226,7 @@ class Ended:
     ended = True
 
     def __init__(self, relay: StreamRelay, rest: bytes) -> None:
+        self._relay = relay
         self._rest = rest
         self.usage = relay.usage
         self.served_tier = relay.served_tier
@@ -219,6 +238,9 @@ class Ended:
 
     def close(self) -> bytes:
         return self._rest
+
+    def usage_chunk(self, usage: Usage) -> bytes:
+        return self._relay.usage_chunk(usage)
 
 
 class Chat:
@@ -276,8 +298,8 @@ class Embeddings:
         told = packed if call.request.get("encoding_format") == "base64" else unpacked
         for item in data:
             item["embedding"] = told(item["embedding"])
-        whole = orjson.dumps({**answer.completion, "model": answer.completion.get("model") or deployment.target.model})
-        return WholeAnswer(deployment, sent, whole, answer.usage, tier, "default", answer.completion)
+        whole = {**answer.completion, "model": answer.completion.get("model") or deployment.target.model}
+        return WholeAnswer(deployment, sent, orjson.dumps(whole), answer.usage, tier, "default", whole)
 
 
 def packed(embedding: list[float] | str) -> str:

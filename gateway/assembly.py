@@ -1,5 +1,6 @@
 """Builds the parts of a worker, from its configuration up; ``app`` puts them together."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
 import aiohttp
@@ -17,6 +18,7 @@ from .fleet import Fleet
 from .generation import Generation, Lasting
 from .keeping import Keeper
 from .limits import Limiter, StoreDown
+from .management.reconcile import configured_owners
 from .observers.budgets import BudgetObserver
 from .observers.stores import Ask
 from .paths import Records
@@ -41,6 +43,8 @@ from .telemetry import Telemetry, telemetry
 from .upstream import SystemResolver
 
 Closer = Callable[[], Awaitable[None]]
+CATCH_UP_SECONDS = 1.0
+"""That a start waits for counters to catch up with the ledger; then they do so beside the first requests."""
 
 
 async def close_all(closers: list[Closer]) -> None:
@@ -234,7 +238,21 @@ async def _limiter(
     limiter.on_threshold.append(budgets.passed)
     closers.append(limiter.close)
     await _start(limiter)
+    if config.redis is not None:  # counters in memory are gone, and begin with what the ledger knows
+        await _catch_up(limiter, config, closers)
     return limiter
+
+
+async def _catch_up(limiter: Limiter, config: Config, closers: list[Closer]) -> None:
+    """Have limits of the file count what was used while, until now, another file did not have them."""
+    task = asyncio.get_running_loop().create_task(limiter.catch_up(configured_owners(config)))
+
+    async def stop() -> None:
+        task.cancel()
+        await asyncio.wait({task}, timeout=CATCH_UP_SECONDS)
+
+    closers.append(stop)
+    await asyncio.wait({task}, timeout=CATCH_UP_SECONDS)
 
 
 async def _start(part: Limiter | Pools) -> None:

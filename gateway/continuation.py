@@ -209,6 +209,9 @@ class _Relay(Translated):
         total = self._first.plus(self.usage) if self.usage is not None else None
         return out + self._writer.finish(total, self._tier.served(self.served_tier))
 
+    def usage_chunk(self, usage: Usage) -> bytes:
+        return self._writer.usage_chunk(self._first.plus(usage))
+
     def _write(self, chunks: list[Chunk]) -> bytes:
         checked = [self._checked(chunk) for chunk in chunks]
         if self._keep is not None:

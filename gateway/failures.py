@@ -31,6 +31,7 @@ CLASSES: Mapping[ErrorKind, type[GatewayError]] = {
     ErrorKind.AUTHENTICATION: UpstreamFailed,  # our credential, never the client's (checklist C-400)
     ErrorKind.NOT_FOUND: UpstreamFailed,
     ErrorKind.RATE_LIMITED: LimitExceeded,
+    ErrorKind.TOO_LARGE_FOR_RATE: LimitExceeded,
     ErrorKind.QUOTA: NoHealthyUpstream,
     ErrorKind.CAPACITY: CapacityUnavailable,
     ErrorKind.OVERLOADED: Overloaded,
@@ -52,6 +53,7 @@ MESSAGES: Mapping[ErrorKind, str] = {
     ErrorKind.SERVER: "The provider of this model had an error.",
     ErrorKind.OVERLOADED: "The provider of this model is overloaded.",
     ErrorKind.RATE_LIMITED: "The provider of this model limits the rate of the gateway's requests.",
+    ErrorKind.TOO_LARGE_FOR_RATE: "Request too large: it has more tokens than the provider of this model takes from the gateway in a minute.",
     ErrorKind.CAPACITY: "Resource Unavailable: there is no capacity for this service tier right now.",
 }
 """Our own words where the provider's could tell of its account; the rest is about the request and is passed on."""
@@ -68,7 +70,14 @@ THEIR_CODES = frozenset({ErrorKind.INVALID_REQUEST, ErrorKind.CONTENT_POLICY, Er
 """Kinds that are about the request: the provider's own code helps the client."""
 
 NOT_AGAIN = frozenset(
-    {ErrorKind.TIMEOUT, ErrorKind.AUTHENTICATION, ErrorKind.NOT_FOUND, ErrorKind.QUOTA, ErrorKind.PROTOCOL}
+    {
+        ErrorKind.TIMEOUT,
+        ErrorKind.AUTHENTICATION,
+        ErrorKind.NOT_FOUND,
+        ErrorKind.QUOTA,
+        ErrorKind.PROTOCOL,
+        ErrorKind.TOO_LARGE_FOR_RATE,
+    }
 )
 """What the same provider is not asked for again: it may bill it again, or will say the same."""
 
@@ -92,6 +101,8 @@ def to_gateway_error(error: ProviderError, *, tried: int = 1) -> GatewayError:
         retry_after=error.retry_after,
     )
     _leave_no_long_wait(made)
+    if error.kind is ErrorKind.TOO_LARGE_FOR_RATE:
+        made.type = "tokens"
     if isinstance(error, CapacityUsedUp):
         _say_whose(made, error)
     if made.status >= 429 and (tried > 1 or error.kind in NOT_AGAIN):
@@ -122,6 +133,8 @@ class NobodyAvailable(Exception):
 
 def kinds_of(failure: Exception) -> Sequence[ErrorKind]:
     """The kinds of failure whose fallbacks hold, in order; none where only this provider lacks something."""
+    if isinstance(failure, ProviderError) and failure.kind is ErrorKind.TOO_LARGE_FOR_RATE:
+        return failure.kind, ErrorKind.CONTEXT_LENGTH  # what takes longer prompts may take this one
     if isinstance(failure, ProviderError | FlexFull):
         return (failure.kind,)
     if isinstance(failure, UnsupportedParameter):

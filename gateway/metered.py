@@ -295,8 +295,7 @@ class Metered:
     def _checkpoint(self, record: CallRecord) -> None:
         assert self.answer is not None, "set when the timer was"
         self._bill(record.attempts[-1], self.answer, complete=False)
-        usage = sum_of(a.usage for a in record.attempts)
-        used = amounts_of(1, usage, sum(a.cost for a in record.attempts))
+        used = amounts_of(1, sum_of(a.usage for a in record.attempts), sum(a.cost for a in record.attempts))
         self._reservation.checkpoint(less(used, self._booked))
         with contextlib.suppress(StoreUnavailable):  # then the whole reservation stays noted
             self.note(record, used.cost)
@@ -347,6 +346,10 @@ class Metered:
         """Replace what is still reserved by what all attempts used, less what was booked elsewhere."""
         requests = 1 if record.ran else 0
         served = record.served_tier or (self._booked is NOTHING_USED and billed_tier(record)) or self.tier
+        if requests and record.attempts[-1].served_tier is None:
+            record.attempts[
+                -1
+            ].served_tier = served  # a failure that cost nothing: its row counts where the counter does
         if served == self.tier and self.growth is NO_GROWTH and self._booked is NOTHING_USED:  # nearly always
             usage = record.usage
             self._reservation.use(requests, usage.prompt_tokens, usage.completion_tokens, record.cost, usage.cache_read)
@@ -362,8 +365,7 @@ class Metered:
 
     def _bill(self, attempt: Attempt, answer: StreamedAnswer | WholeAnswer, *, complete: bool) -> None:
         """Fill in the attempt that answered. Usage told before an answer broke off is only the beginning of it."""
-        usage, estimated = answer.usage, False
-        estimator = self._means.estimator
+        usage, estimated, estimator = answer.usage, False, self._means.estimator
         if usage is None or not (complete or answer.finished):
             bound = self._bound_of(answer.deployment)
             usage, estimated = estimator.settle_without_usage(bound, answer.text_bytes, usage), True

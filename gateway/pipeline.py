@@ -182,6 +182,8 @@ class Pipeline:
     async def _settle(self, answer: StreamedAnswer | WholeAnswer, metered: Metered, record: CallRecord) -> None:
         """All that must be safe before the client has the last byte: the ledger row, and the copy that is to be kept."""
         durable = metered.settled(answer, record)
+        if answer.usage is None:
+            answer.charge(record.attempts[-1].usage)
         if durable is not None:
             await durable
         record.settled = perf_counter()
@@ -205,7 +207,7 @@ class Pipeline:
             record.poured = perf_counter()
             last = answer.last()
             await self._settle(answer, metered, record)
-            await reply.finish(last)
+            await reply.finish(last if answer.usage is not None else answer.counted(last))
             await answer.close()
             return
         except (ProviderError, *NONSENSE) as exc:

@@ -75,6 +75,11 @@ class Price:
         """What a prompt and a completion token cost at worst where one price is all there is: no tiers, no steps."""
         return None if self.tiers or self.default.above else _dearest(self.default.rates, False, False)
 
+    def of_call(self, tool: str) -> int:
+        """Pico-dollars per call; of a size (``web_search:low``) without a price of its own what the tool costs."""
+        own = self.per_call.get(tool)
+        return self.per_call.get(tool.partition(":")[0], 0) if own is None else own
+
     def of(self, tier: str | None) -> TierPrice:
         """The price of a tier; one without a price of its own costs what the default does."""
         return self.tiers.get(tier or "default", self.default)
@@ -165,7 +170,7 @@ def within(bounds: Bounds, price: Price) -> Bounds:
 def _nano(pico: int, calls: Mapping[str, int] | None, price: Price) -> int:
     """The nano-dollars of tokens that cost ``pico``, and of calls of tools."""
     if calls:
-        pico += sum(number * price.per_call.get(tool, 0) for tool, number in calls.items())
+        pico += sum(number * price.of_call(tool) for tool, number in calls.items())
     return -(-pico // PICO_PER_NANO)
 
 
@@ -224,11 +229,13 @@ def from_row(row: Mapping[str, Any]) -> Price:
             # The vendor has no long context at this tier: should it be served all the same, it is not sold below cost.
             above = tuple((t, tuple(map(max, _rates(own), rates))) for t, rates in default.above)
         tiers[name] = TierPrice(_rates(own), above)
-    search = row.get("web_search_per_call_pico")
+    search: Mapping[str, int] = row.get("web_search_per_call_pico") or {}
     return Price(
         default,
         tiers,
-        {"web_search": max(search.values())} if search else {},
+        {"web_search": max(search.values()), **{f"web_search:{s}": pico for s, pico in search.items()}}
+        if search
+        else {},
         row.get("max_input"),
         row.get("max_output"),
     )

@@ -68,6 +68,9 @@ class Translated:
             self.usage, self._tier.served(self.served_tier)
         )
 
+    def usage_chunk(self, usage: Usage) -> bytes:
+        return self._writer.usage_chunk(usage)
+
     @property
     def _known(self) -> str:
         """The tier that serves, or while the provider has not told the one it was asked for."""

@@ -13,6 +13,7 @@ from .strategies import LADDER, STRATEGIES, Facts, conversation, sticky
 
 LISTS: Mapping[ErrorKind, str] = {
     ErrorKind.RATE_LIMITED: "rate_limited",
+    ErrorKind.TOO_LARGE_FOR_RATE: "rate_limited",
     ErrorKind.OVERLOADED: "overloaded",
     ErrorKind.CAPACITY: "overloaded",
     ErrorKind.TIMEOUT: "timeout",

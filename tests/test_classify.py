@@ -17,6 +17,7 @@ def body(message: str = "no", **more: object) -> dict[str, object]:
     return {"error": {"message": message, "type": None, "param": None, "code": None} | more}
 
 
+ALONE = "Limit 6000, Requested 6294, please reduce your message size and try again."
 CASES = [
     (400, body(), K.INVALID_REQUEST, None),
     (400, body(code="context_length_exceeded"), K.CONTEXT_LENGTH, "context_length_exceeded"),
@@ -28,6 +29,9 @@ CASES = [
     (404, {"error": "model 'x' not found"}, K.NOT_FOUND, None),
     (408, {}, K.TIMEOUT, None),
     (413, body("Request too large"), K.TOO_LARGE, None),
+    (413, body(f"Request too large for model `x` in organization `org_1` on tokens per minute (TPM): {ALONE}", code="rate_limit_exceeded"), K.TOO_LARGE_FOR_RATE, "rate_limit_exceeded"),
+    (429, body(f"Request too large for x in organization org-1 on tokens per min (TPM): {ALONE}", code="rate_limit_exceeded"), K.TOO_LARGE_FOR_RATE, "rate_limit_exceeded"),
+    (429, body("Rate limit reached for x on tokens per min (TPM): Limit 6000, Used 5034, Requested 1443. Please try again in 4.77s."), K.RATE_LIMITED, None),
     (422, {"detail": [{"type": "extra_forbidden", "loc": ["body"], "msg": "Extra inputs are not permitted"}]}, K.INVALID_REQUEST, "extra_forbidden"),
     (429, body("Rate limit reached", code="rate_limit_exceeded"), K.RATE_LIMITED, "rate_limit_exceeded"),
     (429, body("Slow down", type="rate_limit_error", code="slow_down"), K.RATE_LIMITED, "slow_down"),
@@ -209,6 +213,7 @@ def test_C_364_messages_are_bounded_and_on_one_line() -> None:
         ({"code": 429, "message": "slow"}, K.RATE_LIMITED),
         ({"type": "overloaded_error", "message": "x"}, K.OVERLOADED),
         ({"type": "server_error", "code": "rate_limit_exceeded", "message": "x"}, K.RATE_LIMITED),
+        ({"code": 429, "message": f"Request too large for x on tokens per min (TPM): {ALONE}"}, K.TOO_LARGE_FOR_RATE),
         ({"type": "invalid_request_error", "message": "maximum context length"}, K.CONTEXT_LENGTH),
         ("it broke", K.SERVER),
         (None, K.SERVER),

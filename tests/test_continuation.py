@@ -48,9 +48,11 @@ def rows(gateway: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("how", WAYS)
-@pytest.mark.parametrize("first", ["openai", "anthropic"])
-async def test_the_client_sees_one_answer(how: str, first: str) -> None:
-    models = {"m": model(deployment(f"{BROKEN}+how={how}", first, name="begins"))}
+@pytest.mark.parametrize(("first", "silent"), [("openai", ""), ("anthropic", ""), ("openai", "+no-usage")])
+async def test_the_client_sees_one_answer(how: str, first: str, silent: str) -> None:
+    """``silent``: the second provider tells no usage, so the client is told what it is charged."""
+    begins = deployment(f"{BROKEN}+how={how}", first, name="begins")
+    models = {"m": model(begins, f"demo-ok+chunks=10{silent}")}
     async with running(models) as (gateway, upstream), client(gateway) as sdk:
         chunks = await streamed(sdk)
         assert gateway.records.ledger is not None
@@ -67,6 +69,7 @@ async def test_the_client_sees_one_answer(how: str, first: str) -> None:
     assert ledger[0]["error"] in ("incomplete", "connection", "overloaded", "server")
     assert ledger[0]["cost"] > 0
     assert ledger[1]["cost"] > 0
+    assert bool(ledger[1]["estimated"]) is bool(silent)
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens == ledger[0]["output"] + ledger[1]["output"]
     assert chunks[-1].usage.prompt_tokens == ledger[0]["input"] + ledger[1]["input"]

@@ -229,6 +229,13 @@ async def test_C_325_326_328_330_usage_comes_once_and_last(sluice: Contract, dia
     assert reply.blocks.count("data: [DONE]") == 1
 
 
+async def test_C_325_an_answer_without_content_or_usage_has_its_usage_chunk(sluice: Contract) -> None:
+    sluice.says("verbatim-6", sse(chunk({"role": "assistant", "content": ""})), content_type="text/event-stream")
+    reply = await stream(sluice, "mended-6", stream_options=USAGE)
+    assert stream_problems(reply.raw, include_usage=True) == []
+    assert reply.chunks[-1]["usage"]["prompt_tokens"] > 0
+
+
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("options", [{}, {"stream_options": None}, {"stream_options": {"include_usage": False}}])
 async def test_C_327_330_no_usage_unless_asked_for(sluice: Contract, dialect: str, options: dict[str, Any]) -> None:

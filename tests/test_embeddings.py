@@ -111,7 +111,7 @@ async def test_embeddings_whose_provider_tells_no_usage_are_not_free(adapter: st
     async with upstream_of(Provider(told).handle) as address:
         accounts = {"p": {"adapter": adapter, "base_url": address, "api_key": "up"}}
         async with running({"m": [deployment("m", "p")]}, providers=accounts) as (gateway, _), client(gateway) as sdk:
-            await sdk.embeddings.create(model="m", input="some words to embed")
+            answer = await sdk.embeddings.create(model="m", input="some words to embed")
             ledger = gateway.records.ledger
             assert ledger is not None
             await ledger.flush()
@@ -119,3 +119,5 @@ async def test_embeddings_whose_provider_tells_no_usage_are_not_free(adapter: st
             assert row["estimated"]
             assert row["input"] > 0
             assert row["cost"] == row["input"] * 2000
+            assert (answer.usage.prompt_tokens, answer.usage.total_tokens) == (row["input"], row["input"])
+            assert answer.model == "m"

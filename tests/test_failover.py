@@ -1,6 +1,7 @@
 """Fallback models, cheaper models, retry budgets and breakers, end to end."""
 
 import asyncio
+import json
 import resource
 import time
 from typing import Any
@@ -46,6 +47,33 @@ async def test_each_kind_of_failure_has_its_fallback_models(stream: bool) -> Non
             assert raw.headers["x-sluice-fallback"] == f"to-{kind}", kind
             assert raw.headers["x-sluice-deployment"] == f"b-{kind}"
             assert raw.headers["x-sluice-attempts"] == "2"
+
+
+@pytest.mark.parametrize("status", [429, 413])
+async def test_a_request_that_is_larger_than_a_rate_falls_back_and_leaves_the_deployment_to_others(status: int) -> None:
+    models = {
+        "alone": model("limited"),
+        "two": [deployment("limited"), deployment("demo-ok", "anthropic")],
+        "falls-back": model("limited", fallbacks={"context_length": ["good"]}),
+        "good": "demo-ok",
+    }
+    said = "Request too large for m in organization org-1 on tokens per min (TPM): Limit 100, Requested 200."
+    told = {"error": {"message": said, "type": "tokens", "code": "rate_limit_exceeded"}}
+    async with running(models) as (gateway, upstream), client(gateway) as sdk:
+        upstream.verbatim["limited"] = Verbatim(json.dumps(told).encode(), status=status, headers={"retry-after": "60"})
+        with pytest.raises(openai.RateLimitError) as refused:
+            await sdk.chat.completions.create(model="alone", **ASK)
+        assert (refused.value.type, refused.value.code) == ("tokens", "rate_limit_exceeded")
+        assert refused.value.response.headers["x-should-retry"] == "false"
+        assert "org-1" not in refused.value.message
+        assert tries(upstream) == 1
+        for name in ("two", "falls-back"):
+            raw = await sdk.chat.completions.with_raw_response.create(model=name, **ASK)
+            assert raw.headers["x-sluice-attempts"] == "2"
+        del upstream.verbatim["limited"]
+        for name in ("alone", "two", "falls-back"):
+            raw = await sdk.chat.completions.with_raw_response.create(model=name, **ASK)
+            assert raw.headers["x-sluice-deployment"] == "openai/limited"
 
 
 async def test_any_is_for_the_rest_and_never_for_the_requests_own_fault() -> None:

@@ -17,6 +17,7 @@ from gateway.limits import State
 from gateway.limits.rules import NAMES
 from gateway.records.usage import UsageStore
 
+from .replay import stream_problems
 from .running import KEY, PRICE, configuration, deployment, running
 
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "Say one two three"}]}
@@ -152,6 +153,21 @@ async def test_a_stream_without_usage_is_estimated_within_five_percent_and_flagg
         assert abs(row["output"] - true.output) <= 0.05 * true.output
         assert abs(row["input"] - true.input) <= 0.2 * true.input
         assert (await settled(gateway))["budget.day"].used - before == row["cost"]
+
+
+@pytest.mark.parametrize("provider", [*DIALECTS, "compatible"])
+async def test_C_325_where_the_provider_tells_no_usage_the_client_is_told_what_it_is_charged(provider: str) -> None:
+    async with running({"m": [deployment("demo-echo+no-usage", provider)]}, keys=keys()) as (gateway, _):
+        *_, raw = await ask(gateway, stream=True, stream_options={"include_usage": True}, **SPEECH)
+        *_, whole = await ask(gateway, **SPEECH)
+        *_, unasked = await ask(gateway, stream=True, **SPEECH)
+        assert stream_problems(raw, include_usage=True, obfuscation=False if b"obfuscation" not in raw else None) == []
+        last = json.loads(raw.removesuffix(b"\n\ndata: [DONE]\n\n").rpartition(b"data: ")[2])
+        told = [(u["prompt_tokens"], u["completion_tokens"]) for u in (last["usage"], json.loads(whole)["usage"])]
+        streamed, at_once, _ = found = await rows(gateway)
+        assert told == [(row["input"], row["output"]) for row in (streamed, at_once)]
+        assert all(row["estimated"] and row["input"] for row in found)
+        assert b'"usage"' not in unasked
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.interface import Target
+from adapters.openai.dialect import read_usage
 from adapters.registry import load
 from adapters.usage import TOKEN_BUCKETS, Usage
 from config import ConfigError, schema
@@ -77,6 +78,40 @@ def test_a_bill_by_hand() -> None:
     usage = Usage(input=1000, cache_read=500, output=100, reasoning=50, calls={"web_search": 2})
     dollars = Decimal("2.5") / 1000 + Decimal("0.25") * 500 / 10**6 + Decimal(15) * 150 / 10**6 + Decimal("0.02")
     assert cost(usage, PRICE) == int(dollars * 10**9)
+
+
+@pytest.mark.parametrize(
+    ("model", "told", "dollars"),
+    [
+        (
+            "sonar-deep-research",
+            {
+                "citation_tokens": 8000,
+                "num_search_queries": 54,
+                "reasoning_tokens": 92_000,
+                "search_context_size": None,
+            },
+            "0.596",  # 2, 8, 2 and 3 dollars per million tokens; 5 per thousand queries
+        ),
+        ("sonar", {"search_context_size": "low", "citation_tokens": None, "num_search_queries": None}, "0.01"),
+        ("sonar-pro", {"search_context_size": "medium"}, "0.073"),
+        ("sonar-pro", {}, "0.063"),
+    ],
+)
+def test_Perplexity_is_billed_what_its_usage_tells_beside_the_answer(
+    model: str, told: dict[str, Any], dollars: str
+) -> None:
+    usage = read_usage({"prompt_tokens": 1000, "completion_tokens": 4000, "total_tokens": 5000, **told})
+    price = PRICES.find("perplexity", model)
+    assert usage is not None
+    assert price is not None
+    assert cost(usage, price) == int(Decimal(dollars) * 10**9)
+    assert usage.completion_tokens == 4000 + told.get("reasoning_tokens", 0)
+
+
+def test_a_call_of_any_size_costs_what_the_tool_does_where_sizes_have_no_prices() -> None:
+    own = from_config(schema.Price.model_validate({"input": 1, "output": 1, "per_call": {"web_search": "0.01"}}))
+    assert cost(Usage(calls={"web_search:low": 2, "other": 1}), own) == 20_000_000
 
 
 def test_the_tier_that_served_is_billed() -> None:

@@ -107,7 +107,10 @@ async def reconciled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
                         "m": {"budget": {"day": 5}},
                         "tight": {"budget": {"day": "0.000001"}},
                     },
-                    "per_tier": {"priority": {"budget": {"day": 5}}},
+                    "per_tier": {
+                        tier: {"budget": {"day": 5}, "rpd": 1000, "tpd": 10**6}
+                        for tier in ("default", "flex", "priority")
+                    },
                 },
             }
         },
@@ -124,6 +127,7 @@ async def reconciled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
         "broken": broken,
         "tight": [deployment("demo-ok")],
         "refused": {"deployments": [deployment("demo-500+retry_after=0")], "fallbacks": {"any": ["tight"]}},
+        "failed": [deployment("demo-401")],
         "picky": [deployment("demo-ok", "anthropic")],
         "full": [deployment("demo-flex-refused", tiers=["flex"])],
         "silent": [deployment("demo-no-content", "anthropic")],
@@ -176,6 +180,8 @@ async def test_what_a_fallback_served_is_no_drift(reconciled: Reconciled) -> Non
     ("model", "body", "status", "counts"),
     [
         ("refused", {}, 502, 1),  # its fallback's budget allows none
+        ("failed", {}, 502, 1),
+        ("failed", {"service_tier": "priority"}, 502, 1),
         ("picky", {"logprobs": True}, 400, 0),  # nothing was sent
         ("full", {"service_tier": "flex"}, 429, 0),
         ("silent", {"service_tier": "priority"}, 502, 1),  # billed as default: that provider has no other tier

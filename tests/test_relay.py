@@ -8,7 +8,7 @@ import pytest
 
 from adapters.errors import ErrorKind, ProviderError
 from adapters.interface import Target, UpstreamRequest
-from adapters.openai import OpenAI
+from adapters.openai import OPENAI, OpenAI
 from adapters.openai import relay as relaying
 from adapters.openai.relay import Relay
 from adapters.usage import Usage
@@ -202,6 +202,58 @@ def test_a_last_event_without_its_blank_line() -> None:
     last = r.close()
     assert last.startswith(USAGE[:-90])
     assert last.endswith(DONE)
+
+
+@pytest.mark.parametrize("tier", ["flex", "priority"])
+def test_C_325_a_usage_chunk_can_be_made_where_the_upstream_has_none(tier: str) -> None:
+    made = Relay(OPENAI, include_usage=True, served=lambda _: tier)
+    raw = made.feed(ROLE + TEXT + END + DONE)
+    assert made.usage is None
+    raw += made.close().removesuffix(DONE) + made.usage_chunk(Usage(input=1, output=2)) + DONE
+    assert stream_problems(raw, include_usage=True, obfuscation=False) == []
+    assert raw.count(f'"service_tier":"{tier}"'.encode()) == 4
+    assert relay(include_usage=False).usage_chunk(Usage(input=1)) == b""
+
+
+IN_CHOICE = json.loads(END[6:])
+IN_CHOICE["choices"][0]["usage"] = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+BESIDE = json.loads(END[6:]) | {"x_groq": {"id": "r", "usage": IN_CHOICE["choices"][0]["usage"]}}
+
+
+@pytest.mark.parametrize("include_usage", [True, False])
+@pytest.mark.parametrize("end", [IN_CHOICE, BESIDE], ids=["Moonshot", "Groq"])
+def test_E_056_usage_in_the_choice_or_beside_it_is_read(end: dict[str, Any], include_usage: bool) -> None:
+    told = b"data: " + json.dumps({key: value for key, value in end.items() if key != "usage"}).encode() + b"\n\n"
+    outcomes = set()
+    for pieces in splits(ROLE + TEXT + told + DONE):
+        r = relay(include_usage)
+        raw = b"".join(map(r.feed, pieces)) + r.close()
+        assert r.usage == Usage(input=1, output=2)
+        assert stream_problems(raw, include_usage=include_usage, obfuscation=False) == []
+        outcomes.add(raw)
+    assert len(outcomes) == 1
+
+
+def test_an_error_that_Groq_tells_in_a_stream_is_one() -> None:
+    r = relay()
+    r.feed(ROLE + TEXT)
+    failed = json.loads(END[6:]) | {"x_groq": {"error": {"message": "over capacity", "code": 503}}}
+    with pytest.raises(ProviderError, match="over capacity"):
+        r.feed(b"data: " + json.dumps(failed).encode() + b"\n\n")
+
+
+def test_a_byte_order_mark_before_the_first_frame_is_nothing_in_any_split() -> None:
+    body = b"\xef\xbb\xbf" + ROLE + TEXT + END + USAGE + DONE
+    for pieces in [[body], *splits(body)]:
+        r = relay()
+        raw = b"".join(map(r.feed, pieces)) + r.close()
+        assert raw.startswith(ROLE + TEXT + END)
+        assert texts(raw) == {0: 'a "usage":null'}
+    for early in (b'{"error": {"message": "busy"}}', b'data: {"error": {"message": "busy"}}\n\n'):
+        r = relay()
+        with pytest.raises(ProviderError, match="busy"):
+            r.feed(b"\xef\xbb\xbf" + early)
+            r.close()
 
 
 def test_comments_and_events_of_the_upstream_are_left_out_before_the_start() -> None:

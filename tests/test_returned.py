@@ -3,19 +3,26 @@
 import contextlib
 import shutil
 import tempfile
+import uuid
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
 from config import Config
+from config.schema import Limits, LimitValues
 from gateway import demo
 from gateway.app import Gateway, build
+from gateway.call import Owner
+from gateway.errors import StoreUnavailable
+from gateway.limits import Amounts, limiter
 from gateway.limits.engine import Engine
 from gateway.limits.leases import LeasedEngine
 from gateway.limits.memory import MemoryEngine
 from gateway.limits.redis import RedisEngine
+from gateway.limits.rules import Rules
 
 from .limits_worker import limit_set
 from .running import KEY, configuration, running
@@ -138,6 +145,27 @@ async def test_a_limit_that_a_reload_brings_back_counts_too(counters: dict[str, 
                     assert response.status == status
 
 
+async def test_a_limit_that_a_restart_brings_back_counts_too(counters: dict[str, Any], tmp_path: Path) -> None:
+    name = f"restarted-{uuid.uuid4().hex[:8]}"
+    upstream = await demo.start()
+    try:
+        async with aiohttp.ClientSession(headers={"authorization": f"Bearer {KEY}"}) as http:
+            for limits in ({"rpd": 100}, {"rpm": 100}, {"rpd": 100}):
+                keys = [{"name": name, "key": KEY, "limits": limits}]
+                gateway = await build(
+                    configuration(upstream.url, str(tmp_path), {"m": "demo-echo"}, keys=keys, **dict(counters))
+                )
+                await gateway.start()
+                async with http.post(f"{gateway.url}/v1/chat/completions", json={"model": "m", **ASK}) as response:
+                    assert response.status == 200
+                if limits == {"rpd": 100}:
+                    left = int(response.headers["x-ratelimit-remaining-requests"])
+                await gateway.close()
+        assert left == 97
+    finally:
+        await upstream.close()
+
+
 @pytest.fixture(params=KINDS)
 async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
     found: Engine = MemoryEngine()
@@ -160,3 +188,22 @@ async def test_a_window_is_raised_to_what_is_known_less_what_is_reserved(engine:
         assert (budget.used, budget.reserved, rate.used) == (used, 30, 1)
     engine.settle("running", (1, 0, 0, 0, 10, 1))
     assert (await engine.states(limits))[0].used == 80
+
+
+async def test_a_ledger_that_does_not_answer_at_the_start_is_asked_until_it_does(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limiter, "AGAIN", 0.01)
+    asked: list[str] = []
+
+    async def spent(shard: str, scope: str, start: int, end: int) -> Amounts:
+        asked.append(scope)
+        if len(asked) in (1, 3):
+            raise StoreUnavailable("not now")
+        return Amounts(7)
+
+    found = limiter.Limiter(engine, Rules(), spent=spent)  # type: ignore[arg-type] # nothing was lost
+    owner = Owner("k:again", Limits(rpd=100, per_model={"m": LimitValues(rpd=50)}))
+    await found.catch_up([(Owner("k:free"), "again"), (owner, "again")])
+    assert [state.used for state in await found.usage(owner, "again")] == [7, 7]
+    assert asked[0] == "k:again"

@@ -1,7 +1,7 @@
 """How a provider's Chat Completions differ from OpenAI's own: values, no code."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any, Literal, TypeAlias
 
@@ -110,6 +110,8 @@ def read_usage(given: Any) -> Usage | None:
     inside, outside = given.get("prompt_tokens_details"), given.get("completion_tokens_details")
     inside = inside if isinstance(inside, dict) else {}
     outside = outside if isinstance(outside, dict) else {}
+    if "citation_tokens" in given or "search_context_size" in given:
+        return _searched(given, prompt, completion, inside, outside)
     total = count(given, "total_tokens")
     if not count(inside, "cached_tokens"):
         names = ("prompt_cache_hit_tokens", "num_cached_tokens", "cached_tokens")
@@ -123,6 +125,36 @@ def read_usage(given: Any) -> Usage | None:
     elif not count(outside, "reasoning_tokens"):
         outside = {**outside, "reasoning_tokens": count(given, "reasoning_tokens")}
     return Usage.parted(prompt, completion, inside, outside)
+
+
+def _searched(
+    given: Mapping[str, Any], prompt: int, completion: int, inside: Mapping[str, Any], outside: Mapping[str, Any]
+) -> Usage:
+    """Perplexity's: deep research bills what it read, what it reasoned and each query beside the counts of the answer,
+    the other models a fee per request, by the size of the search (docs.perplexity.ai/getting-started/pricing)."""
+    cited, size = count(given, "citation_tokens"), given.get("search_context_size")
+    calls: dict[str, int] = {}
+    if cited:
+        thought = count(given, "reasoning_tokens")
+        prompt, completion, outside = prompt + cited, completion + thought, {**outside, "reasoning_tokens": thought}
+        calls["web_search"] = count(given, "num_search_queries")
+    elif size in ("low", "medium", "high"):
+        calls[f"web_search:{size}"] = 1
+    usage = Usage.parted(prompt, completion, inside, outside)
+    return replace(usage, calls=calls) if any(calls.values()) else usage
+
+
+def told_usage(whole: Mapping[str, Any]) -> Any:
+    """Where an answer or a chunk has its usage: Groq puts it into ``x_groq`` as well, Moonshot into the choice of a chunk."""
+    given = whole.get("usage")
+    if given:
+        return given
+    if isinstance(inner := whole.get("x_groq"), dict):
+        return inner.get("usage")
+    choices = whole.get("choices")
+    if not isinstance(choices, list):
+        return None
+    return next((used for choice in choices if isinstance(choice, dict) and (used := choice.get("usage"))), None)
 
 
 def served_tier(dialect: Dialect, told: Any) -> str | None:

@@ -15,9 +15,10 @@ from ..emit import DONE
 from ..errors import ErrorKind, ProviderError, bare
 from ..interface import JSON, ServedTier, told_or_default
 from ..jsonio import dumps, loads
-from ..sse import MAX_EVENT_BYTES
+from ..sse import BOM, MAX_EVENT_BYTES
 from ..usage import Usage
-from .dialect import Dialect, read_usage, served_tier
+from .deltas import answers, said, size_of
+from .dialect import Dialect, read_usage, served_tier, told_usage
 from .frames import Shape, shape_of
 from .response import failure, shortened
 
@@ -33,12 +34,10 @@ _PADDING = b'"obfuscation":"'
 _MUCH = 12
 """Bytes of text in one frame from which on it is worth a look whether all of that is text."""
 _SILENT = (b'"finish_reason":null}],"usage":null', b'"finish_reason": null}], "usage": null')
+_NAMES = ("id", "object", "created", "model", "service_tier", "system_fingerprint")
+"""What all chunks of a stream have in common."""
 _CALM = (*_SILENT, b'"finish_reason":null', b'"finish_reason": null')
 """How a choice that goes on ends its chunk, the most telling first: nearly every server writes one of these."""
-_SAID = frozenset({"content", "refusal", "reasoning_content", "reasoning", "text", "thinking", "arguments", "input"})
-"""Keys whose values the model has generated."""
-_DEEPEST = 100
-"""Levels of a delta: compiled code meets no limit of recursion."""
 
 
 class Relay:
@@ -68,6 +67,8 @@ class Relay:
         """In every frame that is one choice's content; not in an end, usage, an error event or ``[DONE]``."""
         self._silent = False
         """Whether that tells as well that there is no usage."""
+        self._end: JSON = {}
+        """The last chunk in which a choice ended."""
         self._total: JSON | None = None
         """The chunk of the last usage told, which is the client's only one: some servers tell it in every chunk."""
         self._cr = False
@@ -171,6 +172,14 @@ class Relay:
             raise ProviderError(ErrorKind.INCOMPLETE, "The upstream's answer ended before it was complete.")
         return self._retier(b"".join(self._held) + last + self._told()) + DONE
 
+    def usage_chunk(self, usage: Usage) -> bytes:
+        """See StreamRelay: with the names that the provider's own last chunk has."""
+        if not self._include_usage:
+            return b""
+        named = {key: self._end[key] for key in _NAMES if key in self._end}
+        told = named | {"choices": [], "usage": usage.to_openai()}
+        return self._retier(b"data: " + dumps(told) + b"\n\n")
+
     def _retier(self, frames: bytes) -> bytes:
         """Frames that name the tier that served, from an upstream that names none or means another thing by it."""
         if self._tier is None:
@@ -193,6 +202,8 @@ class Relay:
     def _last(self) -> bytes:
         """A last event without its blank line: whole, or cut short. Or, at the start, an error that is no event."""
         frame = b"".join(self._pieces).strip()
+        if not self._named:
+            frame = frame.removeprefix(BOM)
         if not frame or self._done:
             return b""
         try:
@@ -217,7 +228,7 @@ class Relay:
 
     def _begin(self, block: bytes) -> bytes:
         """Read every frame until the answer has begun; what comes after in the same read goes on unread."""
-        at = 0
+        at = 0 if self._named or not block.startswith(BOM) else len(BOM)
         while not self.started and at < len(block):
             end = block.index(b"\n\n", at) + 2
             frame = block[at:end]
@@ -314,18 +325,22 @@ class Relay:
         if self._calm not in data or not self._silent:
             self._see_calm(data)
         choices = chunk.get("choices") or []
-        ends = [reason for choice in choices if (reason := choice.get("finish_reason"))]
-        if not FAILED.isdisjoint([reason.lower() for reason in ends]):
-            raise ProviderError(ErrorKind.INCOMPLETE, "The upstream's answer ended before it was complete.")
-        self._left -= len(ends)
-        self.started = self.started or _answers(choices)
+        if ends := [reason for choice in choices if (reason := choice.get("finish_reason"))]:
+            self._ends(chunk, ends)
+        self.started = self.started or answers(choices)
         plain = b"data: " + data + b"\n\n" if len(lines) > 1 else frame
         self._count(frame, chunk, choices)
         if self.called_tools and shortened(choices):
             plain = b"data: " + dumps(chunk) + b"\n\n"
-        if chunk.get("usage"):
-            return self._usage(chunk, choices)
+        if given := told_usage(chunk):
+            return self._usage(chunk, choices, given)
         return plain if self._include_usage else self._hide(plain)
+
+    def _ends(self, chunk: JSON, reasons: list[str]) -> None:
+        if not FAILED.isdisjoint([reason.lower() for reason in reasons]):
+            raise ProviderError(ErrorKind.INCOMPLETE, "The upstream's answer ended before it was complete.")
+        self._left -= len(reasons)
+        self._end = chunk
 
     def _see_calm(self, data: bytes) -> None:
         for calm in _CALM:
@@ -338,60 +353,37 @@ class Relay:
         deltas = [choice.get("delta") or {} for choice in choices]
         calls = any(delta.get("tool_calls") or delta.get("function_call") for delta in deltas)
         self.called_tools = self.called_tools or calls
-        told = [_said(delta) for delta in deltas]
+        told = [said(delta) for delta in deltas]
         texts = [text for each in told for text in each]
-        self._text += sum([_size(text) for each in told for text in set(each)])  # some tell reasoning by two names
+        self._text += sum([size_of(text) for each in told for text in set(each)])  # some tell reasoning by two names
         if len(texts) != 1 or chunk.get("usage") or any(choice.get("logprobs") for choice in choices):
             return
         self._padded = "obfuscation" in chunk
         escaped = json.dumps(texts[0], ensure_ascii=b"\\u" in frame)
-        overhead = len(frame) - (_padding(frame, 1) if self._padded else 0) - (_size(escaped) - 2)
+        overhead = len(frame) - (_padding(frame, 1) if self._padded else 0) - (size_of(escaped) - 2)
         if b'"arguments"' in frame:
             self._call_overhead = min(self._call_overhead or overhead, overhead)
         elif not calls:  # custom tools are rare enough to decode every piece
             self._overhead = min(self._overhead or overhead, overhead)
 
-    def _usage(self, chunk: JSON, choices: list[JSON]) -> bytes:
+    def _usage(self, chunk: JSON, choices: list[JSON], given: Any) -> bytes:
         """Keep what was used for the end; the rest of the chunk, if any, is for the client."""
-        self.usage = read_usage(chunk["usage"]) or self.usage
-        if self._include_usage:
-            self._total = {**chunk, "choices": []}
+        if (usage := read_usage(given)) is not None:
+            self.usage = usage
+            if self._include_usage:
+                self._total = {**chunk, "choices": [], "usage": given}
         if not choices:
             return b""
         if self._include_usage:
             chunk["usage"] = None
         else:
-            del chunk["usage"]
+            chunk.pop("usage", None)
         return b"data: " + dumps(chunk) + b"\n\n"
 
     def _told(self) -> bytes:
         """The usage chunk, once: the last before ``[DONE]``."""
         total, self._total = self._total, None
         return b"" if total is None else b"data: " + dumps(total) + b"\n\n"
-
-
-def _answers(choices: list[JSON]) -> bool:
-    """Whether a chunk has any of the answer: text, a tool call, a refusal, or an end."""
-    for choice in choices:
-        delta = choice.get("delta") or {}
-        if choice.get("finish_reason") or any(value for key, value in delta.items() if key != "role"):
-            return True
-    return False
-
-
-def _said(value: Any, key: str = "", depth: int = 0) -> list[str]:
-    """The texts of a delta, wherever in it they are; raises ValueError for one that is deeper than any."""
-    if isinstance(value, str):
-        return [value] if value and key in _SAID else []
-    if depth > _DEEPEST:
-        raise ValueError("a delta is nested too deep")
-    if isinstance(value, dict):
-        return [text for name, inner in value.items() for text in _said(inner, name, depth + 1)]
-    return [text for inner in value for text in _said(inner, key, depth + 1)] if isinstance(value, list) else []
-
-
-def _size(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode(errors="replace"))
 
 
 def _padding(block: bytes, frames: int) -> int:

@@ -8,7 +8,7 @@ from ..completion import OPENAI_FINISH_REASONS as FINISH_REASONS
 from ..errors import ErrorKind, ProviderError
 from ..interface import JSON, Answer
 from ..jsonio import loads
-from .dialect import Dialect, read_usage, told_tier
+from .dialect import Dialect, read_usage, told_tier, told_usage
 from .request import LONG_IDS
 from .think import ThinkSplitter
 
@@ -25,10 +25,7 @@ def parse(body: bytes, dialect: Dialect) -> Answer:
     choices = loose.get("choices")
     if not isinstance(choices, list) or not choices:
         raise ProviderError(ErrorKind.PROTOCOL, "The upstream's answer has no choices.")
-    given = loose.get("usage")
-    if given is None and isinstance(inner := loose.get("x_groq"), dict):
-        given = inner.get("usage")
-    usage, tier = read_usage(given), told_tier(dialect, loose)
+    usage, tier = read_usage(told_usage(loose)), told_tier(dialect, loose)
     if tier is not None and not dialect.lenient and loose.get("service_tier") == tier and _lawful(loose, choices):
         return Answer(loose, usage, tier, body)
     told = [_choice(choice, dialect) for choice in choices if isinstance(choice, dict)]
@@ -103,8 +100,10 @@ def sources(whole: Mapping[str, Any]) -> JSON:
 
 
 def failure(chunk: Mapping[str, Any], event: str = "") -> Any:
-    """The error that an event of a stream is, if it is one: some servers put it there without the ``error`` around it."""
-    if error := chunk.get("error"):
+    """The error that an event of a stream is, if it is one: some servers put it there without the ``error`` around it,
+    Groq within its ``x_groq``."""
+    inner = chunk.get("x_groq")
+    if error := chunk.get("error") or (inner.get("error") if isinstance(inner, dict) else None):
         return error
     bare = "choices" not in chunk and (chunk.get("object") == "error" or chunk.get("message") or chunk.get("detail"))
     return chunk if bare or event == "error" else None

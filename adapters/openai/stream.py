@@ -9,7 +9,7 @@ from ..interface import JSON, Chunk
 from ..jsonio import loads
 from ..sse import MAX_EVENT_BYTES, Event, SSEDecoder
 from ..usage import Usage
-from .dialect import Dialect, read_usage, told_tier
+from .dialect import Dialect, read_usage, told_tier, told_usage
 from .response import failure, lawful, mend, parse, sources, split
 from .think import ThinkSplitter
 
@@ -122,14 +122,7 @@ class Translator:
             out.append(told)
 
     def _account(self, chunk: JSON) -> None:
-        given = chunk.get("usage")
-        if not given:
-            if isinstance(inner := chunk.get("x_groq"), dict):
-                given = inner.get("usage")
-                if inner.get("error"):
-                    raise embedded_error(inner["error"])
-            elif isinstance(choices := chunk.get("choices"), list):  # Moonshot puts it into the choice
-                given = next((c.get("usage") for c in choices if isinstance(c, dict)), None)
+        given = told_usage(chunk)
         if given and (usage := read_usage(given)) is not None:
             self.usage = usage
         if (tier := told_tier(self._dialect, chunk)) is not None:

@@ -1,8 +1,9 @@
 """What the pipeline sees of limits: reserve, then settle."""
 
+import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from config.schema import Config, LimitValues, Outage
 
@@ -13,11 +14,13 @@ from .engine import Engine, Granted, Orphan, Refused, Spent, State, StoreDown
 from .headers import ratelimit_headers, refusal
 from .memory import MemoryEngine
 from .outage import LocalShare
-from .returned import Changes
+from .returned import Changes, catch_up
 from .rules import LimitSet, Rules
 from .thresholds import Threshold, Thresholds
 
 log = logging.getLogger(__name__)
+AGAIN = 1.0
+"""Seconds after which a ledger that did not answer at the start is asked again."""
 
 
 class Reservation:
@@ -168,6 +171,21 @@ class Limiter:
         """Connect, load scripts, begin heartbeats. Raises StoreDown when the counters are unfit for use."""
         await self.engine.start()
         await self._local.start()
+
+    async def catch_up(self, owners: Iterable[tuple[Owner, str]]) -> None:
+        """Have the counters of owners, each in its organization, say no less than the ledger, which is asked until it answers."""
+        spent = self._spent
+        found = [self.limits_of(owner, organization) for owner, organization in owners]
+        left = [limits for limits in found if limits is not None] if spent is not None else []
+        while left:
+            assert spent is not None, "else nothing is left"
+            try:
+                await catch_up(self.engine, left[-1], spent)
+                left.pop()
+                continue
+            except StoreDown:
+                pass
+            await asyncio.sleep(AGAIN)
 
     async def close(self) -> None:
         """Settle what is queued; raises nothing."""

@@ -1,7 +1,8 @@
 """Limits that come back: their counters lack what was used while they were away, and the ledger does not.
 
 Nobody counts for a limit that is not there, and a counter may still be kept when it comes back. So whenever an owner was
-changed, its windows are compared with the ledger before they decide again.
+changed, its windows are compared with the ledger before they decide again; and those of the configuration file at every
+start, because the file may have been another one until then, here or at a replica that has just ended.
 """
 
 import secrets
@@ -62,6 +63,12 @@ class Changes:
     async def _caught_up(self, window: Window, change: int, engine: Engine, limit: Limit, spent: Spent) -> None:
         await _catch_up(engine, window[0], limit, spent)
         self._done[window] = change
+
+
+async def catch_up(engine: Engine, limits: LimitSet, spent: Spent) -> None:
+    """Have all windows say no less than the ledger knows. Raises StoreDown where it does not answer."""
+    for position in limits.windows:
+        await _catch_up(engine, limits.shard, limits.limits[position], spent)
 
 
 async def _catch_up(engine: Engine, shard: str, limit: Limit, spent: Spent) -> None:

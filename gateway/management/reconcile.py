@@ -121,7 +121,7 @@ class Reconciliation:
     async def _owners(self) -> AsyncIterator[tuple[Owner, str]]:
         """Whoever has limits, of the config file first; those win over the database's of the same name."""
         seen: set[str] = set()
-        for found, organization in _configured(self.config):
+        for found, organization in configured_owners(self.config):
             seen.add(found.id)
             yield found, organization
         for kind in _KINDS:
@@ -185,7 +185,9 @@ def _described(drift: _Drift, *, mended: bool) -> JSON:
     }
 
 
-def _configured(config: Config) -> Iterator[tuple[Owner, str]]:
+def configured_owners(config: Config) -> Iterator[tuple[Owner, str]]:
+    """Owners that a configuration names, with the organizations whose they are."""
+
     def home(team: str | None) -> str:
         found = config.teams.get(team) if team is not None else None
         return found.organization if found is not None else DEFAULT_ORGANIZATION
