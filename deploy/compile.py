@@ -22,7 +22,7 @@ adapters/anthropic/stream
 adapters/openai/deltas adapters/openai/dialect adapters/openai/frames adapters/openai/relay adapters/openai/request adapters/openai/response
 adapters/openai/stream
 gateway/answer gateway/attempts gateway/auth gateway/call gateway/continuation gateway/dispatch gateway/fleet gateway/health gateway/intake
-gateway/metered gateway/metering gateway/outgoing gateway/pipeline gateway/pricing gateway/protection gateway/recent gateway/relays
+gateway/metered gateway/metering gateway/outgoing gateway/pipeline gateway/price_book gateway/pricing gateway/protection gateway/recent gateway/relays
 gateway/reply gateway/routing gateway/server gateway/terms gateway/tiers gateway/turns
 gateway/endpoints/chat gateway/endpoints/exchange gateway/endpoints/head gateway/endpoints/routes
 gateway/limits/amounts gateway/limits/batch gateway/limits/counters gateway/limits/dispatcher gateway/limits/engine gateway/limits/estimate

@@ -26,7 +26,7 @@ from .limits.returned import changed_owners
 from .metering import Meter
 from .pipeline import Observer, Pipeline
 from .pools import Pools
-from .pricing import PriceBook
+from .price_book import PriceBook
 from .protection import Protection
 from .ramps import Ramps
 from .routing import Router

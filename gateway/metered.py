@@ -347,9 +347,8 @@ class Metered:
         requests = 1 if record.ran else 0
         served = record.served_tier or (self._booked is NOTHING_USED and billed_tier(record)) or self.tier
         if requests and record.attempts[-1].served_tier is None:
-            record.attempts[
-                -1
-            ].served_tier = served  # a failure that cost nothing: its row counts where the counter does
+            last = record.attempts[-1]
+            last.served_tier = served  # a failure that cost nothing: its row counts where the counter does
         if served == self.tier and self.growth is NO_GROWTH and self._booked is NOTHING_USED:  # nearly always
             usage = record.usage
             self._reservation.use(requests, usage.prompt_tokens, usage.completion_tokens, record.cost, usage.cache_read)

@@ -11,7 +11,8 @@ from .limits import Limiter
 from .limits.estimate import Bound, Estimator
 from .limits.rules import LimitSet
 from .pools import Pools
-from .pricing import Bounds, Price, PriceBook, Rates, cost, cost_at, most
+from .price_book import PriceBook
+from .pricing import Bounds, Price, Rates, cost, cost_at, most
 from .ramps import Ramps
 from .settlement import Ledger
 from .tiers import AttemptTier

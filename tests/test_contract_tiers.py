@@ -9,7 +9,8 @@ import pytest_asyncio
 
 from adapters.usage import Usage
 from config.schema import Deployment, Price
-from gateway.pricing import PriceList, cost, from_config
+from gateway.price_list import PriceList, from_config
+from gateway.pricing import cost
 
 from .contract import Contract, Reply, contract
 from .running import KEY, PRICE, deployment

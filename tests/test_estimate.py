@@ -20,7 +20,8 @@ from adapters.usage import Usage
 from config import schema
 from gateway.call import Call, Deployment
 from gateway.limits.estimate import ANY_IMAGE_TOKENS, PLAIN, UNBOUNDED, Estimator
-from gateway.pricing import PriceBook, worst_case
+from gateway.price_book import PriceBook
+from gateway.pricing import worst_case
 
 from .beside import SHARED
 

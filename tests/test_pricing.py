@@ -16,22 +16,9 @@ from adapters.registry import load
 from adapters.usage import TOKEN_BUCKETS, Usage
 from config import ConfigError, schema
 from gateway.call import Deployment
-from gateway.pricing import (
-    Bounds,
-    Price,
-    PriceBook,
-    PriceList,
-    TierPrice,
-    affordable_output,
-    check,
-    cost,
-    differences,
-    from_config,
-    from_row,
-    most,
-    within,
-    worst_case,
-)
+from gateway.price_book import PriceBook
+from gateway.price_list import PriceList, check, differences, from_config, from_row
+from gateway.pricing import Bounds, Price, TierPrice, affordable_output, cost, most, within, worst_case
 
 from .beside import SHARED
 

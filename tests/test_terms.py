@@ -17,7 +17,8 @@ from gateway.limits import Limiter
 from gateway.limits.estimate import Estimator
 from gateway.metering import Meter, Metered
 from gateway.pools import Pools
-from gateway.pricing import PriceBook, cost
+from gateway.price_book import PriceBook
+from gateway.pricing import cost
 from gateway.ramps import Ramps
 from gateway.routing import Router
 

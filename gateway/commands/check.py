@@ -10,7 +10,7 @@ from config import ConfigError, load
 
 from ..deployments import routes
 from ..effective import effective
-from ..pricing import PriceBook
+from ..price_book import PriceBook
 
 
 @click.command("check")

@@ -19,7 +19,7 @@ from ..limits import Limiter
 from ..limits.estimate import Estimator
 from ..metering import Meter
 from ..pools import Pools
-from ..pricing import PriceBook
+from ..price_book import PriceBook
 from ..ramps import Ramps
 from ..routing import Router
 

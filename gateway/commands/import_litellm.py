@@ -18,7 +18,7 @@ from ..errors import GatewayError, StoreUnavailable
 from ..litellm.document import Converted, convert
 from ..litellm.records import Imported, Importer
 from ..litellm.tables import plain, read
-from ..pricing import PriceBook
+from ..price_book import PriceBook
 from ..records.admin import Admin
 from ..records.database import Database, DatabaseError, explained
 from ..records.keys import Peppers

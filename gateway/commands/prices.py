@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ..pricing import Change, PriceList, check, differences, less_and_less_precise
+from ..price_list import Change, PriceList, check, differences, less_and_less_precise
 from .progress import progress
 
 SHOWN = 200

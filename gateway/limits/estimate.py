@@ -13,7 +13,8 @@ from config.schema import Config
 
 from ..call import Call, Deployment
 from ..defaults import completed
-from ..pricing import NO_CALLS, Bounds, PriceBook, affordable_output, within
+from ..price_book import PriceBook
+from ..pricing import NO_CALLS, Bounds, affordable_output, within
 
 PER_MESSAGE = 16
 """Tokens that a provider puts around one message: role, separators."""

@@ -189,6 +189,7 @@ class Limiter:
 
     async def close(self) -> None:
         """Settle what is queued; raises nothing."""
+        await self.changes.close()
         await self._local.close()
         await self.engine.close()
 

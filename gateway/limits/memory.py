@@ -59,6 +59,7 @@ class MemoryEngine:
     async def close(self) -> None:
         if self._sweeper is not None:
             self._sweeper.cancel()
+        await self._seeding.close()
 
     def reserve_now(self, rid: str, limits: LimitSet, need: Vector) -> Granted | Refused | None:
         bound = self._bound.get(limits)

@@ -60,6 +60,10 @@ class Changes:
                 )
         limits.checked = number
 
+    async def close(self) -> None:
+        """End what still compares."""
+        await self._together.close()
+
     async def _caught_up(self, window: Window, change: int, engine: Engine, limit: Limit, spent: Spent) -> None:
         await _catch_up(engine, window[0], limit, spent)
         self._done[window] = change

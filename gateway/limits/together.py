@@ -22,6 +22,14 @@ class Together:
             task.add_done_callback(lambda done: self._is_over(what, done))
         await asyncio.shield(task)
 
+    async def close(self) -> None:
+        """End what runs; its stores are about to close."""
+        running = list(self._running.values())
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
+
     def _is_over(self, what: Hashable, done: "asyncio.Task[None]") -> None:
         del self._running[what]
         if not done.cancelled():
