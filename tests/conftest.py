@@ -1,7 +1,6 @@
 """The few fixtures that most tests share."""
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -38,12 +37,6 @@ def pytest_asyncio_loop_factories(item: pytest.Function) -> Loops:
     """A module that names ``LOOPS`` has its tests run on each of them."""
     loops: Loops = getattr(cast("ModuleType", item.module), "LOOPS", {"asyncio": asyncio.new_event_loop})
     return loops
-
-
-def pytest_collection_finish() -> None:
-    """What was loaded stays; to look through all of it takes half a second each time, in which an event loop stands still."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -141,6 +141,7 @@ async def leaves_nothing(asks: Sequence[Ask], **sections: Any) -> Counter[str]:
             left = garbage()
         finally:
             gc.enable()
+            gc.unfreeze()
         asked = Counter(f"{entry.dialect} {entry.model}" for entry in upstream.journal)
     assert not left, left
     return asked
