@@ -346,8 +346,7 @@ class Metered:
         """Replace what is still reserved by what all attempts used, less what was booked elsewhere."""
         requests = 1 if record.ran else 0
         served = record.served_tier or (self._booked is NOTHING_USED and billed_tier(record)) or self.tier
-        if requests and record.attempts[-1].served_tier is None:
-            last = record.attempts[-1]
+        if requests and (last := record.attempts[-1]).served_tier is None:
             last.served_tier = served  # a failure that cost nothing: its row counts where the counter does
         if served == self.tier and self.growth is NO_GROWTH and self._booked is NOTHING_USED:  # nearly always
             usage = record.usage

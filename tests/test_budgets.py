@@ -24,7 +24,7 @@ from config.schema import Redis as RedisOptions
 from gateway.auth import configured_keys
 from gateway.limits import Threshold
 from gateway.limits.rules import Rules
-from gateway.observers.budgets import BudgetObserver
+from gateway.observers.budgets import BudgetObserver, message
 from gateway.observers.told import Told
 
 from .running import KEY, running
@@ -162,7 +162,7 @@ async def test_while_redis_is_away_a_threshold_is_told_all_the_same() -> None:
     told = Told(RedisOptions(url=SecretStr(f"redis://127.0.0.1:{free_port()}"), timeout=1))
     async with receiving() as (receiver, url), ClientSession() as session:
         observer = BudgetObserver(CollectorRegistry(), session, url, told)
-        observer.passed(Threshold("k:test", "budget.day", 50, 5, 10))
+        observer.passed(Threshold("k:test", "budget.day", 50, 5, 10, "acme"))
         await observer.close()
     assert [m["percent"] for m in receiver.messages] == [50]
 
@@ -227,3 +227,11 @@ def test_a_window_and_its_overdraft_must_be_countable_together() -> None:
     assert Budget(day=Decimal(9_000_000), overdraft=Decimal(0))
     with pytest.raises(ValueError, match="overdraft must not be more than 9000000"):
         Budget(day=Decimal(1), month=Decimal(9_000_000), overdraft=Decimal("0.01"))
+
+
+def test_messages_about_another_budget_have_another_id() -> None:
+    """Else the one that is told second would count as told."""
+    first = Threshold("t:a", "budget.month", 80, 8, 10, "acme")
+    others = [first._replace(shard="umbrella"), first._replace(cap=20), first._replace(percent=100)]
+    assert message(first)["id"] == message(first._replace(spent=9))["id"]
+    assert len({message(one)["id"] for one in (first, *others)}) == 4

@@ -174,6 +174,28 @@ async def test_requests_that_come_together_ask_the_ledger_once_and_the_first_may
     assert asked == 1
 
 
+async def test_a_question_that_nobody_waits_for_ends_with_its_engine(clock: Clock) -> None:
+    """The database that it asks is closed next."""
+    ended = False
+
+    async def spent(shard: str, scope: str, start: int, end: int) -> Amounts:
+        nonlocal ended
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended = True
+        raise AssertionError("nobody waits so long")
+
+    e = engine(clock, spent=spent)
+    waiting = asyncio.create_task(e.reserve("r", limits(limit("budget.day", 100)), (1, 0, 0, 0, 10, 1)))
+    await asyncio.sleep(0.01)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert not ended
+    await e.close()
+    assert ended
+
+
 class Book:
     """A ledger that has the row of a debit as soon as it is made, and a budget that begins with what it knows."""
 

@@ -21,6 +21,8 @@ class Threshold(NamedTuple):
     percent: int
     spent: int
     cap: int
+    shard: str
+    """Whose it is: an organization's team may have the name of another's."""
 
 
 class Thresholds:
@@ -77,7 +79,7 @@ class Thresholds:
             if spent < before_spent and window != told_in:
                 before = 0  # within a window what one lease knows may be less than what another told
             if percent > before:
-                yield Threshold(limit.scope, NAMES[limit.field], percent, spent, limit.cap)
+                yield Threshold(limit.scope, NAMES[limit.field], percent, spent, limit.cap, shard)
             if percent or known is not None:
                 self._remember(key, (spent, max(percent, before), window))
 

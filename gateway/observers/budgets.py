@@ -140,7 +140,7 @@ def message(threshold: Threshold) -> dict[str, Any]:
     now = time.time_ns() // 1_000_000
     period = FIELDS[threshold.budget].period
     since = start(period, window(period, now)) // 1000
-    name = f"{threshold.scope} {threshold.budget} {since} {threshold.percent}"
+    name = f"{threshold.shard} {threshold.scope} {threshold.budget} {since} {threshold.percent} {threshold.cap}"
     return {
         "id": hashlib.sha256(name.encode()).hexdigest()[:32],
         "event": "budget.threshold",
