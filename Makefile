@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# What is started many times, as the tests do, is not to be read anew each time.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: compiled test-compiled newcomer run test lint format bench bench-check bench-peers bench-resources bench-workers soak bench-table simulate-tiers records limits chaos overload clients clients-fast conformance fuzz oracle generated image-check docs clean
 

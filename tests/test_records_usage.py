@@ -246,10 +246,10 @@ async def test_no_question_reads_the_whole_ledger(database: Database) -> None:
 
     now = int(NOW)
     usage = UsageStore(database, clock=lambda: NOW)
-    await fill_ledger(database, 150_000, now)
+    await fill_ledger(database, 60_000, now)
     while await usage.roll_up():
         pass
-    await fill_ledger(database, 500, now, first=150_000)
+    await fill_ledger(database, 500, now, first=60_000)
     await analyse(database)
     statements: list[tuple[str, Any]] = []
 

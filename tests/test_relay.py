@@ -101,9 +101,10 @@ def test_usage_told_in_every_chunk_is_told_once_to_who_asked_in_any_split(
     body = b"".join([ROLE, *before, *under_way, counted({}, 8, "stop"), last, DONE])
     if blanks:
         body = body.replace(b'":', b'": ').replace(b',"', b', "')
+    byte_by_byte = [body[at : at + 1] for at in range(len(body))]
     cuts = [[body[:at], body[at:]] for at in range(len(body))]
     outcomes = set()
-    for pieces in [[body], *splits(body), *cuts]:
+    for pieces in [[body], byte_by_byte, *cuts]:
         raw, usage, _ = through(pieces, include_usage, 1)
         lines = [line[6:] for line in raw.split(b"\n") if line.startswith(b"data: {")]
         outcomes.add((*map(in_one_form, lines), usage))
