@@ -361,9 +361,13 @@ def _csv_lines(rows: Sequence[Any], _first: bool) -> bytes:
     return text.getvalue().encode()
 
 
+_FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+"""What begins a formula; the last four are the wide ones of East Asian keyboards."""
+
+
 def _cell(value: Any) -> Any:
     """Spreadsheets run what begins like a formula; a leading apostrophe keeps it text."""
-    return "'" + value if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    return "'" + value if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 _CSV_HEADER = (",".join(_EXPORTED) + "\r\n").encode()
