@@ -22,7 +22,8 @@ from config.schema import Config
 from config.schema import Database as Options
 from gateway.records.cache import KeyCache
 from gateway.records.database import Database
-from gateway.records.keys import KeyStore, Peppers, generate
+from gateway.records.digests import Peppers, generate
+from gateway.records.keys import KeyStore
 from gateway.records.stored import StoredCompletions
 from gateway.records.stored_shapes import Page
 from gateway.records.usage import Filter, UsageStore

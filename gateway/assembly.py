@@ -29,9 +29,10 @@ from .records.admin import Admin
 from .records.audit import AuditLog
 from .records.cache import KeyCache
 from .records.database import Database, DatabaseError
+from .records.digests import Peppers
 from .records.housekeeping import Housekeeper
 from .records.idempotency import IdempotencyStore, MemoryIdempotency, secret_of
-from .records.keys import KeyStore, Peppers
+from .records.keys import KeyStore
 from .records.ledger import Ledger
 from .records.spent import spent_in
 from .records.stored import StoredCompletions

@@ -16,8 +16,9 @@ from gateway.records.admin import Admin
 from gateway.records.audit import AuditLog
 from gateway.records.cache import KeyCache
 from gateway.records.database import Database
+from gateway.records.digests import Peppers, generate, is_well_formed, sha256_digest
 from gateway.records.grants import Actor
-from gateway.records.keys import KeyStore, Peppers, generate, is_well_formed, sha256_digest
+from gateway.records.keys import KeyStore
 
 PEPPERS = Peppers(["p" * 32])
 OPS = Actor("ops", request_id="req_1")

@@ -18,7 +18,8 @@ from sqlalchemy import Column, Connection, MetaData, String, Table, create_engin
 from config.schema import Database as DatabaseOptions
 from gateway.errors import StoreUnavailable
 from gateway.records.database import Database, DatabaseError, _config, _migrate, explained, head
-from gateway.records.keys import KeyStore, sha256_digest
+from gateway.records.digests import sha256_digest
+from gateway.records.keys import KeyStore
 from gateway.records.tables import (
     DIMENSIONS,
     FIRST_ROWS,

@@ -15,11 +15,13 @@ from sqlalchemy import insert, text, update
 from config.loader import parse
 from config.schema import Config, Limits, Owner
 from gateway.errors import InvalidRequest, StoreUnavailable
+from gateway.records import digests as d
 from gateway.records import keys as k
 from gateway.records.cache import KeyCache
 from gateway.records.database import Database
+from gateway.records.digests import Peppers
 from gateway.records.direct import Rows
-from gateway.records.keys import KeySettings, KeyStore, Peppers
+from gateway.records.keys import KeySettings, KeyStore
 from gateway.records.tables import changes, key_digests, keys, organizations, teams
 
 PEPPER, OLD_PEPPER = "p" * 32, "o" * 32
@@ -64,40 +66,40 @@ class Queries:
 
 
 def test_S_01_keys_have_256_bits_and_a_checksum() -> None:
-    made = {k.generate() for _ in range(2000)}
+    made = {d.generate() for _ in range(2000)}
     assert len(made) == 2000
-    assert all(k.is_well_formed(key) and k.PATTERN.fullmatch(key) and len(key) == 55 for key in made)
+    assert all(d.is_well_formed(key) and d.PATTERN.fullmatch(key) and len(key) == 55 for key in made)
     bodies = "".join(key[6:49] for key in made)
-    assert set(bodies) == set(k._ALPHABET)
-    assert 62**k._BODY > 2**256 > 62 ** (k._BODY - 1)
+    assert set(bodies) == set(d._ALPHABET)
+    assert 62**d._BODY > 2**256 > 62 ** (d._BODY - 1)
 
 
-@given(position=st.integers(6, 54), letter=st.sampled_from(k._ALPHABET))
+@given(position=st.integers(6, 54), letter=st.sampled_from(d._ALPHABET))
 def test_S_01_every_single_typing_error_is_found_offline(position: int, letter: str) -> None:
-    key = k.generate()
+    key = d.generate()
     typed = key[:position] + letter + key[position + 1 :]
-    assert k.is_well_formed(typed) == (typed == key)
+    assert d.is_well_formed(typed) == (typed == key)
 
 
-@given(st.text(max_size=80) | st.from_regex(k.PATTERN, fullmatch=True))
+@given(st.text(max_size=80) | st.from_regex(d.PATTERN, fullmatch=True))
 def test_S_01_nothing_but_a_generated_key_is_well_formed(text: str) -> None:
-    assert not k.is_well_formed(text) or text[-6:] == k._base62(zlib.crc32(text[:-6].encode()), 6)
+    assert not d.is_well_formed(text) or text[-6:] == d._base62(zlib.crc32(text[:-6].encode()), 6)
     assert isinstance(PEPPERS.digests(text), tuple)
 
 
 def test_S_02_digests_depend_on_key_and_pepper() -> None:
-    key = k.generate()
+    key = d.generate()
     current = PEPPERS.digest(key)
     assert current.startswith("hmac:")
-    assert current != Peppers([OLD_PEPPER]).digest(key) != Peppers([OLD_PEPPER]).digest(k.generate())
-    assert PEPPERS.digests(key) == (current, Peppers([OLD_PEPPER]).digest(key), k.sha256_digest(key))
+    assert current != Peppers([OLD_PEPPER]).digest(key) != Peppers([OLD_PEPPER]).digest(d.generate())
+    assert PEPPERS.digests(key) == (current, Peppers([OLD_PEPPER]).digest(key), d.sha256_digest(key))
     with pytest.raises(InvalidRequest, match="pepper"):
         Peppers([]).digest(key)
 
 
 async def test_S_03_one_parameterised_query_finds_a_key(database: Database) -> None:
     queries = Queries(database)
-    key = k.generate()
+    key = d.generate()
     await add_key(database, PEPPERS.digest(key))
     queries.texts.clear()
     record = await KeyStore(database).lookup(*PEPPERS.digests(key))
@@ -168,7 +170,7 @@ def test_keys_of_the_config_file_need_no_database() -> None:
           - {name: two, digest: "sha256:%s", blocked: true}
     """ % ("0" * 64))  # fmt: skip
     records = k.configured(config)
-    one, two = records[k.sha256_digest("a-key-of-the-config-file")], records["sha256:" + "0" * 64]
+    one, two = records[d.sha256_digest("a-key-of-the-config-file")], records["sha256:" + "0" * 64]
     assert [owner.id for owner in one.principal.owners] == ["k:one", "t:blue"]
     assert one.is_usable(1.8e9)
     assert not one.is_usable(1.9e9)
@@ -176,25 +178,25 @@ def test_keys_of_the_config_file_need_no_database() -> None:
 
 
 async def test_S_04_a_cached_key_needs_no_query(database: Database, cache: KeyCache) -> None:
-    key = k.generate()
+    key = d.generate()
     await add_key(database, PEPPERS.digest(key))
     queries = Queries(database)
     for _ in range(5):
         principal = await cache.principal(key)
         assert principal is not None
     for _ in range(5):
-        assert await cache.principal(k.generate()[:-1] + "?") is None
+        assert await cache.principal(d.generate()[:-1] + "?") is None
     assert len(queries.texts) == 1
 
 
 async def test_S_04_what_is_told_at_once_is_what_a_look_up_tells(database: Database, cache: KeyCache) -> None:
     now = time.time()
     cache._clock = lambda: now
-    good, ending = k.generate(), k.generate()
+    good, ending = d.generate(), d.generate()
     await add_key(database, PEPPERS.digests(good)[0])
     await add_key(database, PEPPERS.digests(ending)[0], "key_2", expires=now + 5)
     await cache.poll()
-    for key in (good, ending, k.generate(), "sk-of-nobody", "sk-sl-malformed", "sk-\udcff", "sk-sl-\udcff"):
+    for key in (good, ending, d.generate(), "sk-of-nobody", "sk-sl-malformed", "sk-\udcff", "sk-sl-\udcff"):
         assert cache.cached(key) is None, "nobody has asked for it yet"
         found = await cache.principal(key)
         assert cache.cached(key) is found
@@ -207,27 +209,27 @@ async def test_S_04_what_is_told_at_once_is_what_a_look_up_tells(database: Datab
 
 async def test_S_04_keys_that_share_a_prefix_are_different_keys(database: Database, cache: KeyCache) -> None:
     ours = "prefix" * 8 + "1"
-    await add_key(database, k.sha256_digest(ours))
+    await add_key(database, d.sha256_digest(ours))
     assert await cache.principal(ours) is not None
     assert await cache.principal("prefix" * 8 + "2") is None
 
 
 async def test_S_04_unknown_keys_are_remembered_within_bounds(database: Database, cache: KeyCache) -> None:
     queries = Queries(database)
-    unknown = k.generate()
+    unknown = d.generate()
     for _ in range(3):
         assert await cache.principal(unknown) is None
     assert len(queries.texts) == 1
     small = KeyCache(database, KeyStore(database), PEPPERS, size=10)
     for number in range(30):
-        await add_key(database, k.sha256_digest(f"many-{number}"), f"key_{number}")
+        await add_key(database, d.sha256_digest(f"many-{number}"), f"key_{number}")
         assert await small.principal(f"many-{number}") is not None
     assert len(small._known) == 10
 
 
 async def test_requests_for_one_key_share_one_look_up(database: Database, cache: KeyCache) -> None:
     """Also when the request that began it is cancelled."""
-    key = k.generate()
+    key = d.generate()
     await add_key(database, PEPPERS.digest(key))
     queries = Queries(database)
     requests = [asyncio.create_task(cache.principal(key)) for _ in range(50)]
@@ -241,7 +243,7 @@ async def test_requests_for_one_key_share_one_look_up(database: Database, cache:
 
 async def test_many_keys_at_once_are_looked_up_at_once(database: Database, cache: KeyCache) -> None:
     """Also the very first ones, which find no connection yet."""
-    made = [k.generate() for _ in range(100)]
+    made = [d.generate() for _ in range(100)]
     for number, key in enumerate(made):
         await add_key(database, PEPPERS.digest(key), f"key_{number}")
     found = await asyncio.gather(*(cache.principal(key) for key in made))
@@ -249,7 +251,7 @@ async def test_many_keys_at_once_are_looked_up_at_once(database: Database, cache
 
 
 async def test_connections_that_the_server_closed_cost_no_look_up(database: Database, cache: KeyCache) -> None:
-    keys_made = [k.generate() for _ in range(4)]
+    keys_made = [d.generate() for _ in range(4)]
     for number, key in enumerate(keys_made):
         await add_key(database, PEPPERS.digest(key), f"key_{number}")
     assert await cache.principal(keys_made[0]) is not None
@@ -266,8 +268,8 @@ async def test_connections_that_the_server_closed_cost_no_look_up(database: Data
 async def test_S_05_expiry_is_checked_at_every_use(database: Database) -> None:
     now = [1000.0]
     cache = KeyCache(database, KeyStore(database), PEPPERS, clock=lambda: now[0])
-    await add_key(database, k.sha256_digest("key"), expires=1010.0)
-    await add_key(database, k.sha256_digest("rotated"), "key_2", digest_expires=1005.0)
+    await add_key(database, d.sha256_digest("key"), expires=1010.0)
+    await add_key(database, d.sha256_digest("rotated"), "key_2", digest_expires=1005.0)
     assert await cache.principal("key") is not None
     assert await cache.principal("rotated") is not None
     now[0] = 1005.0
@@ -285,7 +287,7 @@ async def test_S_05_another_replica_sees_a_change_within_a_second(
     async with database.write() as connection:
         row = {"organization": "default", "settings": "{}", "blocked": False, "created": 0, "updated": 0}
         await connection.execute(insert(teams).values(id="blue", **row))
-    await add_key(database, k.sha256_digest("key"), team="blue")
+    await add_key(database, d.sha256_digest("key"), team="blue")
     assert await cache.principal("key") is not None
     async with database.write() as connection:
         await connection.execute(update(keys).values(blocked=True))
@@ -301,7 +303,7 @@ async def test_S_05_a_new_key_is_seen_within_a_second_though_it_was_unknown(
     database: Database, cache: KeyCache
 ) -> None:
     assert await cache.principal("key") is None
-    await add_key(database, k.sha256_digest("key"))
+    await add_key(database, d.sha256_digest("key"))
     async with database.write() as connection:
         await connection.execute(insert(changes).values(kind="key", target="key_1", at=time.time()))
     began = time.monotonic()
@@ -311,7 +313,7 @@ async def test_S_05_a_new_key_is_seen_within_a_second_though_it_was_unknown(
 
 
 async def test_a_look_up_older_than_a_change_is_not_kept(database: Database, cache: KeyCache) -> None:
-    await add_key(database, k.sha256_digest("key"))
+    await add_key(database, d.sha256_digest("key"))
     looking = asyncio.create_task(cache.principal("key"))
     await asyncio.sleep(0)
     cache._apply({("team", "whatever")})
@@ -321,7 +323,7 @@ async def test_a_look_up_older_than_a_change_is_not_kept(database: Database, cac
 
 async def test_cached_keys_outlive_the_database_for_a_while(tmp_path: Path, database: Database) -> None:
     now = [1000.0]
-    await add_key(database, k.sha256_digest("key"))
+    await add_key(database, d.sha256_digest("key"))
     cache = KeyCache(database, KeyStore(database), PEPPERS, clock=lambda: now[0], ttl=60)
     assert await cache.principal("key") is not None
     async with database.write() as connection:

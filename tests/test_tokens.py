@@ -21,8 +21,9 @@ from gateway.management.operation import Asked
 from gateway.management.owners import Owners
 from gateway.records.admin import Admin
 from gateway.records.database import Database
+from gateway.records.digests import Peppers
 from gateway.records.grants import Actor
-from gateway.records.keys import KeyStore, Peppers
+from gateway.records.keys import KeyStore
 from gateway.records.resources import KINDS, KindName
 
 from .running import deployment, running

@@ -21,7 +21,7 @@ from ..litellm.tables import plain, read
 from ..price_book import PriceBook
 from ..records.admin import Admin
 from ..records.database import Database, DatabaseError, explained
-from ..records.keys import Peppers
+from ..records.digests import Peppers
 from .operator import dollars
 from .progress import progress
 

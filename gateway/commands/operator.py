@@ -19,8 +19,8 @@ from ..management.operation import JSON, Asked, Download
 from ..records.admin import Admin
 from ..records.audit import AuditLog
 from ..records.database import Database, DatabaseError, explained
+from ..records.digests import Peppers
 from ..records.grants import Actor
-from ..records.keys import Peppers
 from ..records.usage import UsageStore
 
 T = TypeVar("T")

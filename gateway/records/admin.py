@@ -21,9 +21,10 @@ from config.schema import Config
 from ..errors import Conflict, GatewayError, InvalidRequest, ResourceNotFound, StoreUnavailable
 from .audit import AuditLog
 from .database import Database, sql_text
+from .digests import Peppers, generate, preview
 from .engine import Connection
 from .grants import Actor, check_extension, check_grant, check_reach, counted_toward
-from .keys import DEFAULT_ORGANIZATION, Peppers, Place, generate, preview
+from .keys import DEFAULT_ORGANIZATION, Place
 from .resources import (
     JSON,
     KINDS,

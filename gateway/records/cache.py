@@ -15,7 +15,8 @@ from sqlalchemy import bindparam, func, select
 from ..call import Principal
 from ..errors import StoreUnavailable
 from .database import Database
-from .keys import KeyRecord, KeyStore, Peppers, sha256_digest
+from .digests import Peppers, sha256_digest
+from .keys import KeyRecord, KeyStore
 from .tables import changes
 
 log = logging.getLogger(__name__)
