@@ -312,6 +312,28 @@ def test_an_event_of_several_lines_is_one_line_where_it_is_read(at: int) -> None
     assert [chunk["choices"] for chunk in told] == [json.loads(f[6:])["choices"] for f in (ROLE, TEXT, END, USAGE)]
 
 
+@pytest.mark.parametrize("together", [1, 4])
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        (b'"usage":null}', b'"usage":null,"error":null}'),
+        (b'"choices":[{"index":0,"delta":{"content":"c"},"logprobs":null,"finish_reason":null}],', b'"choices":null,'),
+        (b'"choices":[{"index":0,"delta":{"content":"c"},"logprobs":null,"finish_reason":null}],', b""),
+        (b'"delta":{"content":"c"}', b'"delta":null'),
+        (b'"delta":{}', b'"delta":null'),
+    ],
+)
+def test_C_347_348_nulls_that_break_clients_do_not_go_through(good: bytes, bad: bytes, together: int) -> None:
+    frames = [ROLE, TEXT, *[frame({"content": word}) for word in "abcdef"], END, USAGE, DONE]
+    sent = [told.replace(good, bad) for told in frames]
+    assert sent != frames
+    r = relay()
+    raw = b"".join([r.feed(b"".join(sent[at : at + together])) for at in range(0, len(sent), together)]) + r.close()
+    assert stream_problems(raw, include_usage=True, obfuscation=False) == []
+    assert b'"error"' not in raw
+    assert r.usage == Usage(input=1, output=2)
+
+
 WORDS = ["all", " work", " and", " no", " play", ' "makes"', " J\u00e4ck", " dull", "\n"]
 PIECES = ['{"', "city", '":"', "Par", "is", '"}']
 CALLED = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "get", "arguments": ""}}

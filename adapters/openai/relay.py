@@ -17,7 +17,7 @@ from ..interface import JSON, ServedTier, told_or_default
 from ..jsonio import dumps, loads
 from ..sse import BOM, MAX_EVENT_BYTES
 from ..usage import Usage
-from .deltas import answers, said, size_of
+from .deltas import answers, had_nulls, said, size_of
 from .dialect import Dialect, read_usage, served_tier, told_usage
 from .frames import Shape, opened, payload, shape_of
 from .response import failure, shortened
@@ -310,18 +310,19 @@ class Relay:
             raise ProviderError(ErrorKind.PROTOCOL, "The upstream sent an event that is not a chunk.")
         if (error := failure(chunk, event)) is not None:
             raise embedded_error(error)
+        changed = had_nulls(chunk)
         if (tier := served_tier(self._dialect, chunk.get("service_tier"))) is not None:
             self.served_tier = tier
         if not self._named:
             self._name_tier(chunk)
         if self._calm not in data or not self._silent:
             self._see_calm(data)
-        choices = chunk.get("choices") or []
+        choices = chunk["choices"]
         if ends := [reason for choice in choices if (reason := choice.get("finish_reason"))]:
             self._ends(chunk, ends)
         self.started = self.started or answers(choices)
         self._count(frame, chunk, choices)
-        if self.called_tools and shortened(choices):
+        if (self.called_tools and shortened(choices)) or changed:
             plain = b"data: " + dumps(chunk) + b"\n\n"
         if given := told_usage(chunk):
             return self._usage(chunk, choices, given)
