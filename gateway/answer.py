@@ -264,11 +264,9 @@ class Chat:
         """Read a complete answer; raises ProviderError where it is none."""
         answer = deployment.adapter.parse(body, sent)
         served = tier.served(answer.served_tier)
-        if answer.body is not None and answer.served_tier == served:
+        if answer.body is not None and answer.served_tier == served and len(answer.completion["choices"]) >= call.n:
             return WholeAnswer(deployment, sent, answer.body, answer.usage, tier, served, answer.completion)
         completion = _lawful(replace(answer, served_tier=served), call, deployment)
-        if len(completion["choices"]) < call.n:
-            raise ProviderError(ErrorKind.PROTOCOL, "The upstream returned fewer choices than were asked for.")
         return WholeAnswer(deployment, sent, orjson.dumps(completion), answer.usage, tier, served, completion)
 
 

@@ -93,10 +93,10 @@ def unforeseen(error: Exception) -> ProviderError:
 
 def to_gateway_error(error: ProviderError, *, tried: int = 1) -> GatewayError:
     """The error that a client is told; the SDK's own retries are declined after several of ours, and where we make none."""
-    ours = isinstance(error, NotSent)
+    foreign = error.kind in MESSAGES and not isinstance(error, NotSent)
     made = CLASSES[error.kind](
-        error.message if ours else MESSAGES.get(error.kind, error.message),
-        param=error.param or PARAMS.get(error.kind),
+        MESSAGES[error.kind] if foreign else error.message,
+        param=(None if foreign else error.param) or PARAMS.get(error.kind),
         code=(error.code if error.kind in THEIR_CODES else None) or CODES.get(error.kind),
         retry_after=error.retry_after,
     )

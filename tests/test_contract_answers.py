@@ -60,8 +60,13 @@ async def test_C_264_choices_are_as_many_as_asked_in_order(sluice: Contract) -> 
 async def test_C_285_fewer_choices_are_never_returned_silently(sluice: Contract) -> None:
     refused = await sluice.ask("anthropic-echo", n=2)
     assert (refused.status, refused.error["param"], refused.error["code"]) == (400, "n", "unsupported_parameter")
-    sluice.says("verbatim-1", completion({"content": "only one"}))
-    assert (await sluice.ask("verbatim-1", n=2)).status == 502
+    lacking = completion({"content": "only one", "refusal": None, "annotations": []})
+    lacking["choices"][0]["logprobs"] = None
+    for body in (lacking, {**lacking, "service_tier": "default", "system_fingerprint": None}):  # the latter is relayed
+        sluice.says("verbatim-1", body)
+        assert (await sluice.ask("verbatim-1")).status == 200
+        for model in ("verbatim-1", "mended-1"):
+            assert (await sluice.ask(model, n=2)).status == 502, model
 
 
 @pytest.mark.parametrize(

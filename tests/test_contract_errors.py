@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -24,9 +25,11 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 DENSE = "sk-sl-dense-0123456789abcdef"
 POOR = "sk-sl-poor-0123456789abcdef"
 NARROW = "sk-sl-narrow-0123456789abcdef"
+WIDE = "sk-sl-wide-0123456789abcdef"
 KEYS = [
     {"name": "test", "key": KEY},
     {"name": "dense", "key": DENSE, "limits": {"rpm": 2, "tpm": 20_000}},
+    {"name": "wide", "key": WIDE, "limits": {"tpm": 20_000}},
     {"name": "poor", "key": POOR, "limits": {"budget": {"total": "0.000001"}}},
     {"name": "narrow", "key": NARROW, "models": ["openai-*"], "tiers": {"allowed": ["default"]}},
 ]
@@ -78,6 +81,8 @@ async def test_C_360_361_362_374_395_396_399_400_each_failure_has_its_error(dial
     for script, reply in replies.items():
         error = reply.error  # checks the four keys, their types and the content type
         assert (reply.status, error["type"], error["code"]) == FAILURES[script], script
+        # The rest is about the gateway's request, not about the client's.
+        assert reply.status == 400 or error["param"] is None, script
         assert reply.headers["x-request-id"].startswith("req_"), script
 
 
@@ -232,6 +237,30 @@ async def test_C_388_389_390_425_430_431_432_433_435_rate_limits(sluice: Contrac
     assert 1 <= int(seconds) <= 30
     assert int(seconds) - 1 <= int(milliseconds) / 1000 <= int(seconds)
     assert "x-should-retry" not in refused.headers  # a short wait: the SDK may
+
+
+async def test_C_389_431_tokens_that_others_hold_are_told_with_a_time(sluice: Contract) -> None:
+    url, body = f"{sluice.gateway.url}/v1/chat/completions", {"messages": [USER], "max_completion_tokens": 19_000}
+    async with sluice.http.post(
+        url, json={"model": "openai-endless", "stream": True, **body}, headers=bearing(WIDE)
+    ) as held:
+        await held.content.readany()
+        refusals = [
+            await sluice.ask("openai-ok", headers=bearing(WIDE), max_completion_tokens=19_000, stream=stream)
+            for stream in (False, True)
+        ]
+        held.close()
+    for refused in refusals:
+        assert (refused.status, refused.error["type"], refused.error["code"]) == (429, "tokens", "rate_limit_exceeded")
+        counts = r"\(TPM\): Limit (\d+), Used (\d+), Requested (\d+)\. Please try again in "
+        found = re.search(counts, refused.error["message"])
+        assert found is not None
+        limit, used, requested = map(int, found.groups())
+        assert limit == 20_000
+        assert requested >= 19_000
+        assert used + requested > limit
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        assert "x-should-retry" not in refused.headers
 
 
 async def test_C_391_405_436_a_spent_budget_is_told_once_and_costs_nothing(sluice: Contract) -> None:

@@ -98,7 +98,7 @@ async def test_C_468_475_priority_has_no_limits_of_its_own_unless_configured(slu
     assert left == sorted(left, reverse=True)
     assert len(set(left)) == 4  # one bucket for both
     reply, _ = await ask(sluice, MEASURED, service_tier="priority")
-    assert reply.body["service_tier"] == "priority"  # whatever the growth: the ramp rule is the provider's
+    assert reply.body["service_tier"] == "priority"  # whatever the growth, where no `ramp` is set
 
 
 async def test_C_474_a_policy_may_forbid_a_tier(sluice: Contract) -> None:

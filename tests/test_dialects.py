@@ -5,6 +5,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+import aiohttp
 import openai
 import pytest
 from aiohttp import web
@@ -17,7 +18,9 @@ from gateway.demo.answer import vectors
 from gateway.demo.gemini import SIGNATURE
 from gateway.upstream.head import locate
 
+from .contract import Contract
 from .dialects import DIALECTS, EMBEDDERS, each, every_dialect
+from .replay import completion_problems, stream_problems
 from .running import deployment, running
 from .test_active_health import server
 from .test_flow import ASK, client
@@ -123,6 +126,39 @@ async def test_usage_is_the_providers_own_on_every_dialect(stream: bool) -> None
             assert (billed.prompt_tokens, billed.completion_tokens) == (100, 10), dialect
             assert told.prompt_tokens_details is not None
             assert told.prompt_tokens_details.cached_tokens == 60, dialect
+
+
+FORCED = {"tool_choice": {"type": "function", "function": {"name": "weather"}}}
+ANSWERS: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "echo": ({}, {"stop"}),
+    "parallel": ({"tools": TOOLS}, {"tool_calls"}),
+    "tools": ({"tools": TOOLS, **FORCED}, {"stop"}),
+    "reasoning": ({}, {"stop"}),
+    "refusal": ({}, {"stop", "content_filter"}),
+    "cached": ({}, {"stop"}),
+    "long": ({"max_completion_tokens": 3}, {"length"}),
+}
+"""Script -> what is asked, and how the answer may end."""
+
+
+async def test_C_266_283_286_314_325_329_472_473_every_dialect_streams_what_it_answers() -> None:
+    models = {f"{d}/{script}": [deployment(f"demo-{script}", d)] for d in DIALECTS for script in ANSWERS}
+    async with every_dialect(models) as (gateway, upstream, _), aiohttp.ClientSession() as http:
+        asking = Contract(gateway, upstream, http)
+        for model in models:
+            more, ends = ANSWERS[model.partition("/")[2]]
+            whole = (await asking.ask(model, **more)).body
+            reply = await asking.ask(model, stream=True, stream_options={"include_usage": True}, **more)
+            assert completion_problems(whole) == [], model
+            assert stream_problems(reply.raw, include_usage=True) == [], model
+            (choice,) = whole["choices"]
+            assert [choice["finish_reason"]] == reply.finishes, model
+            assert choice["finish_reason"] in ends, model
+            for key in ("content", "refusal", "reasoning_content"):
+                told = "".join(delta.get(key) or "" for delta in reply.deltas())
+                assert told == (choice["message"].get(key) or ""), (model, key)
+            assert reply.chunks[-1]["usage"] == whole["usage"], model
+            assert {chunk["service_tier"] for chunk in reply.chunks} == {whole["service_tier"]}, model
 
 
 async def test_credentials_come_from_their_issuers_once_and_reach_every_request() -> None:

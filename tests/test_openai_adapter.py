@@ -68,6 +68,11 @@ def test_C_334_obfuscation_is_asked_off_when_the_client_asked_so() -> None:
     assert body["stream_options"] == {"include_usage": True, "include_obfuscation": False}
 
 
+def test_C_166_a_token_limit_keeps_its_older_name_beside_a_prediction() -> None:
+    body = sent(max_tokens=5, prediction={"type": "content", "content": "x"})[1]
+    assert (body["max_tokens"], "max_completion_tokens" in body) == (5, False)
+
+
 def test_E_080_max_tokens_becomes_max_completion_tokens() -> None:
     assert sent(max_tokens=5)[1]["max_completion_tokens"] == 5
     assert sent(max_tokens=5, max_completion_tokens=6)[1]["max_completion_tokens"] == 6

@@ -210,7 +210,9 @@ USAGE: dict[bool, dict[str, Any]] = {True: {"stream_options": {"include_usage": 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("of_model", [False, True])
-async def test_C_475_priority_over_its_ramp_runs_and_bills_as_default_and_says_so(stream: bool, of_model: bool) -> None:
+async def test_C_468_475_priority_over_its_ramp_runs_and_bills_as_default_and_says_so(
+    stream: bool, of_model: bool
+) -> None:
     """The answer, each chunk, the header, the ledger, the metrics and the limits of the tier say the same."""
     rule = {"above_tpm": 170, "minutes": 15}
     keys = [

@@ -115,6 +115,34 @@ def test_usage_told_in_every_chunk_is_told_once_to_who_asked_in_any_split(
     assert include_usage or b'"usage":' not in raw
 
 
+@pytest.mark.parametrize("last", [counted({}, 9, "stop"), frame({}, "stop") + counted(None, 9)], ids=["end", "own"])
+@pytest.mark.parametrize("blanks", [True, False])
+@pytest.mark.parametrize("tier", ["flex", "priority"])
+@pytest.mark.parametrize("left_out", ["everywhere", "after the first", "in the first"])
+def test_C_326_usage_is_null_where_a_server_leaves_it_out_in_any_split(
+    left_out: str, tier: str, blanks: bool, last: bytes
+) -> None:
+    words = [frame({"content": text}) for text in ("a", '"usage":null', "usage", "b", "c", "d", "e")]
+    bare = [told.replace(b',"usage":null}\n', b"}\n") for told in words]
+    first = words[0] if left_out == "after the first" else bare[0]
+    rest = words[1:] if left_out == "in the first" else bare[1:]
+    body = b"".join([ROLE if first is words[0] else ROLE.replace(b',"usage":null', b""), first, *rest, last, DONE])
+    body = body.replace(b'"finish_reason":"stop"}],"usage":null', b'"finish_reason":"stop"}]')
+    if blanks:
+        body = body.replace(b'":', b'": ').replace(b',"', b', "')
+    outcomes = set()
+    for pieces in [[body], *splits(body), *([body[:at], body[at:]] for at in range(len(body)))]:
+        r = Relay(OPENAI, include_usage=True, served=lambda _: tier)
+        raw = b"".join([r.feed(piece) for piece in pieces]) + r.close()
+        lines = [line[6:] for line in raw.split(b"\n") if line.startswith(b"data: {")]
+        assert all(line.count(b'"usage":') == 1 for line in lines)
+        outcomes.add(tuple(map(in_one_form, lines)))
+    (chunks,) = outcomes
+    assert [json.loads(told)["usage"] is None for told in chunks] == [True] * (len(chunks) - 1) + [False]
+    assert {json.loads(told)["service_tier"] for told in chunks} == {tier}
+    assert stream_problems(raw, include_usage=True, obfuscation=False) == []
+
+
 ERROR = b'data: {"error":{"message":"gone","code":"server_is_overloaded"}}\n\n'
 BARE = b'data: {"object":"error","message":"gone","type":"x","code":503}\n\n'
 ERRORS = (ERROR, BARE, b"event: error\n" + ERROR, b'event: error\ndata: {"message":"gone"}\n\n')
@@ -260,6 +288,50 @@ def test_a_byte_order_mark_before_the_first_frame_is_nothing_in_any_split() -> N
 def test_comments_and_events_of_the_upstream_are_left_out_before_the_start() -> None:
     r = relay()
     assert r.feed(b": ping\n\nevent: message\nid: 4\n" + ROLE + TEXT) == ROLE + TEXT
+
+
+@pytest.mark.parametrize("line", ["id: 7", "retry: 100", "event: message", ": hello"])
+@pytest.mark.parametrize("together", [1, 3])
+def test_C_301_foreign_lines_of_frames_under_way_are_left_out(line: str, together: int) -> None:
+    """An ``id`` and a comment after it, such as our heartbeat, make openai-python fail."""
+    words = [frame({"content": word}) for word in ("a", "b", "c", "d", "e", "f")]
+    foreign = [line.encode() + b"\n" + told for told in (ROLE, *words, END, USAGE)]
+    r = relay()
+    raw = b"".join(r.feed(b"".join(foreign[at : at + together])) for at in range(0, len(foreign), together))
+    assert raw == b"".join([ROLE, *words, END])
+    assert (r.feed(DONE) + r.close()).startswith(USAGE[:-90])
+
+
+@pytest.mark.parametrize("at", [0, 1, 2, 3])
+def test_an_event_of_several_lines_is_one_line_where_it_is_read(at: int) -> None:
+    frames = [ROLE, TEXT, END, USAGE]
+    frames[at] = frames[at].replace(b',"choices"', b',\ndata: "choices"')
+    r = relay()
+    lines = (b"".join(map(r.feed, frames)) + r.feed(DONE) + r.close()).split(b"\n")
+    told = [json.loads(line[6:]) for line in lines if line.startswith(b"data: {")]
+    assert [chunk["choices"] for chunk in told] == [json.loads(f[6:])["choices"] for f in (ROLE, TEXT, END, USAGE)]
+
+
+@pytest.mark.parametrize("together", [1, 4])
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        (b'"usage":null}', b'"usage":null,"error":null}'),
+        (b'"choices":[{"index":0,"delta":{"content":"c"},"logprobs":null,"finish_reason":null}],', b'"choices":null,'),
+        (b'"choices":[{"index":0,"delta":{"content":"c"},"logprobs":null,"finish_reason":null}],', b""),
+        (b'"delta":{"content":"c"}', b'"delta":null'),
+        (b'"delta":{}', b'"delta":null'),
+    ],
+)
+def test_C_347_348_nulls_that_break_clients_do_not_go_through(good: bytes, bad: bytes, together: int) -> None:
+    frames = [ROLE, TEXT, *[frame({"content": word}) for word in "abcdef"], END, USAGE, DONE]
+    sent = [told.replace(good, bad) for told in frames]
+    assert sent != frames
+    r = relay()
+    raw = b"".join([r.feed(b"".join(sent[at : at + together])) for at in range(0, len(sent), together)]) + r.close()
+    assert stream_problems(raw, include_usage=True, obfuscation=False) == []
+    assert b'"error"' not in raw
+    assert r.usage == Usage(input=1, output=2)
 
 
 WORDS = ["all", " work", " and", " no", " play", ' "makes"', " J\u00e4ck", " dull", "\n"]
@@ -466,7 +538,7 @@ def test_a_tier_that_the_upstream_does_not_name_is_in_every_chunk_in_any_split()
         for pieces in [[body], [frame.encode() for frame in frames] + [DONE], *splits(body), *cuts]:
             lines = through(pieces, True, 1)[0].split(b"\n")
             told = [json.loads(line[5:]) for line in lines if line.startswith(b"data:") and line[6:7] != b"["]
-            assert told == [{**chunk, "service_tier": "default"} for chunk in sent], (odd, len(pieces[0]))
+            assert told == [{"usage": None, **c, "service_tier": "default"} for c in sent], (odd, len(pieces[0]))
 
 
 TEXTS = [
@@ -524,7 +596,8 @@ def test_frames_that_differ_in_their_text_alone_fare_as_those_that_are_looked_at
         chunk = json.loads(out[5:])
         assert chunk["choices"] == json.loads(frame[5:])["choices"]
         assert chunk["service_tier"] == ("flex" if "flex" in tier else "default")
-        assert ("usage" in chunk) == (include_usage and bool(usage))
+        assert ("usage" in chunk) == include_usage
+        assert chunk.get("usage") is None
     assert [quick.feed(frame) for frame in frames[:alone]] == outs[:alone]
     for at in range(alone, len(frames), together):
         assert quick.feed(b"".join(frames[at : at + together])) == b"".join(outs[at : at + together])

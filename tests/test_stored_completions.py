@@ -1,5 +1,6 @@
 """Stored completions over HTTP, by the official SDK: any provider, streamed or not."""
 
+import asyncio
 import json
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +16,7 @@ from gateway.app import Gateway
 from gateway.records.grants import Actor
 from gateway.records.tables import stored_completions
 
+from .contract import TOOL
 from .running import KEY, deployment, running
 
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "Say one two three"}]}
@@ -84,6 +86,63 @@ async def test_C_053_failed_and_broken_answers_are_not_kept() -> None:
             async for _chunk in await sdk.chat.completions.create(model="broken", store=True, stream=True, **ASK):
                 pass
         assert (await sdk.chat.completions.list()).data == []
+
+
+@pytest.mark.parametrize("model", ["openai", "anthropic"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_C_053_C_345_an_answer_whose_client_has_left_is_not_kept(model: str, stream: bool) -> None:
+    script = "demo-endless" if stream else "demo-slow+delay=30"
+    async with running({model: [deployment(script, model)], "next": "demo-ok"}) as (gateway, upstream):
+        async with aiohttp.ClientSession(headers={"authorization": f"Bearer {KEY}"}) as http:
+            body = {"model": model, "stream": stream, "store": True, **ASK}
+            asked = asyncio.create_task(http.post(f"{gateway.url}/v1/chat/completions", json=body))
+            if stream:
+                response = await asked
+                await response.content.readany()
+                response.close()
+            else:
+                while not upstream.in_flight:
+                    await asyncio.sleep(0.01)
+                asked.cancel()
+            async with asyncio.timeout(30):
+                while upstream.in_flight or gateway.state.in_flight:
+                    await asyncio.sleep(0.01)
+        async with client(gateway) as sdk:
+            kept = (await sdk.chat.completions.create(model="next", store=True, **ASK)).id
+            assert [item.id for item in (await sdk.chat.completions.list()).data] == [kept]
+
+
+@pytest.mark.parametrize("model", ["openai", "anthropic"])
+@pytest.mark.parametrize(
+    ("script", "more"),
+    [
+        ("parallel", {"tools": [TOOL]}),
+        ("tools", {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "weather"}}}),
+        ("refusal", {}),
+        ("reasoning", {}),
+        ("long", {"max_completion_tokens": 3}),
+    ],
+)
+async def test_C_052_C_070_a_stream_is_kept_as_its_answer_would_be(
+    model: str, script: str, more: dict[str, Any]
+) -> None:
+    async with running({"m": [deployment(f"demo-{script}", model)]}) as (gateway, _), client(gateway) as sdk:
+        found = []
+        for stream in (False, True):
+            answer: Any = await sdk.chat.completions.create(
+                model="m", store=True, stream=stream, seed=7, metadata={"a": "b"}, **ASK, **more
+            )
+            identity = {chunk.id async for chunk in answer}.pop() if stream else answer.id
+            stored = (await sdk.chat.completions.retrieve(identity)).model_dump()
+            for name in ("id", "created", "request_id"):
+                assert stored.pop(name), name
+            for call in stored["choices"][0]["message"]["tool_calls"] or ():
+                assert call.pop("id")
+                call["function"]["arguments"] = json.loads(call["function"]["arguments"])
+            found.append(stored)
+    assert found[0] == found[1]
+    assert found[0]["tools"] == more.get("tools")
+    assert found[0]["metadata"] == {"a": "b"}
 
 
 async def test_C_057_C_061_C_065_the_pager_sees_every_item_once_both_ways_with_filters() -> None:

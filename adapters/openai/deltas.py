@@ -10,6 +10,17 @@ _DEEPEST = 100
 """Levels of a delta: compiled code meets no limit of recursion."""
 
 
+def had_nulls(chunk: JSON) -> bool:
+    """Whether a chunk had a null that breaks clients, which has been taken out of it (checklist C-347, C-348)."""
+    found = chunk.pop("error", chunk) is not chunk
+    if not isinstance(chunk.get("choices"), list):
+        chunk["choices"], found = [], True
+    for choice in chunk["choices"]:
+        if choice.get("delta") is None:
+            choice["delta"], found = {}, True
+    return found
+
+
 def answers(choices: list[JSON]) -> bool:
     """Whether a chunk has any of the answer: text, a tool call, a refusal, or an end."""
     for choice in choices:

@@ -1,7 +1,13 @@
-"""Frames that differ from the one before in their text alone, as nearly all of a stream do."""
+"""Frames that differ from the one before in their text alone, as nearly all of a stream do, and how they begin."""
+
+import re
 
 _TEXTS = (b'"content":"', b'"reasoning_content":"')
 """What a text begins after. Quotes inside JSON strings are escaped, so this is always a key and its value's beginning."""
+_OPENING = re.compile(rb"^data: ?\{(?!\s*\})", re.MULTILINE)
+"""The beginning of a chunk: inside JSON a line break is escaped, so no text can look like one."""
+_OPEN = b'data: {"'
+"""How it is nearly always written."""
 
 
 class Shape:
@@ -62,3 +68,21 @@ def _around(frames: bytes) -> tuple[bytes, bytes] | None:
                 return None
             return frame[:start], frame[end:]
     return None
+
+
+def opened(frames: bytes, put: bytes) -> bytes:
+    """Frames whose chunks begin with ``put``."""
+    if frames.startswith(_OPEN) and frames.count(b"\ndata:") == frames.count(b"\n" + _OPEN):
+        opening = put + b'"'  # every chunk begins in the usual way: no need to look at every line
+        return opening + frames[len(_OPEN) :].replace(b"\n" + _OPEN, b"\n" + opening)
+    return _OPENING.sub(put, frames)
+
+
+def payload(frame: bytes) -> tuple[bytes, bytes, str]:
+    """The data of a frame, the frame without anything else (C-301), and whether it is named an ``error``."""
+    if frame.startswith(b"data:") and frame.find(b"\n") == len(frame) - 2:  # one line, as nearly all
+        return frame[5:-2].removeprefix(b" "), frame, ""
+    lines = frame.split(b"\n")
+    # A line break between two lines of JSON is a blank, and would end the client's line.
+    data = b" ".join([line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")])
+    return data, b"data: " + data + b"\n\n", "error" if b"event: error" in lines or b"event:error" in lines else ""

@@ -17,18 +17,16 @@ from ..interface import JSON, ServedTier, told_or_default
 from ..jsonio import dumps, loads
 from ..sse import BOM, MAX_EVENT_BYTES
 from ..usage import Usage
-from .deltas import answers, said, size_of
+from .deltas import answers, had_nulls, said, size_of
 from .dialect import Dialect, read_usage, served_tier, told_usage
-from .frames import Shape, shape_of
+from .frames import Shape, opened, payload, shape_of
 from .response import failure, shortened
 
 _HIDDEN = (b', "usage": null', b'"usage":null,', b'"usage": null, ')
 """Rarer forms of what a client that did not ask for usage must not see; servers differ in blanks and key order."""
 _TIER = re.compile(rb'"service_tier": ?(?:null|"[^"\\]*")')
-_OPENING = re.compile(rb"^data: ?\{(?!\s*\})", re.MULTILINE)
-"""The beginning of a chunk: inside JSON a line break is escaped, so no text can look like one."""
-_OPEN = b'data: {"'
-"""How it is nearly always written."""
+_NULL = b'data: {"usage":null,'
+"""How a chunk begins for a client that asked for usage, where a server leaves the key out until the end (C-326)."""
 _PADDING = b'"obfuscation":"'
 """What OpenAI's padding of an event begins after (checklist C-333)."""
 _MUCH = 12
@@ -54,8 +52,8 @@ class Relay:
         self._served = served
         self._named = False
         """Whether a chunk was seen, and with it whether its ``service_tier`` must be another..."""
-        self._tier: tuple[re.Pattern[bytes], bytes] | None = None
-        """...and what is put where, then."""
+        self._tier: tuple[re.Pattern[bytes] | None, bytes] | None = None
+        """...and what is put where, then; None: how each begins."""
         self._include_usage = include_usage
         self._left = n
         """Choices that have not finished."""
@@ -185,10 +183,7 @@ class Relay:
         if self._tier is None:
             return frames
         pattern, put = self._tier
-        if pattern is _OPENING and frames.startswith(_OPEN) and frames.count(b"\ndata:") == frames.count(b"\n" + _OPEN):
-            opening = put + b'"'  # every chunk begins in the usual way: no need to look at every line
-            return opening + frames[len(_OPEN) :].replace(b"\n" + _OPEN, b"\n" + opening)
-        return pattern.sub(put, frames)
+        return opened(frames, put) if pattern is None else pattern.sub(put, frames)
 
     def _name_tier(self, chunk: JSON) -> None:
         self._named = True
@@ -197,7 +192,7 @@ class Relay:
         if told == tier:
             return
         word = b'"service_tier":' + dumps(tier)
-        self._tier = (_TIER, word) if "service_tier" in chunk else (_OPENING, b"data: {" + word + b",")
+        self._tier = (_TIER, word) if "service_tier" in chunk else (None, b"data: {" + word + b",")
 
     def _last(self) -> bytes:
         """A last event without its blank line: whole, or cut short. Or, at the start, an error that is no event."""
@@ -252,7 +247,7 @@ class Relay:
         """Frames of a stream under way."""
         frames = block.count(b"\n\n")
         ends = self._several and block.count(b'"finish_reason"') != frames  # beside the text of another choice
-        if ends or block.count(self._calm) != frames or b'"error"' in block:
+        if ends or not block.startswith(b"data:") or block.count(self._calm) != frames or b'"error"' in block:
             return self._slowly(block)
         out = block
         if not (self._include_usage if self._silent else b'"usage"' not in block):
@@ -260,6 +255,8 @@ class Relay:
             if not self._silent and b'"usage"' in hidden:  # it is not null
                 return self._slowly(block)
             out = block if self._include_usage else hidden
+        elif self._include_usage and not self._silent:
+            out = opened(block, _NULL)
         if self.called_tools and b'"name"' in block:  # the next call begins
             return self._decoded(block)
         size = len(block) - _padding(block, frames) if self._padded else len(block)
@@ -302,11 +299,7 @@ class Relay:
 
     def _frame(self, frame: bytes) -> bytes:
         """Decode one frame and give what the client may have of it."""
-        if frame.startswith(b"data: ") and frame.find(b"\n") == len(frame) - 2:  # one line, as nearly all
-            lines, data = [frame[:-2]], frame[6:-2]
-        else:
-            lines = [line for line in frame.split(b"\n") if line and not line.startswith(b":")]
-            data = b"\n".join([line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")])
+        data, plain, event = payload(frame)
         if not data:
             return b""
         if data == b"[DONE]":
@@ -315,26 +308,27 @@ class Relay:
         chunk = loads(data)
         if not isinstance(chunk, dict):
             raise ProviderError(ErrorKind.PROTOCOL, "The upstream sent an event that is not a chunk.")
-        event = "error" if b"event: error" in lines or b"event:error" in lines else ""
         if (error := failure(chunk, event)) is not None:
             raise embedded_error(error)
+        changed = had_nulls(chunk)
         if (tier := served_tier(self._dialect, chunk.get("service_tier"))) is not None:
             self.served_tier = tier
         if not self._named:
             self._name_tier(chunk)
         if self._calm not in data or not self._silent:
             self._see_calm(data)
-        choices = chunk.get("choices") or []
+        choices = chunk["choices"]
         if ends := [reason for choice in choices if (reason := choice.get("finish_reason"))]:
             self._ends(chunk, ends)
         self.started = self.started or answers(choices)
-        plain = b"data: " + data + b"\n\n" if len(lines) > 1 else frame
         self._count(frame, chunk, choices)
-        if self.called_tools and shortened(choices):
+        if (self.called_tools and shortened(choices)) or changed:
             plain = b"data: " + dumps(chunk) + b"\n\n"
         if given := told_usage(chunk):
             return self._usage(chunk, choices, given)
-        return plain if self._include_usage else self._hide(plain)
+        if self._include_usage:
+            return plain if "usage" in chunk else opened(plain, _NULL)
+        return self._hide(plain)
 
     def _ends(self, chunk: JSON, reasons: list[str]) -> None:
         if not FAILED.isdisjoint([reason.lower() for reason in reasons]):

@@ -86,7 +86,8 @@ def prepare(request: ChatRequest, target: Target, dialect: Dialect) -> UpstreamR
         dropped = (*dropped, *refused)
     limit = request.get("max_completion_tokens") or request.get("max_tokens")
     if limit is not None:
-        body[dialect.max_tokens] = limit
+        # OpenAI refuses its newer name beside a prediction (checklist C-166).
+        body["max_tokens" if "prediction" in body else dialect.max_tokens] = limit
     if (tier := request.get("service_tier")) is not None:
         dropped = (*dropped, *_tier(body, tier, dialect))
     stream = request.get("stream") is True
