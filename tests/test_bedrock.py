@@ -268,6 +268,13 @@ def test_E_076_error_bodies_of_any_shape(body: bytes):
     assert ADAPTER.error(500, {}, body).kind is ErrorKind.SERVER
 
 
+def test_E_074_words_in_a_message_with_a_capital_are_read():
+    body = b'{"Message": "Input is too long for requested model."}'
+    error = ADAPTER.error(400, {"x-amzn-errortype": "ValidationException"}, body)
+    assert (error.kind, error.code) == (ErrorKind.CONTEXT_LENGTH, "context_length_exceeded")
+    assert error.message == "Input is too long for requested model."
+
+
 @pytest.mark.parametrize(
     "body",
     [b"", b"x", b"[]", b"{}", b'{"output":{}}', b'{"output":{"message":{"content":["x"]}}}', b'{"message":"denied"}'],
