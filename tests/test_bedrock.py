@@ -650,6 +650,29 @@ def test_a_schema_is_sent_natively_where_the_model_has_that():
     assert "toolConfig" not in body
 
 
+@pytest.mark.parametrize("to", ["openai.gpt-oss-120b-1:0", "qwen.qwen3-32b-v1:0", "deepseek.v3-v1:0"])
+def test_E_029_bounds_that_bedrock_refuses_are_told_in_words_to_every_model(to: str):
+    """An object that is open is sent as it is: closing it would leave it empty."""
+    bound = {"type": "object", "properties": {"a": {"type": "integer", "minimum": 1}}, "required": ["a"]}
+    told = {
+        **bound,
+        "properties": {"a": {"type": "integer", "description": "(minimum: 1)"}},
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "s", "schema": bound}}
+    body = build(to=to, tools=[schema_function("f", bound)], response_format=form)
+    assert json.loads(body["outputConfig"]["textFormat"]["structure"]["jsonSchema"]["schema"]) == told
+    spec = body["toolConfig"]["tools"][0]["toolSpec"]
+    assert (spec["inputSchema"]["json"], spec["strict"]) == (told, True)
+    many = {f"f{at}": {"type": ["string", "null"]} for at in range(40)}
+    closed = {"type": "object", "properties": many, "required": list(many), "additionalProperties": False}
+    form["json_schema"]["schema"] = closed
+    assert "outputConfig" in build(to=to, response_format=form)  # what Claude compiles is no bound here
+    form["json_schema"]["schema"] = {"type": "object", "additionalProperties": STRING}
+    sent = build(to=to, response_format=form)["outputConfig"]["textFormat"]["structure"]["jsonSchema"]["schema"]
+    assert json.loads(sent) == form["json_schema"]["schema"]
+
+
 def test_E_028_a_property_may_be_called_like_a_keyword():
     inner = {
         "type": "object",

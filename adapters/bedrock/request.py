@@ -130,10 +130,13 @@ def _format(draft: Draft, wanted: Tools, body: JSON) -> None:
 
 
 def _native(draft: Draft, schema: Any) -> Any:
-    """The schema that the model's decoding is held to, or None where it cannot be: Claude's knows closed objects only."""
+    """The schema that the model's decoding is held to, or None where it cannot be: Claude's knows closed objects only.
+
+    Bounds and open objects are a 400 for every model (user guide, "Get validated JSON results from models").
+    """
     if not draft.family.schema:
         return None
-    return draft.room.strict(schema) if draft.family.claude else schema
+    return draft.room.strict(schema) if draft.family.claude else schemas.closed(schema) or schema
 
 
 def _reasoning(draft: Draft, wanted: Tools, max_output: int | None) -> reasoning.Plan:
@@ -192,10 +195,10 @@ def _strict(draft: Draft, tool: Tool) -> JSON | None:
     """The arguments that the model is held to, or None where it cannot be."""
     if not draft.family.schema:
         return None
+    root = schemas.tool_input(tool.parameters)
     if not draft.family.claude:
-        return dict(tool.parameters)
-    return draft.room.strict(schemas.tool_input(tool.parameters), tool=True)
-
+        return schemas.closed(root) or dict(tool.parameters)
+    return draft.room.strict(root, tool=True)
 
 def _choice(draft: Draft, wanted: Tools, config: JSON) -> None:
     """``auto`` is left out: it is the default, and not every family knows the field."""
