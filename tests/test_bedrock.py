@@ -736,6 +736,48 @@ def test_a_tool_of_claude_has_an_object_without_a_union_for_its_root():
     assert root == {"type": "object", "properties": {"a": STRING, "b": STRING}, "required": []}
 
 
+def test_a_tool_of_nova_has_its_references_inlined_and_three_words_at_the_root():
+    place = {"type": "object", "properties": {"town": STRING}, "title": "Place"}
+    inner = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Trip",
+        "description": "d",
+        "type": "object",
+        "properties": {
+            "to": {"$ref": "#/$defs/Place", "description": "where"},
+            "via": {"type": "object", "additionalProperties": {"$ref": "#/$defs/Place"}},
+            "next": {"anyOf": [{"$ref": "#/$defs/N"}, {"type": "null"}]},
+            "$ref": {"enum": ["$ref", {"$ref": "x"}]},
+        },
+        "required": ["to"],
+        "additionalProperties": False,
+        "$defs": {"Place": place, "N": NODE},
+    }
+    told = {
+        "type": "object",
+        "properties": {
+            "to": {**place, "description": "where"},
+            "via": {"type": "object", "additionalProperties": place},
+            "next": {"anyOf": [{**NODE, "properties": {"next": {"type": "object"}}}, {"type": "null"}]},
+            "$ref": {"enum": ["$ref", {"$ref": "x"}]},
+        },
+        "required": ["to"],
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "s", "schema": inner}}
+    body = build(to=NOVA, tools=[function(parameters=inner)], response_format=form)
+    assert [tool["toolSpec"]["inputSchema"]["json"] for tool in body["toolConfig"]["tools"]] == [told, told]
+    plain = build(to=NOVA, tools=[function()])["toolConfig"]["tools"][0]["toolSpec"]["inputSchema"]["json"]
+    assert plain == {"type": "object", "properties": {}}
+
+
+def test_a_tool_of_nova_that_explodes_when_inlined_is_refused():
+    definitions = {f"d{n}": {"anyOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 3} for n in range(30)}
+    grown = {"type": "object", "properties": {"a": {"$ref": "#/$defs/d0"}}, "$defs": definitions}
+    with pytest.raises(UnsupportedParameter) as caught:
+        prepare(to=NOVA, tools=[function(parameters=grown)])
+    assert caught.value.param == "tools"
+
+
 def test_four_cache_points_stay_and_none_for_an_hour_follows_a_shorter_one():
     def marked(text: str, **ttl: str) -> dict[str, Any]:
         return {"type": "text", "text": text, "cache_control": {"type": "ephemeral", **ttl}}

@@ -17,6 +17,7 @@ from . import reasoning
 from .content import Conversation, cache_point
 from .models import Family, family
 from .options import BedrockOptions, endpoint
+from .plain import plain
 
 _P, _T, _D, _R, _E = Fate.PASS, Fate.TRANSLATE, Fate.DROP, Fate.REJECT, Fate.EMULATE
 PARAMS: Mapping[str, Fate] = {
@@ -178,7 +179,10 @@ def _tools(draft: Draft, wanted: Tools, called: list[str], body: JSON) -> None:
 
 
 def _spec(draft: Draft, tool: Tool) -> JSON:
-    root = schemas.tool_input(tool.parameters) if draft.family.claude else None  # without a union, which is a 400
+    if draft.family.plain:
+        root: JSON | None = plain(tool.parameters)
+    else:
+        root = schemas.tool_input(tool.parameters) if draft.family.claude else None  # without a union, which is a 400
     spec: JSON = {"name": tool.name, "inputSchema": {"json": root or dict(tool.parameters)}}
     if tool.description.strip():
         spec["description"] = tool.description
@@ -199,6 +203,7 @@ def _strict(draft: Draft, tool: Tool) -> JSON | None:
     if not draft.family.claude:
         return schemas.closed(root) or dict(tool.parameters)
     return draft.room.strict(root, tool=True)
+
 
 def _choice(draft: Draft, wanted: Tools, config: JSON) -> None:
     """``auto`` is left out: it is the default, and not every family knows the field."""
