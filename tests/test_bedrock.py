@@ -466,6 +466,14 @@ def test_E_016_only_a_system_message_and_E_017_prefill_and_E_018_assistant_first
     assert build(user(""))["messages"][0]["content"] == [{"text": "."}]
 
 
+def test_E_015_instructions_after_the_last_answer_are_what_is_asked():
+    late = {"role": "system", "content": "Sum it up."}
+    body = build(user("x"), {"role": "assistant", "content": "a"}, late)
+    assert body["messages"][2:] == [{"role": "user", "content": [{"text": "Sum it up."}]}]
+    assert "system" not in body
+    assert build(user("x"), late)["system"] == [{"text": "Sum it up."}]
+
+
 def test_E_017_the_end_with_the_assistants_words_is_continued_or_answered():
     said = {"role": "assistant", "content": "The answer is \n"}
     assert build(user("x"), said)["messages"][-1]["content"] == [{"text": "The answer is"}]

@@ -66,7 +66,7 @@ def build(request: ChatRequest, target: Target) -> UpstreamRequest:
     _format(draft, wanted, body)
     plan = _reasoning(draft, wanted, target.max_output)
     messages: Sequence[Mapping[str, Any]] = request["messages"]
-    read = list(history.read(list(messages), TOOL_IDS))
+    read = history.asked(history.read(list(messages), TOOL_IDS))
     spoken = Conversation(cache=kind.cache, thinking=kind.claude and plan.on, tools=wanted.choice != "none")
     spoken.add(read)
     spoken.close(prefill=kind.prefill and not (kind.claude and "outputConfig" in body))
