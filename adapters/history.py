@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .errors import ProviderError, UnsupportedParameter
-from .jsonio import loads
+from .jsonio import exact
 from .tools import INPUT
 
 
@@ -142,7 +142,7 @@ def _arguments(text: Any, at: str) -> Mapping[str, Any]:
     if isinstance(text, Mapping):
         return text
     try:
-        value = loads(text) if isinstance(text, str) and text.strip() else None
+        value = exact(text) if isinstance(text, str) and text.strip() else None
     except ProviderError:
         raise UnsupportedParameter(
             f"{at}.function.arguments" if "tool_calls" in at else f"{at}.arguments",

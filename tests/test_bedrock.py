@@ -310,6 +310,22 @@ def test_C_284_a_custom_tool_gets_its_free_text():
     assert call == {"id": "1", "type": "custom", "custom": {"name": "shell", "input": "ls"}}
 
 
+LONG = (
+    '{"wei":115792089237316195423570985008687907853269984665640564039457584007913129639935,"n":-18446744073709551616}'
+)
+
+
+def test_C_281_a_long_number_in_arguments_is_kept_to_the_digit_there_and_back():
+    turns = prepare(user("x"), called(("a", "f", LONG)), result("a"), tools=[function()])
+    assert LONG.encode() in turns.body
+    body = (
+        b'{"output":{"message":{"role":"assistant","content":[{"toolUse":{"toolUseId":"a","name":"f","input":%b}}]}},'
+        b'"stopReason":"tool_use"}' % LONG.encode()
+    )
+    message = ADAPTER.parse(body, UpstreamRequest("", {}, b"")).completion["choices"][0]["message"]
+    assert message["tool_calls"][0]["function"]["arguments"] == LONG
+
+
 def test_citations_become_annotations():
     web = {"title": "T", "location": {"web": {"url": "https://x.example"}}}
     cited = {"citationsContent": {"content": [{"text": "so"}], "citations": [web, {"location": {"documentChar": {}}}]}}
