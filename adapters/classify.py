@@ -294,7 +294,7 @@ def _words(body: Any, depth: int = 0) -> ErrorBody:
     outer = [body[key] for key in ("code", "type", "status") if key in body]
     if (wrapped := _wrapped(body, depth)) is not None:
         return replace(wrapped, codes=tuple(dict.fromkeys((*wrapped.codes, *_codes(outer)))))
-    for key in ("error", "detail", "errors", "message", "msg"):
+    for key in ("error", "detail", "errors", "message", "Message", "msg"):  # AWS writes it both ways
         inner = body.get(key)
         if inner in (None, "", [], {}):
             continue

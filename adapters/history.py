@@ -6,12 +6,12 @@ and every call is answered right after it was made.
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .errors import ProviderError, UnsupportedParameter
-from .jsonio import loads
+from .jsonio import exact
 from .tools import INPUT
 
 
@@ -76,6 +76,18 @@ def read(messages: list[Mapping[str, Any]], rule: IdRule) -> Iterator[Message]:
         raise _unanswered(open_calls)
 
 
+def asked(messages: Iterable[Message]) -> list[Message]:
+    """The conversation with instructions at its very end, behind an answer, told as the user's: they are what is asked.
+
+    Among the first ones, where most providers want them, they would leave the answer the last word (edge cases 15 and 17).
+    """
+    told = list(messages)
+    end = next((at for at in range(len(told), 0, -1) if told[at - 1].role != "system"), 0)
+    if end and told[end - 1].role == "assistant":
+        told[end:] = [replace(message, role="user") if message.parts else message for message in told[end:]]
+    return told
+
+
 def _unanswered(open_calls: Mapping[str, list[Call]]) -> UnsupportedParameter:
     ids = ", ".join(open_calls)
     return UnsupportedParameter(
@@ -130,7 +142,7 @@ def _arguments(text: Any, at: str) -> Mapping[str, Any]:
     if isinstance(text, Mapping):
         return text
     try:
-        value = loads(text) if isinstance(text, str) and text.strip() else None
+        value = exact(text) if isinstance(text, str) and text.strip() else None
     except ProviderError:
         raise UnsupportedParameter(
             f"{at}.function.arguments" if "tool_calls" in at else f"{at}.arguments",

@@ -1,11 +1,15 @@
 """JSON as providers really send it: halves of surrogate pairs and numbers that are none included."""
 
 import json
+import re
 from typing import Any
 
 import orjson
 
 from .errors import ErrorKind, ProviderError
+
+_LONG = re.compile(r"\d{20}", re.ASCII)
+_LONG_BYTES = re.compile(rb"\d{20}")
 
 
 def loads(data: bytes | str) -> Any:
@@ -24,8 +28,18 @@ def loads(data: bytes | str) -> Any:
         raise ProviderError(ErrorKind.PROTOCOL, "The upstream sent something that is not JSON.") from None
 
 
+def exact(data: bytes | str) -> Any:
+    """The same with whole numbers of any length, as arguments of tools may have: ``loads`` makes floats of those beyond 64 bits."""
+    if (_LONG.search(data) if isinstance(data, str) else _LONG_BYTES.search(data)) is not None:
+        try:
+            return json.loads(data)
+        except (ValueError, RecursionError):
+            pass
+    return loads(data)
+
+
 def dumps(value: Any) -> bytes:
-    """Encode; half a surrogate pair becomes U+FFFD, never an error."""
+    """Encode; half a surrogate pair becomes U+FFFD, never an error, and whole numbers may have any length."""
     try:
         return orjson.dumps(value)
     except TypeError:
@@ -45,5 +59,5 @@ def _whole(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_whole(item) for item in value]
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
-        return float(value)
+        return orjson.Fragment(str(value))
     return value

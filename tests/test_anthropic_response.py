@@ -142,6 +142,13 @@ def test_E_068_cached_tokens_are_told_once_in_buckets_of_their_own() -> None:
     assert usage.to_openai()["prompt_tokens_details"]["cache_write_tokens"] == 12304
 
 
+def test_C_281_a_long_number_in_arguments_is_kept_to_the_digit() -> None:
+    long = '{"wei":115792089237316195423570985008687907853269984665640564039457584007913129639935}'
+    body = json.dumps({"content": [{"type": "tool_use", "id": "a", "name": "f", "input": json.loads(long)}]})
+    told = ADAPTER.parse(body.encode(), SENT).completion["choices"][0]["message"]
+    assert told["tool_calls"][0]["function"]["arguments"] == long
+
+
 def test_unknown_blocks_are_ignored() -> None:
     answer = ADAPTER.parse(message({"type": "hologram", "x": 1}, {"type": "text", "text": "a"}), SENT)
     assert answer.completion["choices"][0]["message"] == {"content": "a"}

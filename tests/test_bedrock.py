@@ -268,6 +268,13 @@ def test_E_076_error_bodies_of_any_shape(body: bytes):
     assert ADAPTER.error(500, {}, body).kind is ErrorKind.SERVER
 
 
+def test_E_074_words_in_a_message_with_a_capital_are_read():
+    body = b'{"Message": "Input is too long for requested model."}'
+    error = ADAPTER.error(400, {"x-amzn-errortype": "ValidationException"}, body)
+    assert (error.kind, error.code) == (ErrorKind.CONTEXT_LENGTH, "context_length_exceeded")
+    assert error.message == "Input is too long for requested model."
+
+
 @pytest.mark.parametrize(
     "body",
     [b"", b"x", b"[]", b"{}", b'{"output":{}}', b'{"output":{"message":{"content":["x"]}}}', b'{"message":"denied"}'],
@@ -301,6 +308,22 @@ def test_C_284_a_custom_tool_gets_its_free_text():
     use = {"toolUse": {"toolUseId": "1", "name": "shell", "input": {"input": "ls"}}}
     call = answer(use, custom=frozenset({"shell"})).completion["choices"][0]["message"]["tool_calls"][0]
     assert call == {"id": "1", "type": "custom", "custom": {"name": "shell", "input": "ls"}}
+
+
+LONG = (
+    '{"wei":115792089237316195423570985008687907853269984665640564039457584007913129639935,"n":-18446744073709551616}'
+)
+
+
+def test_C_281_a_long_number_in_arguments_is_kept_to_the_digit_there_and_back():
+    turns = prepare(user("x"), called(("a", "f", LONG)), result("a"), tools=[function()])
+    assert LONG.encode() in turns.body
+    body = (
+        b'{"output":{"message":{"role":"assistant","content":[{"toolUse":{"toolUseId":"a","name":"f","input":%b}}]}},'
+        b'"stopReason":"tool_use"}' % LONG.encode()
+    )
+    message = ADAPTER.parse(body, UpstreamRequest("", {}, b"")).completion["choices"][0]["message"]
+    assert message["tool_calls"][0]["function"]["arguments"] == LONG
 
 
 def test_citations_become_annotations():
@@ -457,6 +480,14 @@ def test_E_016_only_a_system_message_and_E_017_prefill_and_E_018_assistant_first
     assert [t["role"] for t in body["messages"]] == ["user", "assistant"]
     assert body["messages"][1]["content"] == [{"text": "Once"}]
     assert build(user(""))["messages"][0]["content"] == [{"text": "."}]
+
+
+def test_E_015_instructions_after_the_last_answer_are_what_is_asked():
+    late = {"role": "system", "content": "Sum it up."}
+    body = build(user("x"), {"role": "assistant", "content": "a"}, late)
+    assert body["messages"][2:] == [{"role": "user", "content": [{"text": "Sum it up."}]}]
+    assert "system" not in body
+    assert build(user("x"), late)["system"] == [{"text": "Sum it up."}]
 
 
 def test_E_017_the_end_with_the_assistants_words_is_continued_or_answered():
@@ -643,6 +674,29 @@ def test_a_schema_is_sent_natively_where_the_model_has_that():
     assert "toolConfig" not in body
 
 
+@pytest.mark.parametrize("to", ["openai.gpt-oss-120b-1:0", "qwen.qwen3-32b-v1:0", "deepseek.v3-v1:0"])
+def test_E_029_bounds_that_bedrock_refuses_are_told_in_words_to_every_model(to: str):
+    """An object that is open is sent as it is: closing it would leave it empty."""
+    bound = {"type": "object", "properties": {"a": {"type": "integer", "minimum": 1}}, "required": ["a"]}
+    told = {
+        **bound,
+        "properties": {"a": {"type": "integer", "description": "(minimum: 1)"}},
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "s", "schema": bound}}
+    body = build(to=to, tools=[schema_function("f", bound)], response_format=form)
+    assert json.loads(body["outputConfig"]["textFormat"]["structure"]["jsonSchema"]["schema"]) == told
+    spec = body["toolConfig"]["tools"][0]["toolSpec"]
+    assert (spec["inputSchema"]["json"], spec["strict"]) == (told, True)
+    many = {f"f{at}": {"type": ["string", "null"]} for at in range(40)}
+    closed = {"type": "object", "properties": many, "required": list(many), "additionalProperties": False}
+    form["json_schema"]["schema"] = closed
+    assert "outputConfig" in build(to=to, response_format=form)  # what Claude compiles is no bound here
+    form["json_schema"]["schema"] = {"type": "object", "additionalProperties": STRING}
+    sent = build(to=to, response_format=form)["outputConfig"]["textFormat"]["structure"]["jsonSchema"]["schema"]
+    assert json.loads(sent) == form["json_schema"]["schema"]
+
+
 def test_E_028_a_property_may_be_called_like_a_keyword():
     inner = {
         "type": "object",
@@ -704,6 +758,48 @@ def test_a_tool_of_claude_has_an_object_without_a_union_for_its_root():
     tool = {"type": "function", "function": {"name": "f", "parameters": {"anyOf": [a, b]}}}
     root = build(tools=[tool])["toolConfig"]["tools"][0]["toolSpec"]["inputSchema"]["json"]
     assert root == {"type": "object", "properties": {"a": STRING, "b": STRING}, "required": []}
+
+
+def test_a_tool_of_nova_has_its_references_inlined_and_three_words_at_the_root():
+    place = {"type": "object", "properties": {"town": STRING}, "title": "Place"}
+    inner = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Trip",
+        "description": "d",
+        "type": "object",
+        "properties": {
+            "to": {"$ref": "#/$defs/Place", "description": "where"},
+            "via": {"type": "object", "additionalProperties": {"$ref": "#/$defs/Place"}},
+            "next": {"anyOf": [{"$ref": "#/$defs/N"}, {"type": "null"}]},
+            "$ref": {"enum": ["$ref", {"$ref": "x"}]},
+        },
+        "required": ["to"],
+        "additionalProperties": False,
+        "$defs": {"Place": place, "N": NODE},
+    }
+    told = {
+        "type": "object",
+        "properties": {
+            "to": {**place, "description": "where"},
+            "via": {"type": "object", "additionalProperties": place},
+            "next": {"anyOf": [{**NODE, "properties": {"next": {"type": "object"}}}, {"type": "null"}]},
+            "$ref": {"enum": ["$ref", {"$ref": "x"}]},
+        },
+        "required": ["to"],
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "s", "schema": inner}}
+    body = build(to=NOVA, tools=[function(parameters=inner)], response_format=form)
+    assert [tool["toolSpec"]["inputSchema"]["json"] for tool in body["toolConfig"]["tools"]] == [told, told]
+    plain = build(to=NOVA, tools=[function()])["toolConfig"]["tools"][0]["toolSpec"]["inputSchema"]["json"]
+    assert plain == {"type": "object", "properties": {}}
+
+
+def test_a_tool_of_nova_that_explodes_when_inlined_is_refused():
+    definitions = {f"d{n}": {"anyOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 3} for n in range(30)}
+    grown = {"type": "object", "properties": {"a": {"$ref": "#/$defs/d0"}}, "$defs": definitions}
+    with pytest.raises(UnsupportedParameter) as caught:
+        prepare(to=NOVA, tools=[function(parameters=grown)])
+    assert caught.value.param == "tools"
 
 
 def test_four_cache_points_stay_and_none_for_an_hour_follows_a_shorter_one():

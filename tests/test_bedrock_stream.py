@@ -307,6 +307,19 @@ def test_blocks_that_never_stop_end_with_the_message():
 
 
 @pytest.mark.parametrize("reason", ["malformed_model_output", "malformed_tool_use"])
+@pytest.mark.parametrize("said", [b"", text("a")])
+def test_malformed_output_has_its_usage_however_the_stream_is_cut(reason: str, said: bytes):
+    body = START + said + event("messageStop", {"stopReason": reason}) + USAGE
+    whole = translate(ADAPTER.stream(sent()), [body])
+    assert whole.error is not None
+    assert whole.error.kind is ErrorKind.SERVER
+    assert whole.usage is not None
+    assert whole.usage.total_tokens == 8
+    for pieces in splits(body):
+        assert translate(ADAPTER.stream(sent()), pieces).same(whole)
+
+
+@pytest.mark.parametrize("reason", ["malformed_model_output", "malformed_tool_use"])
 def test_E_072_malformed_output_is_a_failure(reason: str):
     outcome = translate(ADAPTER.stream(sent()), [START + text("x") + event("messageStop", {"stopReason": reason})])
     assert outcome.error is not None

@@ -426,6 +426,11 @@ def test_E_015_instructions_are_one_message_and_the_first():
     assert told[0] == {"role": "system", "content": "Be brief.\n\nBe kind.\n\nBe kind."}
     assert [m["role"] for m in told] == ["system", "user", "assistant", "user"]
     assert build(user("a"), late)["messages"] == [{"role": "system", "content": "Be kind."}, user("a")]
+    assert build(user("a"), answer, late)["messages"] == [
+        user("a"),
+        answer,
+        user("Be kind."),
+    ]  # else it answers nothing
 
 
 def test_E_036_names_of_tools_that_cohere_refuses_are_rewritten_and_restored():

@@ -232,6 +232,36 @@ def test_E_016_instructions_alone_become_the_question():
     assert "systemInstruction" not in body
 
 
+def test_E_015_instructions_after_the_last_answer_are_what_is_asked():
+    late, answer = {"role": "developer", "content": "Sum it up."}, {"role": "assistant", "content": "a"}
+    body = build({"role": "system", "content": "s"}, user("x"), answer, late)
+    assert body["systemInstruction"] == {"parts": [{"text": "s"}]}
+    assert body["contents"][2:] == [{"role": "user", "parts": [{"text": "Sum it up."}]}]
+    blank = build(user("x"), answer, {"role": "system", "content": ""})
+    assert [c["role"] for c in blank["contents"]] == ["user", "model"]
+    answered = build(user("x"), called(call("a")), result("a"), late)
+    assert answered["systemInstruction"] == {"parts": [{"text": "Sum it up."}]}
+
+
+@pytest.mark.parametrize(
+    ("model", "goes_on"),
+    [
+        ("gemini-2.5-flash", True),
+        ("gemini-3-pro-preview", True),
+        ("gemini-3.1-pro-preview", True),
+        ("gemini-3.5-flash", True),
+        ("gemini-3.5-flash-lite", False),
+        ("models/gemini-3.6-flash", False),
+        ("gemini-3.7-flash", False),
+        ("gemini-4-pro", False),
+    ],
+)
+def test_E_017_the_end_with_the_models_own_words_is_continued_or_answered(model, goes_on):
+    contents = build(user("x"), {"role": "assistant", "content": "So"}, model=model)["contents"]
+    assert contents[1] == {"role": "model", "parts": [{"text": "So"}]}
+    assert contents[2:] == ([] if goes_on else [{"role": "user", "parts": [{"text": "Continue."}]}])
+
+
 def test_E_018_consecutive_turns_of_one_role_are_merged():
     body = build(user("a"), user("b"), {"role": "assistant", "content": "c"}, {"role": "assistant", "content": "d"})
     assert [[p["text"] for p in c["parts"]] for c in body["contents"]] == [["a", "b"], ["c", "d"]]

@@ -101,6 +101,64 @@ def test_E_014_the_order_of_roles_satisfies_mistral_s_own_validator() -> None:
     assert body["messages"][0]["role"] == "system"
 
 
+def ordered(*history: dict[str, Any]) -> list[dict[str, Any]]:
+    """The messages that are sent, after the validators of all of Mistral's tokenizers have found nothing against them."""
+    from mistral_common.protocol.instruct import validator
+    from mistral_common.protocol.instruct.request import ChatCompletionRequest
+
+    told: list[dict[str, Any]] = sent(messages=[*history], tools=[TOOL])[1]["messages"]
+    for name in ("V3", "V5", "V11", "V13", "V15"):
+        check = getattr(validator, f"MistralRequestValidator{name}")()
+        check.validate_request(ChatCompletionRequest(model="m", messages=told))
+    assert told[-1]["role"] in ("user", "tool") or told[-1]["prefix"]
+    return told
+
+
+def says(role: str, content: str) -> dict[str, Any]:
+    return {"role": role, "content": content}
+
+
+def test_E_015_instructions_stand_where_mistral_takes_them() -> None:
+    calls = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    result = {"role": "tool", "tool_call_id": CALL["id"], "content": "1"}
+    first, late, user, answer = says("system", "a"), says("developer", "b"), says("user", "u"), says("assistant", "x")
+    told = ordered(first, user, answer, late, user)
+    assert [(m["role"], m["content"]) for m in told[:2]] == [("system", "a"), ("system", "b")]
+    assert [m["role"] for m in told] == ["system", "system", "user", "assistant", "user"]
+    assert [m["role"] for m in ordered(user, calls, result, late, late, user)] == [
+        *("system", "system", "user", "assistant", "tool", "user")
+    ]
+    assert [m["role"] for m in ordered(user, calls, result, late)] == ["system", "user", "assistant", "tool"]
+    assert [m["role"] for m in ordered(user, late, user)] == ["user", "system", "user"]  # which it takes
+    assert ordered(user, answer, late)[-1] == says("user", "b")  # nothing goes on with the answer before it
+    assert ordered(user, late)[-1] == says("user", "b")
+
+
+def test_E_016_instructions_alone_are_the_question() -> None:
+    assert ordered(says("developer", "a")) == [says("user", "a")]
+    assert ordered(says("system", "a"), says("system", "b")) == [says("system", "a"), says("user", "b")]
+
+
+@pytest.mark.parametrize("blank", [{"content": ""}, {"content": None}, {}, {"content": []}])
+def test_E_019_a_blank_turn_of_the_assistant_is_left_out(blank: dict[str, Any]) -> None:
+    blank = {"role": "assistant", **blank}
+    assert ordered(says("user", "a"), blank, says("user", "b")) == [says("user", "a"), says("user", "b")]
+    assert ordered(says("user", "a"), blank) == [says("user", "a")]
+
+
+def test_E_013_one_id_for_several_calls_is_one_for_each() -> None:
+    turn = {"role": "assistant", "content": None, "tool_calls": [CALL, CALL]}
+    result = {"role": "tool", "tool_call_id": CALL["id"], "content": "1"}
+    told = ordered(*MESSAGES, turn, result, result, turn, result, result)
+    ids = [call["id"] for message in told for call in message.get("tool_calls", ())]
+    assert len(set(ids)) == 4
+    assert [message["tool_call_id"] for message in told if message["role"] == "tool"] == ids
+
+
+def test_E_081_a_temperature_is_within_mistral_s_range() -> None:
+    assert [sent(temperature=t)[1]["temperature"] for t in (2, 1.5, 0.3, 0)] == [1.5, 1.5, 0.3, 0]
+
+
 @pytest.mark.parametrize(
     ("said", "told"),
     [

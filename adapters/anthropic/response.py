@@ -7,7 +7,7 @@ from .. import tools as shared
 from ..classify import embedded_error, provider_error
 from ..errors import ErrorKind, ProviderError
 from ..interface import JSON, Answer, UpstreamRequest
-from ..jsonio import dumps, loads
+from ..jsonio import dumps, exact, loads
 from ..usage import Usage, count
 from .emulation import JSONText
 from .thinking import shown
@@ -19,7 +19,7 @@ error = provider_error
 
 def parse(body: bytes, sent: UpstreamRequest) -> Answer:
     """Translate a 2xx body; raises ProviderError when it is no answer."""
-    answer = loads(body)
+    answer = exact(body) if b'"tool_use"' in body else loads(body)
     if isinstance(answer, dict) and answer.get("type") == "error":
         raise embedded_error(answer)
     if not isinstance(answer, dict) or not isinstance(answer.get("content"), list):

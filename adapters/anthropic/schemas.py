@@ -38,9 +38,8 @@ class Room:
 
     def strict(self, schema: Any, *, tool: bool = False) -> JSON | None:
         """The schema in the subset; None where its meaning would be another (open objects, recursion) or no room is left."""
-        try:
-            made = _strict(schema)
-        except _Inexpressible:
+        made = closed(schema)
+        if made is None:
             return None
         optional, unions = _weight(made)
         if tool > self._tools or optional > self._optional or unions > self._unions:
@@ -49,6 +48,14 @@ class Room:
         self._optional -= optional
         self._unions -= unions
         return made
+
+
+def closed(schema: Any) -> JSON | None:
+    """The schema in the subset, however large it is; None where its meaning would be another."""
+    try:
+        return _strict(schema)
+    except _Inexpressible:
+        return None
 
 
 def _weight(schema: JSON) -> tuple[int, int]:

@@ -21,6 +21,8 @@ class Family:
     """Takes toolChoice ``any`` and ``tool``."""
     schema: bool = False
     """Takes outputConfig.textFormat and strict tools."""
+    plain: bool = False
+    """Takes tool schemas without references, and with nothing but its properties at the root of one."""
     cache: bool = False
     """Takes cache points."""
     prefill: bool = True
@@ -37,8 +39,8 @@ class Family:
 
 
 _OTHERS: tuple[tuple[str, Family], ...] = (
-    (r"amazon\.nova-2", Family(cache=True, reasoning="nova")),
-    (r"amazon\.nova", Family(cache=True)),
+    (r"amazon\.nova-2", Family(plain=True, cache=True, reasoning="nova")),
+    (r"amazon\.nova", Family(plain=True, cache=True)),
     (r"openai\.", Family(schema=True, reasoning="effort")),
     (r"qwen\.", Family(schema=True, reasoning="config")),
     (r"deepseek\.v", Family(schema=True, reasoning="config")),

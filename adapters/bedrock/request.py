@@ -17,6 +17,7 @@ from . import reasoning
 from .content import Conversation, cache_point
 from .models import Family, family
 from .options import BedrockOptions, endpoint
+from .plain import plain
 
 _P, _T, _D, _R, _E = Fate.PASS, Fate.TRANSLATE, Fate.DROP, Fate.REJECT, Fate.EMULATE
 PARAMS: Mapping[str, Fate] = {
@@ -65,7 +66,7 @@ def build(request: ChatRequest, target: Target) -> UpstreamRequest:
     _format(draft, wanted, body)
     plan = _reasoning(draft, wanted, target.max_output)
     messages: Sequence[Mapping[str, Any]] = request["messages"]
-    read = list(history.read(list(messages), TOOL_IDS))
+    read = history.asked(history.read(list(messages), TOOL_IDS))
     spoken = Conversation(cache=kind.cache, thinking=kind.claude and plan.on, tools=wanted.choice != "none")
     spoken.add(read)
     spoken.close(prefill=kind.prefill and not (kind.claude and "outputConfig" in body))
@@ -130,10 +131,13 @@ def _format(draft: Draft, wanted: Tools, body: JSON) -> None:
 
 
 def _native(draft: Draft, schema: Any) -> Any:
-    """The schema that the model's decoding is held to, or None where it cannot be: Claude's knows closed objects only."""
+    """The schema that the model's decoding is held to, or None where it cannot be: Claude's knows closed objects only.
+
+    Bounds and open objects are a 400 for every model (user guide, "Get validated JSON results from models").
+    """
     if not draft.family.schema:
         return None
-    return draft.room.strict(schema) if draft.family.claude else schema
+    return draft.room.strict(schema) if draft.family.claude else schemas.closed(schema) or schema
 
 
 def _reasoning(draft: Draft, wanted: Tools, max_output: int | None) -> reasoning.Plan:
@@ -175,7 +179,10 @@ def _tools(draft: Draft, wanted: Tools, called: list[str], body: JSON) -> None:
 
 
 def _spec(draft: Draft, tool: Tool) -> JSON:
-    root = schemas.tool_input(tool.parameters) if draft.family.claude else None  # without a union, which is a 400
+    if draft.family.plain:
+        root: JSON | None = plain(tool.parameters)
+    else:
+        root = schemas.tool_input(tool.parameters) if draft.family.claude else None  # without a union, which is a 400
     spec: JSON = {"name": tool.name, "inputSchema": {"json": root or dict(tool.parameters)}}
     if tool.description.strip():
         spec["description"] = tool.description
@@ -192,9 +199,10 @@ def _strict(draft: Draft, tool: Tool) -> JSON | None:
     """The arguments that the model is held to, or None where it cannot be."""
     if not draft.family.schema:
         return None
+    root = schemas.tool_input(tool.parameters)
     if not draft.family.claude:
-        return dict(tool.parameters)
-    return draft.room.strict(schemas.tool_input(tool.parameters), tool=True)
+        return schemas.closed(root) or dict(tool.parameters)
+    return draft.room.strict(root, tool=True)
 
 
 def _choice(draft: Draft, wanted: Tools, config: JSON) -> None:

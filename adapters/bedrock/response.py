@@ -6,7 +6,7 @@ from typing import Any
 from .. import tools
 from ..errors import ErrorKind, ProviderError
 from ..interface import JSON, Answer
-from ..jsonio import dumps, loads
+from ..jsonio import dumps, exact, loads
 from ..shapes import documented, text
 from ..usage import Usage, count
 from . import reasoning
@@ -27,7 +27,7 @@ SERVED: Mapping[str, str] = {"default": "default", "flex": "flex", "priority": "
 
 def parse(body: bytes, notes: Mapping[str, Any]) -> Answer:
     """The completion of a whole answer; raises ProviderError when it is none."""
-    data = loads(body)
+    data = exact(body) if b'"toolUse"' in body else loads(body)
     with documented():
         read = _Reader(notes)
         for block in _content(data):

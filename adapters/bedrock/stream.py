@@ -58,6 +58,8 @@ class ConverseStream:
         self._buffer = EventStreamBuffer()
         self._failed: ProviderError | None = None
         self._stopped = False
+        self._spoiled: ProviderError | None = None
+        """What a bad end means: told after the usage, which comes after it."""
         self._blocks: dict[int, _Block] = {}
         self._calls = 0
         self._length = 0
@@ -107,6 +109,8 @@ class ConverseStream:
             raise self._failed.again()
         if not self._stopped:
             raise ProviderError(ErrorKind.INCOMPLETE, "The upstream's stream ended before the answer was complete.")
+        if self._spoiled:
+            raise self._spoiled.again()
         return []
 
     def _message(self, headers: Mapping[str, Any], payload: bytes) -> list[Chunk]:
@@ -211,13 +215,14 @@ class ConverseStream:
         try:
             reason = response.finish(event.get("stopReason"))
         except ProviderError as error:
-            self._failed = bare(error)
+            self._spoiled = bare(error)
             return chunks
         return [*chunks, {"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}]
 
     def _metadata(self, event: Mapping[str, Any]) -> list[Chunk]:
         self.usage = response.usage(event.get("usage")) or self.usage
         self.served_tier = response.served_tier(event) or self.served_tier
+        self._failed = self._spoiled
         return []
 
 

@@ -58,7 +58,7 @@ def build(request: ChatRequest, target: Target) -> UpstreamRequest:
     dropped = unsupported(given, PARAMS, target.unsupported)
     wanted = tools.read(request)
     thinks = not _THOUGHTLESS.search(target.model)
-    read = list(history.read(list(request["messages"]), ANY_ID))
+    read = history.asked(history.read(list(request["messages"]), ANY_ID))
     stream = request.get("stream") is True
     body: JSON = {"model": target.model, "messages": [], "stream": stream}
     draft = Draft(request, target.unsupported, list(dropped), body=body)

@@ -25,6 +25,8 @@ _VIDEO_HOSTS = frozenset({"youtu.be", "youtube.com", "www.youtube.com", "m.youtu
 _AUDIO = {"wav": "audio/wav", "mp3": "audio/mp3"}
 _NOTHING = {"text": "."}
 """Gemini refuses a conversation without any part."""
+_CONTINUE = {"text": "Continue."}
+"""The user's turn after the model's own at the end, for models that refuse to continue one (edge case 17)."""
 
 
 class Conversation:
@@ -45,7 +47,7 @@ class Conversation:
             "assistant": self._model,
             "tool": self._result,
         }
-        for message in history.read(messages, _ANY_ID):
+        for message in history.asked(history.read(messages, _ANY_ID)):
             if message.role != "tool":
                 self._flush()
             handlers[message.role](message)
@@ -61,6 +63,8 @@ class Conversation:
         first = self._contents[0]
         if first["role"] == "model" and any("functionCall" in part for part in first["parts"]):
             self._contents.insert(0, {"role": "user", "parts": [_NOTHING]})  # a call must follow a user's turn
+        if not self._gates.prefill and self._contents[-1]["role"] == "model":
+            self._contents.append({"role": "user", "parts": [_CONTINUE]})
         return ({"parts": self._system} if self._system else None), self._contents
 
     def _add(self, role: str, parts: list[JSON]) -> None:

@@ -33,6 +33,8 @@ class Gates:
     """Whether there is a ``systemInstruction``."""
     penalties: Literal["nowhere", "vertex", "everywhere"] = "nowhere"
     """Where presence and frequency penalties are taken: on Vertex AI only, or at AI Studio as well; elsewhere one is a 400."""
+    prefill: bool = True
+    """Whether it goes on with a conversation that ends with its own turn, which is a 400 elsewhere."""
 
     def thinking(self, effort: str | None) -> dict[str, Any] | None:
         """The ``thinkingConfig`` of a ``reasoning_effort``; None when the model cannot be told."""
@@ -51,6 +53,8 @@ class Gates:
 
 _OLD = Gates(generation_3=False, json_schema=False, fetches=False, penalties="everywhere")
 _2_5 = Gates(generation_3=False, penalties="vertex")
+_NEWEST = Gates(("LOW", "MEDIUM", "HIGH"), prefill=False)
+"""Of models not in the table: what all newer ones share (from 3.7 on MINIMAL is refused)."""
 _FAMILIES: tuple[tuple[str, Gates], ...] = (
     (r"gemma-[123]", replace(_OLD, system=False)),
     (r"gemini-1|gemini-2\.0|gemini-exp|learnlm|gemini-pro($|-vision)|text-|chat-", _OLD),
@@ -60,10 +64,10 @@ _FAMILIES: tuple[tuple[str, Gates], ...] = (
     (r"gemini-3.*flash-image", Gates(("MINIMAL", "HIGH"))),
     (r"gemini-.*(image|tts|audio|live)", Gates()),
     (r"gemini-3-pro", Gates(("LOW", "HIGH"))),
+    (r"gemini-3\.1-pro|gemini-pro-latest", replace(_NEWEST, prefill=True)),
+    (r"gemini-3\.(6-flash|[5-9].*-lite)", Gates(_LEVELS, prefill=False)),
     (r"gemini-3(\.[0-6])?-flash|gemini-3.*-lite", Gates(_LEVELS)),
 )
-_NEWEST = Gates(("LOW", "MEDIUM", "HIGH"))
-"""Of models not in the table: what all newer ones share (from 3.7 on MINIMAL is refused)."""
 
 
 @lru_cache(1024)

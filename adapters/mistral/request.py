@@ -21,6 +21,8 @@ _ID = re.compile(r"[A-Za-z0-9]{9}")
 _FUNCTION = frozenset({"name", "description", "parameters", "strict"})
 _EFFORTS: Mapping[str, str] = {"none": "none", "minimal": "none"}
 """Mistral knows reasoning on and off; every other effort is ``high``."""
+_HOTTEST = 1.5
+"""The most ``temperature``: OpenAI's goes to 2, and more is a 422."""
 
 MISTRAL = Dialect(
     name="mistral",
@@ -35,7 +37,7 @@ MISTRAL = Dialect(
         ("function_call", "functions", "max_completion_tokens", "max_tokens", "messages", "model", "reasoning_effort"),
         Fate.TRANSLATE,
     )
-    | dict.fromkeys(("seed", "service_tier", "tool_choice", "tools"), Fate.TRANSLATE),
+    | dict.fromkeys(("seed", "service_tier", "temperature", "tool_choice", "tools"), Fate.TRANSLATE),
     # Priority takes an agreement with Mistral; without it, or over its limits, `auto` is served at the standard tier.
     # Source: docs.mistral.ai/inference/priority-tier.
     tiers={"default": "standard_only", "priority": "auto"},
@@ -58,6 +60,8 @@ def prepare(request: ChatRequest, target: Target) -> UpstreamRequest:
     if (seed := told.pop("seed", None)) is not None:
         told["random_seed"] = seed
         target = replace(target, allow=target.allow | {"random_seed"})
+    if (temperature := told.get("temperature")) is not None:
+        told["temperature"] = min(temperature, _HOTTEST)
     if told.get("tool_choice") == "required":
         told["tool_choice"] = "any"
     elif isinstance(choice := told.get("tool_choice"), dict) and choice.get("type") == "allowed_tools":
@@ -84,26 +88,55 @@ def _known(given: JSON) -> JSON:
 
 
 def _messages(messages: list[JSON]) -> list[JSON]:
-    told = [_message(message, index) for index, message in enumerate(messages)]
+    ids = _Ids()
+    told = [_message(message, index, ids) for index, message in enumerate(messages)]
+    said = [m for m in told if m["role"] != "assistant" or m.get("content") or "tool_calls" in m]
+    told = _ordered(said or told)  # a blank turn of the assistant is a 400
     if told[-1]["role"] == "assistant" and "tool_calls" not in told[-1]:
         told[-1]["prefix"] = True  # without it the last turn may not be the assistant's
     return told
 
 
-def _message(message: JSON, index: int) -> JSON:
+def _ordered(told: list[JSON]) -> list[JSON]:
+    """Instructions where Mistral takes them: at the begin or after a user, never last (edge cases 15 and 16).
+
+    Those after an answer or a result join the first ones; at the end of it all they are told as the user's.
+    """
+    end = next((at for at in range(len(told), 0, -1) if told[at - 1]["role"] != "system"), len(told) - 1)
+    kept: list[JSON] = []
+    moved: list[JSON] = []
+    last = "system"
+    for at, message in enumerate(told):
+        if message["role"] != "system":
+            last = message["role"]
+            kept.append(message)
+        elif at >= end and last != "tool":
+            kept.append({**message, "role": "user"})
+        elif last in ("assistant", "tool"):
+            moved.append(message)
+        else:
+            kept.append(message)
+    first = next((at for at, message in enumerate(kept) if message["role"] != "system"), len(kept))
+    return [*kept[:first], *moved, *kept[first:]]
+
+
+def _message(message: JSON, index: int, ids: "_Ids") -> JSON:
     told: JSON = {key: message[key] for key in ("role", "content") if key in message}
+    if told["role"] == "developer":
+        told["role"] = "system"
     if isinstance(content := message.get("content"), list):
         told["content"] = _content(content, index, message["role"])
     elif not content and (refusal := message.get("refusal")):
         told["content"] = refusal  # Mistral has no such field: the model said it
     if calls := message.get("tool_calls"):
-        told["tool_calls"] = [_call(call, index) for call in calls]
+        made = ids.of_turn([call["id"] for call in calls], index)
+        told["tool_calls"] = [_call(call, call_id, index) for call, call_id in zip(calls, made, strict=True)]
     if message["role"] == "tool":
-        told["tool_call_id"] = tool_id(message["tool_call_id"])
+        told["tool_call_id"] = ids.answered(message["tool_call_id"])
     return told
 
 
-def _call(call: JSON, index: int) -> JSON:
+def _call(call: JSON, call_id: str, index: int) -> JSON:
     if not isinstance(call.get("function"), dict):
         raise UnsupportedParameter(f"messages[{index}].tool_calls", "The model takes calls of function tools only.")
     arguments = call["function"].get("arguments")
@@ -111,7 +144,32 @@ def _call(call: JSON, index: int) -> JSON:
         "name": call["function"]["name"],
         "arguments": arguments if arguments not in (None, "", "null") else "{}",
     }
-    return {"id": tool_id(call["id"]), "type": "function", "function": function}
+    return {"id": call_id, "type": "function", "function": function}
+
+
+class _Ids:
+    """Mistral's ids of a conversation's calls, each its own though a client gave one to several (edge case 13)."""
+
+    def __init__(self) -> None:
+        self._used: set[str] = set()
+        self._open: dict[str, list[str]] = {}
+        """The client's id -> ours of the calls of the last turn that wait for their results, in order."""
+
+    def of_turn(self, given: list[str], index: int) -> list[str]:
+        self._open = {}
+        made = []
+        for position, call_id in enumerate(given):
+            ours = tool_id(call_id)
+            if ours in self._used:
+                ours = tool_id(f"{call_id}/{index}/{position}")
+            self._used.add(ours)
+            self._open.setdefault(call_id, []).append(ours)
+            made.append(ours)
+        return made
+
+    def answered(self, call_id: str) -> str:
+        waiting = self._open.get(call_id)
+        return waiting.pop(0) if waiting else tool_id(call_id)
 
 
 def tool_id(given: str) -> str:
