@@ -92,7 +92,10 @@ def load_source(path: Path, depth: int = 0) -> dict[str, Any]:
     if not isinstance(source, dict):
         raise click.ClickException(f"{path}: not a mapping of options")
     merged: dict[str, Any] = {key: value for key, value in source.items() if key != "include"}
-    for name in source.get("include") or ():
+    included = source.get("include") or []
+    if not isinstance(included, list):
+        raise click.ClickException(f"{path}: include: not a list of files; write [{included}]")
+    for name in included:
         if depth > 8:
             raise click.ClickException(f"{path}: files include each other")
         for key, value in load_source(path.parent / str(name), depth + 1).items():

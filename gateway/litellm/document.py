@@ -10,6 +10,7 @@ from ..deployments import wrong_parameters
 from .extras import PRICES, extras, is_sent, number, whole_weights
 from .providers import CONNECTION, Providers, reference
 from .settings import JSON, money, name, surprises, window
+from .shapes import Shapes, plain_keys
 
 _STRATEGIES = {
     "simple-shuffle": "weighted",
@@ -49,24 +50,34 @@ def convert(source: Mapping[str, Any]) -> Converted:
 class _Conversion:
     def __init__(self, source: Mapping[str, Any]) -> None:
         self.notes: list[str] = []
-        self._source = source
+        self._shapes = Shapes(self.notes)
+        self._source = source = plain_keys(source)
         self._providers = Providers(self.notes)
         self._models: dict[str, JSON] = {}
         self._limits: dict[str, Any] = {}
         """Of deployments that are named after their address."""
-        router, litellm = _section(source, "router_settings"), _section(source, "litellm_settings")
+        sections = ("router_settings", "litellm_settings", "general_settings")
+        router, litellm, general = (dict(self._shapes.mapping(source.get(key), key)) for key in sections)
         self._settings = {**litellm, **router}
         """The router's settings win."""
-        self._general = _section(source, "general_settings")
+        self._general = general
         self._credentials = {
-            item.get("credential_name"): item.get("credential_values") or {}
-            for item in _items(source.get("credential_list"))
+            str(item.get("credential_name")): self._shapes.mapping(
+                item.get("credential_values"), f"{where}.credential_values"
+            )
+            for where, item in self._shapes.mappings(source.get("credential_list"), "credential_list")
         }
         self._used: set[str] = set()
+        self._exact: set[str] = set()
+        """Public names that are names here too."""
+        self._renamed: dict[str, str] = {}
+        """What became of the others, and of which they are."""
 
     def run(self) -> Converted:
-        for position, item in enumerate(_items(self._source.get("model_list"))):
-            self._deployment(item, f"model_list[{position}]")
+        listed = list(self._shapes.mappings(self._source.get("model_list"), "model_list"))
+        self._exact = {public for _, item in listed if (public := str(item.get("model_name"))) == name(public)}
+        for where, item in listed:
+            self._deployment(item, where)
         self._defaults()
         self._fallbacks()
         document: JSON = {"providers": self._providers.providers, "models": self._models}
@@ -93,14 +104,14 @@ class _Conversion:
         return found
 
     def _deployment(self, item: JSON, where: str) -> None:
-        parameters = item.get("litellm_params") if isinstance(item.get("litellm_params"), dict) else {}
-        assert isinstance(parameters, dict), "looked at above"
+        parameters = self._shapes.mapping(item.get("litellm_params"), f"{where}.litellm_params")
         named = parameters.get("litellm_credential_name")
-        if named is not None and named not in self._credentials:
+        if named is not None and str(named) not in self._credentials:
             self.notes.append(f"{where}.litellm_params.litellm_credential_name: no '{named}' in credential_list")
-        parameters = {**self._credentials.get(named, {}), **parameters}
-        info = item.get("model_info") if isinstance(item.get("model_info"), dict) else {}
-        assert isinstance(info, dict), "looked at above"
+        parameters = {**self._credentials.get(str(named), {}), **parameters}
+        for key in ("extra_headers", "extra_body"):
+            self._shapes.mapping(parameters.get(key), f"{where}.litellm_params.{key}")
+        info = self._shapes.mapping(item.get("model_info"), f"{where}.model_info")
         public = str(item.get("model_name") or "")
         if not public or not parameters.get("model"):
             self.notes.append(f"{where}: has no model_name or no litellm_params.model; left out")
@@ -110,6 +121,8 @@ class _Conversion:
             return
         if info.get("mode") not in _MODES:
             self.notes.append(f"{where}: mode '{info['mode']}' is not served; left out")
+            return
+        if not self._may_be_called(public, where):
             return
         found = self._providers.of(parameters, where)
         if found is None:
@@ -126,6 +139,21 @@ class _Conversion:
             self.notes.append(f"{where}.model_info.{key}: not supported, ignored")
         model["deployments"].append(deployment)
         self._parameters(model, parameters, where)
+
+    def _may_be_called(self, public: str, where: str) -> bool:
+        """Says what a name becomes that cannot be one here; False where another model has that name."""
+        ours = name(public)
+        if ours == public:
+            return True
+        if ours in self._exact or self._renamed.setdefault(ours, public) != public:
+            self.notes.append(f"{where}: '{public}' would be '{ours}' here, as another model is; rename it; left out")
+            return False
+        note = (
+            f"model_name '{public}' becomes '{ours}', which clients must ask for: names have no blanks, bars or braces"
+        )
+        if note not in self.notes:
+            self.notes.append(note)
+        return True
 
     def _parameters(self, model: JSON, parameters: JSON, where: str) -> None:
         """Whatever else stands among a deployment's parameters is a default of requests."""
@@ -154,33 +182,35 @@ class _Conversion:
         self.notes.append(f"{where}: taken for request defaults: {', '.join(sorted(rest))}")
 
     def _defaults(self) -> None:
-        strategy = self._take("routing_strategy") or "simple-shuffle"
+        strategy = str(self._take("routing_strategy") or "simple-shuffle")
         if strategy not in _STRATEGIES:
             self.notes.append(f"router_settings.routing_strategy: '{strategy}' becomes weighted")
         drop = _truth(self._take("drop_params"))
         for model in self._models.values():
             whole_weights(model["deployments"])
             if len(model["deployments"]) > 1:
-                model["strategy"] = _STRATEGIES.get(str(strategy), "weighted")
+                model["strategy"] = _STRATEGIES.get(strategy, "weighted")
             if drop:
                 model.setdefault("params", {})["unsupported"] = "drop"
 
     def _fallbacks(self) -> None:
         edges: dict[str, set[str]] = {}
         for theirs, ours in _FALLBACKS.items():
-            for item in _items(self._take(theirs)):
+            for _, item in self._shapes.mappings(self._take(theirs), f"{_home(self._source, theirs)}.{theirs}"):
                 for source, targets in item.items():
-                    self._fall_back(name(source), ours, targets, edges)
-        default = self._take("default_fallbacks")
+                    chain = self._shapes.listing(targets, f"{_home(self._source, theirs)}.{theirs} of '{source}'")
+                    self._fall_back(name(source), ours, chain, edges)
+        where = f"{_home(self._source, 'default_fallbacks')}.default_fallbacks"
+        default = self._shapes.listing(self._take("default_fallbacks"), where)
         for model in list(self._models):
             if default and "any" not in self._models[model].get("fallbacks", {}):
                 self._fall_back(model, "any", default, edges)
 
-    def _fall_back(self, source: str, kind: str, targets: Any, edges: dict[str, set[str]]) -> None:
+    def _fall_back(self, source: str, kind: str, targets: list[Any], edges: dict[str, set[str]]) -> None:
         if source not in self._models:
             self.notes.append(f"fallbacks of '{source}': no such model")
             return
-        for target in [name(t) for t in targets] if isinstance(targets, list) else []:
+        for target in map(name, targets):
             if target == source:
                 continue
             if target not in self._models or _reaches(target, source, edges):
@@ -193,7 +223,10 @@ class _Conversion:
 
     def _aliases(self) -> JSON:
         aliases = {}
-        for alias, told in _mapping(self._take("model_group_alias")).items():
+        where = f"{_home(self._source, 'model_group_alias')}.model_group_alias"
+        for alias, told in self._shapes.mapping(self._take("model_group_alias"), where).items():
+            if name(alias) != alias:
+                self.notes.append(f"{where}: '{alias}' becomes '{name(alias)}', which clients must ask for")
             target = name(told.get("model") if isinstance(told, dict) else told)
             if target in self._models and name(alias) not in self._models:
                 aliases[name(alias)] = target
@@ -203,6 +236,7 @@ class _Conversion:
 
     def _redis(self) -> JSON:
         given = {key: reference(self._take(f"redis_{key}")) for key in ("url", "host", "port", "password")}
+        given = {key: value if value is None else str(value) for key, value in given.items()}
         if given["url"]:
             if "@" in given["url"] and not given["url"].startswith("${"):
                 self.notes.append("router_settings.redis_url has a password in it; set REDIS_URL to it")
@@ -281,19 +315,7 @@ def _reaches(start: str, end: str, edges: Mapping[str, set[str]]) -> bool:
 
 
 def _home(source: Mapping[str, Any], key: str) -> str:
-    return "router_settings" if key in _section(source, "router_settings") else "litellm_settings"
-
-
-def _section(source: Mapping[str, Any], key: str) -> JSON:
-    return dict(_mapping(source.get(key)))
-
-
-def _mapping(value: Any) -> JSON:
-    return value if isinstance(value, dict) else {}
-
-
-def _items(value: Any) -> list[JSON]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+    return "router_settings" if key in (source.get("router_settings") or ()) else "litellm_settings"
 
 
 def _truth(value: Any) -> bool:

@@ -38,7 +38,9 @@ def extras(parameters: Mapping[str, Any], info: Mapping[str, Any], note: Callabl
     told: JSON = {}
     for key, path in _NUMBERS.items():
         value = number(parameters.get(key))
-        if value is not None:
+        if value == 0 and path[0] == "timeouts":
+            note(f".litellm_params.{key}: 0 is not possible; left out")
+        elif value is not None:
             _put(told, path, int(value) if value == int(value) else value)
         elif parameters.get(key) is not None:
             note(f".litellm_params.{key}: not a number; left out")
@@ -51,11 +53,16 @@ def extras(parameters: Mapping[str, Any], info: Mapping[str, Any], note: Callabl
     for theirs, ours in (("max_input_tokens", "max_input"), ("max_output_tokens", "max_output")):
         if (size := number(info.get(theirs))) is not None and size >= 1:
             told[ours] = int(size)
+        elif info.get(theirs) is not None:
+            note(f".model_info.{theirs}: not a number of tokens; left out")
     return told
 
 
 def _price(given: Mapping[str, Any], note: Callable[[str], None]) -> JSON:
     price = {ours: _per_million(given.get(theirs)) for theirs, ours in PRICES.items()}
+    if wrong := [theirs for theirs, ours in PRICES.items() if price[ours] is None and given.get(theirs) is not None]:
+        note(f": prices left out, for this is none: {', '.join(wrong)}")  # not at a part of what it costs
+        return {}
     known = {key: value for key, value in price.items() if value is not None}
     if "input" in known:
         return {"price": {"output": "0", **known}}  # as there: an embedding has no output

@@ -96,6 +96,8 @@ _KEYS: Mapping[str, str] = {
 _SECRETS = frozenset({"api_key", "client_secret", "aws_secret_access_key", "aws_session_token", "aws_access_key_id"})
 _CREDENTIAL = re.compile(r"(?i).*(authorization|cookie|key|token|secret|password).*")
 """Headers that are secrets."""
+_BEFORE_MODEL = re.compile(r"(?:invoke|converse|(?P<region>[a-z]{2}(?:-[a-z]+)+-[0-9]))/")
+"""Before the name of a model at Bedrock: an API and a region."""
 _ENVIRONMENT = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")
 
 
@@ -131,11 +133,18 @@ class Providers:
             return None
         if adapter == "vertex" and model.startswith("claude"):
             adapter = "vertex-anthropic"
-        if adapter == "openai" and base:
+        if adapter == "openai" and base and not _is_openais(base):
             adapter = "openai-compatible"
         if model.startswith(RESPONSES):  # there it chooses an API; no provider knows a model by it
             model = model.removeprefix(RESPONSES)
             self._notes.append(f"{where}: `{RESPONSES}` left out of '{model}': it is asked by chat completions here")
+        if adapter == "openai":  # at its own address, which needs no saying
+            parameters = {k: v for k, v in parameters.items() if k not in ("api_base", "base_url")}
+        if adapter == "bedrock":
+            model, region = bedrock_model(model)
+            parameters = {"aws_region_name": region, **parameters} if region else parameters
+        if parameters.get("organization") and not adapter.startswith("openai"):
+            self._notes.append(f"{where}.litellm_params.organization: not supported, ignored")
         described = self._described(adapter, parameters, where)
         self._from_environment(prefix, described)
         return self._named(prefix, described), model
@@ -219,4 +228,16 @@ def split(parameters: Mapping[str, Any]) -> tuple[str, str]:
         return (
             "anthropic" if model.startswith("claude") else "gemini" if model.startswith("gemini") else "openai"
         ), model
-    return prefix, rest.removeprefix("converse/") if prefix == "bedrock" else rest
+    return prefix, rest
+
+
+def bedrock_model(model: str) -> tuple[str, str | None]:
+    """Bedrock's own name of ``[invoke/|converse/][REGION/]MODEL``, and the region."""
+    region = None
+    while (found := _BEFORE_MODEL.match(model)) is not None:
+        model, region = model[found.end() :], found["region"] or region
+    return model, region
+
+
+def _is_openais(base: Any) -> bool:
+    return str(base).strip().rstrip("/").removesuffix("/v1") == "https://api.openai.com"

@@ -28,9 +28,9 @@ def seconds(duration: str) -> int | None:
     return int(found[1]) * _SECONDS[found[2]] if found else None
 
 
-def window(duration: str | None) -> str:
+def window(duration: Any) -> str:
     """The calendar window nearest to a duration; none at all is a total."""
-    length = seconds(duration) if duration else None
+    length = seconds(str(duration)) if duration else None
     if length is None:
         return "total"
     return "day" if length <= 86_400 else "week" if length <= 604_800 else "month"
