@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from .schema import AsManyAsCpus, Config, Deployment, Key, LimitValues, PublicModel
 
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+")
 MIN_SECRET = 32
 """Characters of a secret below which it can be guessed (256 bits in base62 are 43)."""
 
@@ -23,6 +24,7 @@ def problems(config: Config) -> list[str]:
         _secrets,
         _headers,
         _addresses,
+        _origins,
         _identity,
         _capacities,
         _queues,
@@ -233,6 +235,8 @@ def _addresses(config: Config) -> Iterator[str]:
         schemes = ("redis", "rediss", "redis+cluster", "rediss+cluster", "unix")
         if not _is_address(config.redis.url.get_secret_value(), *schemes):
             yield "redis.url: not an address; write redis://HOST:6379/0, rediss://, redis+cluster:// or unix://"
+        elif not _names_a_database(config.redis.url.get_secret_value()):
+            yield "redis.url: its path is no number of a database; write redis://HOST:6379/0"
     webhook = config.counters.webhook
     if webhook is not None and not _is_address(webhook.get_secret_value(), "http", "https"):
         yield "counters.webhook: not an address; write https://..."
@@ -248,6 +252,18 @@ def _is_address(url: str, *schemes: str) -> bool:
         return parts.scheme in schemes and parts.port != 0 and bool(parts.hostname or parts.scheme == "unix")
     except ValueError:  # a port that is no number
         return False
+
+
+def _origins(config: Config) -> Iterator[str]:
+    for i, origin in enumerate(config.server.cors_origins):
+        if not _ORIGIN.fullmatch(origin):
+            yield f"server.cors_origins[{i}]: not an origin as browsers send it; write https://HOST, or * for all"
+
+
+def _names_a_database(url: str) -> bool:
+    """Whether a client would know which one; it takes the first where it cannot read the number."""
+    parts = urlsplit(url)
+    return parts.scheme == "unix" or parts.path in ("", "/") or parts.path[1:].isdecimal()
 
 
 def _identity(config: Config) -> Iterator[str]:

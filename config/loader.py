@@ -14,7 +14,16 @@ from .checks import problems
 from .schema import Config
 
 _VARIABLE = re.compile(r"\$(?:\$|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:-[^}]*)?\})")
+_NOT_OURS = re.compile(r"\$(?P<shell>[A-Z][A-Z0-9_]*)|os\.environ/(?P<litellm>[A-Za-z_][A-Za-z0-9_]*)")
+"""Whole values that are variables elsewhere, in a shell and in LiteLLM: sent as they stand, a provider refuses such a key."""
 _MERGE = "tag:yaml.org,2002:merge"
+
+
+_KINDS = {
+    **dict.fromkeys(("tuple_type", "list_type"), "must be a list; write [VALUE, ...]"),
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "must be a mapping of options"),
+}
+"""What pydantic calls otherwise than who writes YAML."""
 
 
 class ConfigError(Exception):
@@ -50,9 +59,7 @@ def parse(text: str, environ: Mapping[str, str] | None = None) -> Config:
     try:
         config = Config.model_validate(expanded)
     except ValidationError as exc:
-        raise ConfigError(
-            mistakes + [_describe(e) for e in exc.errors(include_input=False, include_url=False)]
-        ) from None
+        raise ConfigError(mistakes + _described(exc.errors(include_input=False, include_url=False), mistakes)) from None
     mistakes += problems(config)
     if mistakes:
         raise ConfigError(mistakes)
@@ -94,8 +101,17 @@ def _expand(value: Any, environ: Mapping[str, str], path: str, mistakes: list[st
         }
     if isinstance(value, list):
         return [_expand(v, environ, f"{path}[{i}]", mistakes) for i, v in enumerate(value)]
-    if not isinstance(value, str) or "$" not in value:
+    return _text(value, environ, path, mistakes) if isinstance(value, str) else value
+
+
+def _text(value: str, environ: Mapping[str, str], path: str, mistakes: list[str]) -> str | None:
+    if (foreign := _NOT_OURS.fullmatch(value)) is not None:
+        literal = f", or ${value} for the text" if foreign["shell"] else ""
+        mistakes.append(f"{path}: write ${{{foreign['shell'] or foreign['litellm']}}} for the variable{literal}")
+    if "$" not in value:
         return value
+    if "${" in _VARIABLE.sub(lambda match: match["default"] or " ", value):
+        mistakes.append(f"{path}: `${{` begins no ${{NAME}} and no ${{NAME:-default}}; write $${{ for the text")
 
     def replace(match: re.Match[str]) -> str:
         name, default = match["name"], match["default"]
@@ -119,14 +135,31 @@ def _join(path: str, key: object) -> str:
     return f"{path}.{key}" if path else str(key)
 
 
-def _describe(error: ErrorDetails) -> str:
+def _described(errors: list[ErrorDetails], known: list[str]) -> list[str]:
+    """A line for each mistake, but for what only follows from one: of a list and of a value that could not be had."""
+    wrong = {error["loc"][:length] for error in errors for length in range(1, len(error["loc"]))}
+    unknown = {line.partition(": ")[0] for line in known}
+    return [
+        _describe(error)
+        for error in errors
+        if not (error["type"] == "too_short" and error["loc"] in wrong) and _path(error) not in unknown
+    ]
+
+
+def _path(error: ErrorDetails) -> str:
     path = ""
     for part in error["loc"]:
         path = f"{path}[{part}]" if isinstance(part, int) else _join(path, part)
+    return path
+
+
+def _describe(error: ErrorDetails) -> str:
+    path = _path(error)
     if error["type"] == "extra_forbidden":
         *parents, name = error["loc"]
         return f"{path}: no such option{_suggest(str(name), _options_at(parents))}"
-    return f"{path}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    told = _KINDS.get(error["type"]) or error["msg"].replace("Tuple ", "list ")
+    return f"{path}: {told[0].lower()}{told[1:]}"
 
 
 def _suggest(name: str, known: list[str]) -> str:

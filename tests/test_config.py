@@ -73,8 +73,18 @@ def test_every_option_has_one_meaning() -> None:
         ("server: {port: x}", "server.port: input should be a valid integer, unable to parse string as an integer"),
         (
             "models: {m: {deployments: []}}",
-            "models.m.deployments: tuple should have at least 1 item after validation, not 0",
+            "models.m.deployments: list should have at least 1 item after validation, not 0",
         ),
+        ("keys: [{name: a, models: fast}]", "keys[0].models: must be a list; write [VALUE, ...]"),
+        ("teams: {a: }", "teams.a: must be a mapping of options"),
+        ("keys: [{name: a, key: $MY_KEY}]", "keys[0].key: write ${MY_KEY} for the variable, or $$MY_KEY for the text"),
+        ("providers: {o: {api_key: os.environ/KEY}}", "providers.o.api_key: write ${KEY} for the variable"),
+        ("providers: {o: {api_key: '${MY-KEY}'}}", "providers.o.api_key: `${` begins no ${NAME}"),
+        ("providers: {o: {api_key: 'x-${KEY'}}", "providers.o.api_key: `${` begins no ${NAME}"),
+        ("providers: {o: {api_key: '${A:-${B}}'}}", "providers.o.api_key: `${` begins no ${NAME}"),
+        ("redis: {url: 'redis://127.0.0.1:6379/main'}", "redis.url: its path is no number of a database"),
+        ("server: {cors_origins: ['https://a.example/']}", "server.cors_origins[0]: not an origin"),
+        ("server: {cors_origins: [a.example]}", "server.cors_origins[0]: not an origin"),
         ("models: {m: {deploymnets: []}}", "models.m.deploymnets: no such option; did you mean 'deployments'?"),
         ("server: {port: 1, port: 2}", "not YAML:"),
         ("[1, 2]", "the file must be a mapping of options"),
@@ -96,6 +106,33 @@ def test_every_option_has_one_meaning() -> None:
 )
 def test_a_mistake_names_its_path(text: str, line: str) -> None:
     assert any(p.startswith(line) for p in problems(text)), problems(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "models: {m: {deployments: [{provider: o, model: m, weight: -1}]}}",
+        "admin: {keys: {ops: '${NOT_SET}'}}",
+        "redis: {url: '${NOT_SET}'}",
+    ],
+)
+def test_one_mistake_is_one_line(text: str) -> None:
+    """What only follows from it is no other: a list without its one wrong item is empty, a variable that is not set no text."""
+    assert len([line for line in problems(text) if not line.startswith("models.m.deployments[0].provider")]) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["$$MY_KEY-0123456789", "$ix-Dollars-0123456789", "pa$$w0rd$-0123456789", "$${KEY}-0123456789"]
+)
+def test_a_dollar_sign_that_begins_no_variable_stays(text: str) -> None:
+    (key,) = parse(yaml.safe_dump({**GOOD, "keys": [{"name": "a", "key": text}]}), {}).keys
+    assert key.key is not None
+    assert key.key.get_secret_value() == text.replace("$$", "$")
+
+
+@pytest.mark.parametrize("origin", ["*", "null", "https://a.example", "http://localhost:3000", "app://obsidian.md"])
+def test_what_browsers_send_as_their_origin_may_call(origin: str) -> None:
+    assert parse(yaml.safe_dump({**GOOD, "server": {"cors_origins": [origin]}}), {}).server.cors_origins == (origin,)
 
 
 @pytest.mark.parametrize("factor", ["-0.5", "1001"])

@@ -259,12 +259,13 @@ async def test_a_redis_that_may_evict_counters_is_refused() -> None:
         evicting.stop()
 
 
-async def test_no_redis_at_start_is_said_without_its_address() -> None:
+async def test_no_redis_at_start_is_said_with_where_and_why_and_without_its_password() -> None:
     url = SecretStr("redis://user:secret@127.0.0.1:1/0")
     limiter = Limiter.from_config(schema.Config(redis=schema.Redis(url=url)))
     with pytest.raises(StoreDown) as caught:
         await limiter.start()
     assert "secret" not in str(caught.value)
+    assert "127.0.0.1:1" in str(caught.value)
     await limiter.close()
 
 

@@ -74,7 +74,7 @@ class Store:
                 await self._client.script_load(script.source)
             policies = await self._policies()
         except (RedisError, OSError) as e:
-            raise StoreDown(f"Redis cannot be used for limits: {type(e).__name__}") from e
+            raise StoreDown(f"Redis cannot be used for limits: {type(e).__name__}: {e}") from e
         await self.look()
         self._started = True
         bad = sorted({policy for policy in policies if policy != "noeviction"})

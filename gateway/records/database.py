@@ -264,9 +264,11 @@ def _postgres_arguments(url: URL, timeout: float) -> tuple[URL, dict[str, Any]]:
 
 
 def explained(error: StoreUnavailable) -> str:
-    """What an operator is told at the start: the server's own word too, where there is one. It names no password."""
-    said = getattr(error.__cause__, "orig", None)
-    return f"{error.message} It says: {said}" if said is not None else error.message
+    """What an operator is told at the start: the server's own word too, or why it was not reached. It names no password."""
+    cause = error.__cause__
+    if (said := getattr(cause, "orig", None)) is not None:
+        return f"{error.message} It says: {said}"
+    return f"{error.message} ({cause})" if isinstance(cause, OSError) and str(cause) else error.message
 
 
 def sql_text(value: str) -> str:
