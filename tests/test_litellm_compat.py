@@ -111,6 +111,9 @@ async def test_what_is_not_understood_is_refused_and_never_a_crash() -> None:
     async with compatible() as (_, _, call):
         for body in (
             {"guardrails": ["g"]}, {"budget_id": "b"}, {"rpm_limit": "many"}, {"max_budget": -1}, {"duration": "soon"},
+            {"max_bugdet": 5}, {"members_with_roles": [{"role": "user"}]}, {"model_max_budget": {"m": {"budget_limit": "x"}}},
+            {"model_max_budget": {"m": {"limit": 5}}}, {"model_max_budget": {"m": -1}}, {"model_max_budget": {"m": {"rpm_limit": 5}}},
+            {"model_max_budget": {"m": {"max_budget": 5, "time_period": "x"}}}, {"model_max_budget": {"m": {}}},
             {"key": "short"}, {"team_id": "nobody"}, {"models": "m"}, {"metadata": 5}, {"aliases": []}, {"max_budget": "x"}, {"budget_duration": "x"}, {"blocked": "no"}, {"rpm_limit": 1e400},
         ):  # fmt: skip
             status, answer = await call("POST", "/key/generate", body)
@@ -142,6 +145,59 @@ async def test_what_would_change_a_limit_or_a_freedom_is_refused_or_holds() -> N
         told = {"name": "boss", "role": "admin", "organization": "default"}
         boss = Caller(http, gateway, (await gateway.records.admin.create(_operator(), "key", told))["key"])
         assert (await boss("POST", "/key/generate", {"organization_id": "acme"}))[0] == 400
+
+
+async def test_a_change_leaves_every_limit_that_it_does_not_name() -> None:
+    """Also those that LiteLLM has no word for: a second window, what may be overdrawn, other limits of one model."""
+    async with compatible() as (gateway, _, call):
+        limits = {
+            "rpm": 9,
+            "otpm": 7,
+            "budget": {"month": 20, "day": 2, "overdraft": 1},
+            "per_model": {"m": {"rpm": 3, "budget": {"day": 1}}, "n": {"tpm": 8}},
+        }
+        made = await gateway.records.admin.create(_operator(), "key", {"name": "a", "limits": limits})
+
+        async def changed(**body: Any) -> dict[str, Any]:
+            await call.ok("POST", "/key/update", {"key": made["id"], **body})
+            shown = (await gateway.records.admin.get(_operator(), "key", made["id"]))["limits"]
+            found: dict[str, Any] = _said(shown)
+            return found
+
+        budget = {"month": "20", "day": "2", "overdraft": "1"}
+        of_models: dict[str, Any] = {"m": {"rpm": 3, "budget": {"day": "1"}}, "n": {"tpm": 8}}
+        assert await changed(rpm_limit=5) == {"rpm": 5, "otpm": 7, "budget": budget, "per_model": of_models}
+        of_models["m"]["rpm"] = 4
+        assert (await changed(model_rpm_limit={"m": 4}))["per_model"] == of_models
+        of_models["m"]["budget"] = {"week": "6"}
+        assert (await changed(model_max_budget={"m": {"budget_limit": 6, "time_period": "7d"}}))[
+            "per_model"
+        ] == of_models
+        del of_models["m"]["budget"]
+        assert (await changed(model_max_budget={}))["per_model"] == of_models
+        assert (await changed(max_budget=30))["budget"] == {**budget, "month": "30"}
+        assert (await changed(max_budget=None))["budget"] == {"day": "2", "overdraft": "1"}
+        told = await changed(max_budget=None)
+        assert told == {"rpm": 5, "otpm": 7, "per_model": of_models}
+
+
+async def test_what_a_key_belongs_to_is_not_changed_in_silence() -> None:
+    async with compatible() as (gateway, _, call):
+        await gateway.records.admin.create(_operator(), "team", {"id": "t"})
+        made = await call.ok("POST", "/key/generate", {"team_id": "t"})
+        assert await call.ok(
+            "POST", "/key/update", {"key": made["key"], "team_id": "t", "user_id": None, "rpm_limit": 1}
+        )
+        for option in ("team_id", "user_id", "organization_id"):
+            status, answer = await call("POST", "/key/update", {"key": made["key"], option: "other"})
+            assert (status, answer["error"]["param"]) == (400, option)
+
+
+def _said(value: Any) -> Any:
+    """Without what is null or empty."""
+    if not isinstance(value, dict):
+        return value
+    return {k: said for k, v in value.items() if (said := _said(v)) not in (None, {})}
 
 
 async def test_S_07_roles_hold_here_too_and_another_tenants_keys_are_unknown() -> None:

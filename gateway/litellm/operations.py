@@ -59,7 +59,7 @@ class Compatible:
             yield Operation("GET", path, "viewer", "Models", self.models)
 
     async def generate(self, asked: Asked) -> JSON:
-        body = _body(asked)
+        body = _body(asked, "/key/generate")
         told = key_body(body, f"key-{secrets.token_hex(6)}", self._now())
         if asked.actor.team is not None:
             told.setdefault("team", asked.actor.team)
@@ -71,14 +71,14 @@ class Compatible:
         return {**row(made, 0), "key": made.get("key", body.get("key"))}
 
     async def update(self, asked: Asked) -> JSON:
-        body = _body(asked)
+        body = _body(asked, "/key/update")
         identity = await self._key(body.get("key"))
         shown = await self.admin.get(asked.actor, "key", identity)
         told = update_body(body, shown, self._now())
         return await self._row("key", await self.admin.update(asked.actor, "key", identity, told))
 
     async def delete(self, asked: Asked) -> JSON:
-        body = _body(asked)
+        body = _body(asked, "/key/delete")
         given = [*_texts(body, "keys"), *[await self._named(asked.actor, a) for a in _texts(body, "key_aliases")]]
         found = [await self._key(key) for key in given]
         for identity in found:
@@ -86,11 +86,11 @@ class Compatible:
         return {"deleted_keys": given}
 
     async def block(self, asked: Asked) -> JSON:
-        identity = await self._key(_body(asked).get("key"))
+        identity = await self._key(_body(asked, "/key/block").get("key"))
         return await self._row("key", await self.admin.block(asked.actor, "key", identity))
 
     async def unblock(self, asked: Asked) -> JSON:
-        identity = await self._key(_body(asked).get("key"))
+        identity = await self._key(_body(asked, "/key/unblock").get("key"))
         return await self._row("key", await self.admin.unblock(asked.actor, "key", identity))
 
     async def regenerate(self, asked: Asked) -> JSON:
@@ -115,7 +115,7 @@ class Compatible:
         }
 
     async def team_new(self, asked: Asked) -> JSON:
-        body = _body(asked)
+        body = _body(asked, "/team/new")
         identity = name(body.get("team_id") or f"team-{secrets.token_hex(8)}")
         told: JSON = {"id": identity, **owner(body)}
         if body.get("team_alias"):
@@ -132,7 +132,7 @@ class Compatible:
         return {"team_id": identity, "team_info": await self._row("team", shown), "keys": [row(key) for key in found]}
 
     async def user_new(self, asked: Asked) -> JSON:
-        body = _body(asked)
+        body = _body(asked, "/user/new")
         identity = name(body.get("user_id") or f"user-{secrets.token_hex(8)}")
         teams = [name(team) for team in _texts(body, "teams")]
         if len(teams) > 1:
@@ -232,10 +232,10 @@ def _model(public: str, deployment: Deployment) -> JSON:
     return {"model_name": public, "litellm_params": {"model": upstream}, "model_info": {**info, **limits}}
 
 
-def _body(asked: Asked) -> JSON:
+def _body(asked: Asked, path: str) -> JSON:
     if not isinstance(asked.body, dict):
         raise InvalidRequest("The body must be a JSON object.")
-    check(asked.body)
+    check(asked.body, path)
     return asked.body
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ..errors import InvalidRequest
-from .settings import JSON, money, name, owner, seconds
+from .settings import JSON, budgets, mapping, money, name, owner, seconds
 
 _DURATIONS = {"total": None, "month": "1mo", "week": "7d", "day": "1d"}
 _LIMITS = {"rpm": "rpm_limit", "tpm": "tpm_limit", "tpd": "tpd_limit", "concurrency": "max_parallel_requests"}
@@ -33,11 +33,37 @@ _TYPES: Mapping[str, tuple[type, str]] = {
     **dict.fromkeys(("blocked", "auto_create_key"), (bool, "true or false")),
 }
 """A limit of another type must not be taken for none."""
+_OWNER = frozenset(
+    {
+        "models",
+        "max_budget",
+        "budget_duration",
+        *_LIMITS.values(),
+        "model_rpm_limit",
+        "model_tpm_limit",
+        "model_max_budget",
+    }
+    | {"metadata", "tags", "blocked", "organization_id"}
+)
+_KEY = _OWNER | {"key", "key_alias", "key_type", "team_id", "user_id", "aliases", "duration"}
+KNOWN: Mapping[str, frozenset[str]] = {
+    "/key/generate": _KEY,
+    "/key/update": _KEY,
+    "/key/delete": frozenset({"keys", "key_aliases"}),
+    "/key/block": frozenset({"key"}),
+    "/key/unblock": frozenset({"key"}),
+    "/team/new": _OWNER | {"team_id", "team_alias"},
+    "/user/new": _OWNER
+    | {"user_id", "user_email", "teams", "auto_create_key", "user_role", "user_alias", "send_invite_email"},
+}
+"""What may be said where; of a user's role, other name and invitation nothing comes."""
+_BUDGET = frozenset({"budget_limit", "max_budget", "time_period", "budget_duration"})
+_PER_MODEL = {"model_rpm_limit": "rpm", "model_tpm_limit": "tpm", "model_max_budget": "budget"}
 
 
-def check(body: Mapping[str, Any]) -> None:
-    """Raise InvalidRequest for what has no meaning here."""
-    for option in REFUSED:
+def check(body: Mapping[str, Any], path: str) -> None:
+    """Raise InvalidRequest for what has no meaning here, a misspelt limit among it."""
+    for option in (*REFUSED, *(body.keys() - KNOWN[path])):
         if body.get(option):
             raise InvalidRequest(f"'{option}' is not supported.", param=option, code="unsupported_parameter")
     if body.get("key_type") not in (None, "default", "llm_api"):
@@ -51,6 +77,18 @@ def check(body: Mapping[str, Any]) -> None:
         )
     if body.get("budget_duration") is not None and seconds(str(body["budget_duration"])) is None:
         raise InvalidRequest("Invalid 'budget_duration': like 1d, 7d, 1mo.", param="budget_duration")
+    _check_budgets(body)
+
+
+def _check_budgets(body: Mapping[str, Any]) -> None:
+    """Of single models: one that is not understood must not be none."""
+    if any(isinstance(told, dict) and told.keys() - _BUDGET for told in mapping(body.get("model_max_budget")).values()):
+        message = f"Invalid 'model_max_budget': of {', '.join(sorted(_BUDGET))}."
+        raise InvalidRequest(message, param="model_max_budget", code="invalid_value")
+    for model, amount, span in budgets(body):
+        if model is not None and (money(amount) is None or (span is not None and seconds(str(span)) is None)):
+            message = "Invalid 'model_max_budget': US dollars, 0 to 9000000, for so long: 1d, 7d, 1mo."
+            raise InvalidRequest(message, param="model_max_budget", code="invalid_value")
 
 
 def key_body(body: Mapping[str, Any], label: str, now: datetime) -> JSON:
@@ -78,9 +116,18 @@ def update_body(given: Mapping[str, Any], shown: JSON, now: datetime) -> JSON:
         raise InvalidRequest("'spend' is not supported.", param="spend", code="unsupported_parameter")
     merged = _owner({**row(shown), **given})
     told: JSON = {}
-    if given.keys() & {*_LIMITS.values(), "max_budget", "budget_duration", "model_rpm_limit", "model_tpm_limit"}:
-        kept = {k: v for k, v in shown["limits"].items() if v is not None and k not in (*_LIMITS, "budget")}
-        told["limits"] = {**kept, **merged["limits"]}
+    for theirs, ours in (("team_id", "team"), ("user_id", "user"), ("organization_id", "organization")):
+        if given.get(theirs) and name(given[theirs]) != shown[ours]:
+            raise InvalidRequest(f"'{theirs}' of a key cannot be changed.", param=theirs, code="unsupported_parameter")
+    if given.keys() & {*_LIMITS.values(), "max_budget", "budget_duration", *_PER_MODEL}:
+        kept = {
+            k: v for k, v in shown["limits"].items() if v is not None and k not in (*_LIMITS, "budget", "per_model")
+        }
+        changed = {k: v for k, v in merged["limits"].items() if k not in ("budget", "per_model")}
+        of_models = _of_models(given, merged["limits"], shown["limits"].get("per_model") or {})
+        told["limits"] = {**kept, **changed, "per_model": of_models}
+        if budget := _budget(given, merged["limits"], shown["limits"].get("budget") or {}):
+            told["limits"]["budget"] = budget
     for option in ("models", "tags", "metadata", "blocked"):
         if option in given:
             told[option] = merged.get(option)
@@ -91,6 +138,27 @@ def update_body(given: Mapping[str, Any], shown: JSON, now: datetime) -> JSON:
     if given.get("duration") is not None:
         told["expires"] = _expires(given["duration"], now)
     return told
+
+
+def _budget(given: Mapping[str, Any], merged: JSON, shown: Mapping[str, Any]) -> JSON:
+    """The one that LiteLLM has a word for may change; other windows and what may be overdrawn stay."""
+    kept = {window: amount for window, amount in shown.items() if amount is not None}
+    if not given.keys() & {"max_budget", "budget_duration"}:
+        return kept
+    kept.pop(next((window for window in _DURATIONS if window in kept), ""), None)
+    told = {**kept, **merged.get("budget", {})}
+    return told if told.keys() & _DURATIONS.keys() else {}
+
+
+def _of_models(given: Mapping[str, Any], merged: JSON, shown: Mapping[str, Any]) -> JSON:
+    """Of each model the kinds of limits that are named are replaced, others stay."""
+    named = {ours for theirs, ours in _PER_MODEL.items() if theirs in given}
+    told = {
+        model: {k: v for k, v in limits.items() if v is not None and k not in named} for model, limits in shown.items()
+    }
+    for model, limits in merged.get("per_model", {}).items():
+        told.setdefault(model, {}).update({k: v for k, v in limits.items() if k in named})
+    return {model: limits for model, limits in told.items() if limits}
 
 
 def _owner(body: Mapping[str, Any]) -> JSON:

@@ -38,7 +38,7 @@ def window(duration: Any) -> str:
 
 def surprises(row: Mapping[str, Any]) -> Iterator[str]:
     """What becomes of the budgets of a row that nobody would expect."""
-    for model, amount, span in _budgets(row):
+    for model, amount, span in budgets(row):
         what = "max_budget" if model is None else f"model_max_budget of {model}"
         if amount is not None and money(amount) is None:
             yield f"{what} is left out: not an amount up to $9000000"
@@ -48,7 +48,7 @@ def surprises(row: Mapping[str, Any]) -> Iterator[str]:
             yield f"{what} begins with nothing spent: LiteLLM's database does not tell it"
 
 
-def _budgets(row: Mapping[str, Any]) -> Iterator[tuple[str | None, Any, Any]]:
+def budgets(row: Mapping[str, Any]) -> Iterator[tuple[str | None, Any, Any]]:
     """(of which model, how much, for how long)."""
     yield None, row.get("max_budget"), row.get("budget_duration")
     for model, budget in mapping(row.get("model_max_budget")).items():
@@ -97,7 +97,7 @@ def limits(row: Mapping[str, Any]) -> JSON:
         for model, value in mapping(row.get(theirs) or metadata.get(theirs)).items():
             if value is not None:
                 per_model.setdefault(name(model), {})[ours] = int(value)
-    for public, dollars, span in _budgets(row):
+    for public, dollars, span in budgets(row):
         if public is not None and (amount := money(dollars)) is not None:
             per_model.setdefault(name(public), {})["budget"] = {window(span): amount}
     if per_model:
