@@ -42,7 +42,9 @@ class Question(BaseModel):
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
     request: dict[str, Any] = Field(description="The body of a request for a completion or embeddings.")
-    key: str | None = Field(None, description="Name or id of a virtual key; absent: nobody's limits apply.")
+    key: str | None = Field(
+        None, description="Name of a key of the configuration file or id of another; absent: nobody's limits apply."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,11 @@ class Explainer:
         """The decision, as far as it goes: ``refused`` tells why it ends, ``instead`` what a cheaper model does. Raises ResourceNotFound for an unknown key."""
         principal = ANYBODY if key is None else await self.principals(key)
         if principal is None:
-            raise ResourceNotFound(f"No key is called '{key[:128] if key else ''}'.", param="key")
+            called = key[:128] if key else ""
+            message = (
+                f"No key is called '{called}'; those that are not in the configuration file are named by their id."
+            )
+            raise ResourceNotFound(message, param="key")
         told: JSON = {"object": "explanation", "model": request.get("model"), "key": key, "refused": None}
         try:
             await self._decide(request, principal, told)

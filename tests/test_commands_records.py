@@ -36,6 +36,16 @@ def config(tmp_path: Path) -> str:
     return str(file)
 
 
+def test_models_may_have_blanks_between_them_and_a_window_only_one_budget(config: str) -> None:
+    at = ("-c", config)
+    sluice("db", "upgrade", *at)
+    made = json.loads(sluice("keys", "create", "a", "--models", "fast, embed-* ,", "--json", *at).output)
+    assert made["models"] == ["fast", "embed-*"]
+    refused = sluice("keys", "create", "b", "--budget", "5/day", "--budget", "50/day", *at, code=2).output
+    assert "--budget" in refused
+    assert "a window is given twice" in refused
+
+
 def test_keys_are_made_changed_and_deleted_in_the_database(config: str) -> None:
     at = ("-c", config)
     sluice("db", "check", *at, code=1)

@@ -53,7 +53,11 @@ def test_the_command_prints_the_decision(tmp_path: Path) -> None:
         ("not json", (), "request.json"),
         ("[1]", (), "not a JSON object"),
         ("[" * 100_000, (), "request.json"),
-        (ASK, ("--key", "nobody"), "No key is called 'nobody'."),
+        (
+            ASK,
+            ("--key", "nobody"),
+            "No key is called 'nobody'; those that are not in the configuration file are named by their id.",
+        ),
     ],
 )
 def test_the_command_exits_with_1_for_what_would_be_refused(

@@ -101,11 +101,13 @@ def settings(kind: KindName) -> Callable[[Callable[..., Any]], Callable[..., Any
 def body_of(given: dict[str, Any]) -> dict[str, Any]:
     """Options of the command line as the body of the admin API; what was not given is left out."""
     limits = {rate: value for rate in RATES if (value := given.pop(rate)) is not None}
-    if budget := dict(given.pop("budget")):
-        limits["budget"] = budget
+    if budget := given.pop("budget"):
+        limits["budget"] = dict(budget)
+        if len(limits["budget"]) < len(budget):
+            raise click.BadParameter("a window is given twice", param_hint="--budget")
     body: dict[str, Any] = {"limits": limits} if limits else {}
     if (models := given.pop("models")) is not None:
-        body["models"] = [name for name in models.split(",") if name]
+        body["models"] = [name for part in models.split(",") if (name := part.strip())]
     if metadata := dict(given.pop("metadata")):
         body["metadata"] = metadata
     further = _object(given.pop("options"))
