@@ -193,6 +193,23 @@ async def test_what_a_key_belongs_to_is_not_changed_in_silence() -> None:
             assert (status, answer["error"]["param"]) == (400, option)
 
 
+async def test_an_option_in_the_body_of_what_takes_none_is_refused_and_changes_nothing() -> None:
+    """Else the old secret of a key that is rotated with `overlap` there would end at once."""
+    async with compatible() as (gateway, _, call):
+        made = await call.ok("POST", "/key/generate", {})
+        for path, body in (
+            (f"/admin/v1/keys/{made['token']}/rotate", {"overlap": 3600}),
+            (f"/key/{made['token']}/regenerate", {"max_budget": 1}),
+        ):
+            status, answer = await call("POST", path, body)
+            assert (status, "takes no body" in answer["error"]["message"]) == (400, True), answer
+        assert (await call("POST", f"/admin/v1/keys/{made['token']}/rotate", {"overlap": 5}))[1]["error"][
+            "message"
+        ].endswith("query parameters: overlap.")
+        await ask(gateway, made["key"])
+        assert (await call("POST", f"/key/{made['token']}/regenerate", {}))[0] == 200
+
+
 def _said(value: Any) -> Any:
     """Without what is null or empty."""
     if not isinstance(value, dict):
