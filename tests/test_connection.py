@@ -211,7 +211,7 @@ async def test_a_connection_that_waits_for_a_request_holds_nothing_of_the_one_be
             (one,) = gateway.data.listener.connections
             assert one._task_handler is not None
             waiting = cast("types.CoroutineType[Any, Any, Any]", one._task_handler.get_coro())
-            assert waiting.cr_frame.f_locals.keys() == {"self"}
+            assert set(waiting.cr_frame.f_locals) == {"self"}
 
 
 async def test_a_request_that_takes_longer_than_idling_may_is_answered() -> None:
