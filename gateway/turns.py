@@ -79,12 +79,14 @@ class Outgoing:
         self.transport.write(data)
 
     def message(self, head: bytes, body: bytes) -> None:
-        """Send a head and its body, in one write unless the body is long."""
+        """Send a head and its body, together unless the body is long."""
         if len(body) < JOINED:
             self.write(head + body)
         else:
             self.flush()
-            self.transport.writelines((head, body))
+            # asyncio's own ``writelines`` of Python 3.12 and 3.13 never has anybody wait for a client that does not read.
+            self.transport.write(head)
+            self.transport.write(body)
 
     def flush(self) -> None:
         """Send what waits."""
