@@ -39,6 +39,7 @@ def imported(*models: Any, **sections: Any) -> Converted:
         ({"model_list": [listed("b", model="groq/l", organization="o")]}, "model_list[0].litellm_params.organization"),
         ({"credential_list": [{"credential_name": "x", "credential_values": ["k"]}]}, "credential_list[0].credential_values"),
         ({"router_settings": ["num_retries"]}, "router_settings"),
+        ({"router_settings": 5}, "router_settings"),
         ({"router_settings": {"fallbacks": {"a": ["b"]}}}, "router_settings.fallbacks"),
         ({"router_settings": {"fallbacks": [{"a": "b"}]}}, "router_settings.fallbacks of 'a'"),
         ({"litellm_settings": {"fallbacks": ["a"]}}, "litellm_settings.fallbacks[0]"),

@@ -315,7 +315,8 @@ def _reaches(start: str, end: str, edges: Mapping[str, set[str]]) -> bool:
 
 
 def _home(source: Mapping[str, Any], key: str) -> str:
-    return "router_settings" if key in (source.get("router_settings") or ()) else "litellm_settings"
+    router = source.get("router_settings")
+    return "router_settings" if isinstance(router, dict) and key in router else "litellm_settings"
 
 
 def _truth(value: Any) -> bool:
