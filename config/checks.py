@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from .schema import AsManyAsCpus, Config, Deployment, Key, LimitValues, PublicModel
 
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+")
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s*]+")
 MIN_SECRET = 32
 """Characters of a secret below which it can be guessed (256 bits in base62 are 43)."""
 

@@ -17,8 +17,6 @@ _VARIABLE = re.compile(r"\$(?:\$|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:
 _NOT_OURS = re.compile(r"\$(?P<shell>[A-Z][A-Z0-9_]*)|os\.environ/(?P<litellm>[A-Za-z_][A-Za-z0-9_]*)")
 """Whole values that are variables elsewhere, in a shell and in LiteLLM: sent as they stand, a provider refuses such a key."""
 _MERGE = "tag:yaml.org,2002:merge"
-
-
 _KINDS = {
     **dict.fromkeys(("tuple_type", "list_type"), "must be a list; write [VALUE, ...]"),
     **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "must be a mapping of options"),

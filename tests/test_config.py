@@ -85,6 +85,7 @@ def test_every_option_has_one_meaning() -> None:
         ("redis: {url: 'redis://127.0.0.1:6379/main'}", "redis.url: its path is no number of a database"),
         ("server: {cors_origins: ['https://a.example/']}", "server.cors_origins[0]: not an origin"),
         ("server: {cors_origins: [a.example]}", "server.cors_origins[0]: not an origin"),
+        ("server: {cors_origins: ['https://*.a.example']}", "server.cors_origins[0]: not an origin"),
         ("models: {m: {deploymnets: []}}", "models.m.deploymnets: no such option; did you mean 'deployments'?"),
         ("server: {port: 1, port: 2}", "not YAML:"),
         ("[1, 2]", "the file must be a mapping of options"),

@@ -111,13 +111,22 @@ async def test_what_is_not_understood_is_refused_and_never_a_crash() -> None:
     async with compatible() as (_, _, call):
         for body in (
             {"guardrails": ["g"]}, {"budget_id": "b"}, {"rpm_limit": "many"}, {"max_budget": -1}, {"duration": "soon"},
-            {"max_bugdet": 5}, {"members_with_roles": [{"role": "user"}]}, {"model_max_budget": {"m": {"budget_limit": "x"}}},
+            {"max_bugdet": 5}, {"max_bugdet": 0}, {"soft_budget": 0}, {"members_with_roles": [{"role": "user"}]}, {"model_max_budget": {"m": {"budget_limit": "x"}}},
             {"model_max_budget": {"m": {"limit": 5}}}, {"model_max_budget": {"m": -1}}, {"model_max_budget": {"m": {"rpm_limit": 5}}},
             {"model_max_budget": {"m": {"max_budget": 5, "time_period": "x"}}}, {"model_max_budget": {"m": {}}},
             {"key": "short"}, {"team_id": "nobody"}, {"models": "m"}, {"metadata": 5}, {"aliases": []}, {"max_budget": "x"}, {"budget_duration": "x"}, {"blocked": "no"}, {"rpm_limit": 1e400},
         ):  # fmt: skip
             status, answer = await call("POST", "/key/generate", body)
             assert status == 400, (body, answer)
+        unset = {
+            "config": {},
+            "permissions": {},
+            "guardrails": [],
+            "spend": 0,
+            "soft_budget": None,
+            "send_invite_email": False,
+        }
+        assert (await call("POST", "/key/generate", unset))[0] == 200  # as LiteLLM's own clients send it
         for path in ("/key/update", "/key/delete", "/key/block"):
             assert (await call("POST", path, {"key": 5, "keys": 5}))[0] == 400
         assert (await call("GET", "/key/info"))[0] == 400

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..interface import JSON
 from ..jsonio import dumps
+from ..references import target
 
 _FORMATS = frozenset(
     {"date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"}
@@ -184,10 +185,7 @@ def _resolved(schema: JSON) -> JSON | None:
         if reference is None:
             return schema
         _, _, place = str(reference).partition("#/")
-        found: Any = schema
-        for step in place.split("/"):
-            found = _dict(found).get(step.replace("~1", "/").replace("~0", "~"))
-        if not isinstance(found, dict):
+        if (found := target(schema, f"#/{place}")) is None:
             return None
         schema = {**found, **{key: value for key, value in schema.items() if key != "$ref"}}
         if "$ref" in found:

@@ -9,6 +9,7 @@ from typing import Any
 from ..anthropic.schemas import tool_input
 from ..errors import UnsupportedParameter
 from ..interface import JSON
+from ..references import target
 
 _ROOT = ("type", "properties", "required")
 _NAMED = frozenset({"properties", "patternProperties", "dependentSchemas"})
@@ -46,7 +47,7 @@ class _Inliner:
             rest = {key: value for key, value in node.items() if key != "$ref"}
             if ref in above:
                 return self.schema({"type": "object", **rest}, depth + 1, above)
-            return self.schema({**self._target(ref), **rest}, depth + 1, (*above, ref))
+            return self.schema({**(target(self._root, ref) or {}), **rest}, depth + 1, (*above, ref))
         return {
             key: self._inside(key, value, depth + 1, above) for key, value in node.items() if key not in _DEFINITIONS
         }
@@ -55,10 +56,3 @@ class _Inliner:
         if key in _NAMED and isinstance(value, dict):
             return {name: self.schema(inner, depth, above) for name, inner in value.items()}
         return value if key in _VALUES else self.schema(value, depth, above)
-
-    def _target(self, ref: str) -> JSON:
-        found: Any = self._root
-        for step in ref.removeprefix("#").strip("/").split("/") if ref.startswith("#") else ("?",):
-            name = step.replace("~1", "/").replace("~0", "~")
-            found = found if not name else found.get(name) if isinstance(found, dict) else None
-        return found if isinstance(found, dict) else {}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from ..errors import UnsupportedParameter
+from ..references import target
 
 Schema: TypeAlias = dict[str, Any]
 
@@ -93,13 +94,9 @@ class _Walk:
         return self._node(self, inside)
 
     def target(self, ref: str) -> Mapping[str, Any]:
-        target: Any = self._root
-        for step in ref.removeprefix("#").strip("/").split("/") if ref.startswith("#") else ("?",):
-            name = step.replace("~1", "/").replace("~0", "~")
-            target = target if not name else target.get(name) if isinstance(target, Mapping) else None
-        if not isinstance(target, Mapping):
+        if (found := target(self._root, ref)) is None:
             raise self.refuse(f"the reference '{ref[:100]}' leads nowhere")
-        return target
+        return found
 
 
 def _raw(_walk: _Walk, schema: Schema) -> Schema:

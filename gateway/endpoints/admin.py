@@ -62,10 +62,12 @@ class AdminEndpoints:
             if operation.method != "GET":  # a dashboard may ask for what it must not see, again and again
                 await self._note(operation, actor, identity, error)
             raise
+        raw, body = b"", None
         if operation.body is None:
             await _refuse_body(operation, exchange)
-        raw = await exchange.body() if operation.body is not None else b""
-        body = parse_json(raw) if operation.body is not None else None
+        else:
+            raw = await exchange.body()
+            body = parse_json(raw)
         asked = Asked(actor, identity, _query(exchange), body)
         given = exchange.given.get("Idempotency-Key") if operation.method == "POST" else None
         if given is not None:

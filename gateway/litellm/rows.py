@@ -10,21 +10,6 @@ from .settings import JSON, budgets, mapping, money, name, owner, seconds
 
 _DURATIONS = {"total": None, "month": "1mo", "week": "7d", "day": "1d"}
 _LIMITS = {"rpm": "rpm_limit", "tpm": "tpm_limit", "tpd": "tpd_limit", "concurrency": "max_parallel_requests"}
-REFUSED = (
-    *("budget_id", "budget_limits", "soft_budget", "guardrails", "permissions", "allowed_routes", "auto_rotate"),
-    *("rotation_interval", "router_settings", "temp_budget_increase", "team_member_budget", "spend"),
-    *(
-        "team_member_rpm_limit",
-        "team_member_tpm_limit",
-        "model_aliases",
-        "object_permission",
-        "enforced_params",
-        "project_id",
-    ),
-    *("agent_id", "access_group_ids", "policies", "budget_fallbacks"),
-)
-"""What would limit or free a key in a way that is not known here: said, never dropped in silence."""
-
 _TYPES: Mapping[str, tuple[type, str]] = {
     **dict.fromkeys(("models", "tags", "teams", "keys", "key_aliases"), (list, "a list")),
     **dict.fromkeys(
@@ -56,15 +41,16 @@ KNOWN: Mapping[str, frozenset[str]] = {
     "/user/new": _OWNER
     | {"user_id", "user_email", "teams", "auto_create_key", "user_role", "user_alias", "send_invite_email"},
 }
-"""What may be said where; of a user's role, other name and invitation nothing comes."""
+"""What may be said where; of a user's role, other name and invitation nothing comes. All else would limit or free a key in a way that is
+not known here, and is refused, never dropped in silence."""
 _BUDGET = frozenset({"budget_limit", "max_budget", "time_period", "budget_duration"})
 _PER_MODEL = {"model_rpm_limit": "rpm", "model_tpm_limit": "tpm", "model_max_budget": "budget"}
 
 
 def check(body: Mapping[str, Any], path: str) -> None:
     """Raise InvalidRequest for what has no meaning here, a misspelt limit among it."""
-    for option in (*REFUSED, *(body.keys() - KNOWN[path])):
-        if body.get(option):
+    for option in sorted(body.keys() - KNOWN[path]):
+        if not _says_nothing(option, body[option]):
             raise InvalidRequest(f"'{option}' is not supported.", param=option, code="unsupported_parameter")
     if body.get("key_type") not in (None, "default", "llm_api"):
         raise InvalidRequest("'key_type' is not supported.", param="key_type", code="unsupported_parameter")
@@ -78,6 +64,11 @@ def check(body: Mapping[str, Any], path: str) -> None:
     if body.get("budget_duration") is not None and seconds(str(body["budget_duration"])) is None:
         raise InvalidRequest("Invalid 'budget_duration': like 1d, 7d, 1mo.", param="budget_duration")
     _check_budgets(body)
+
+
+def _says_nothing(option: str, value: Any) -> bool:
+    """Whether it is what LiteLLM's own clients send of all that was not set. A limit of 0 is one."""
+    return value in (None, "", [], {}) or value is False or (option == "spend" and value == 0)
 
 
 def _check_budgets(body: Mapping[str, Any]) -> None:
